@@ -1,0 +1,320 @@
+"""The refusals and faults of the market, one class a reason.
+
+Decides the stable code, the retry advice and the default remedy of everything the market can refuse. It never
+knows HTTP: the status of each class is mapped once, in `market.gateway.problems`. Raised everywhere in `market`.
+
+    CodedError
+    └── MarketError
+        ├── RequestError            the caller's request cannot be served as written
+        ├── PaymentError            the caller's payment does not cover the request
+        ├── CapacityError           nobody can serve it now
+        ├── WorkerFault             a worker was asked and did not deliver; nothing is charged
+        └── OperationError          a service or setting of the operator is wrong
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from contracts.protocol.errors import CodedError, Retry
+
+
+class MarketError(CodedError):
+    """Base of every error the market raises on purpose.
+
+    `default_remedy` is what the reader should do when the raiser has nothing more precise to say.
+    """
+
+    code: ClassVar[str] = "market-error"
+    retry: ClassVar[Retry] = Retry.NEVER
+    default_remedy: ClassVar[str | None] = None
+
+    def __init__(self, detail: str = "", *, field: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(detail or type(self).title(), field=field, remedy=remedy or self.default_remedy)
+
+    @classmethod
+    def title(cls) -> str:
+        """Return the first line of the class documentation: the short human name of the error."""
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+
+
+# --- the request -----------------------------------------------------------------------------------------------
+
+
+class RequestError(MarketError):
+    """The request cannot be served as written."""
+
+    code = "request-error"
+
+
+class InvalidRequest(RequestError):
+    """The request is not well formed."""
+
+    code = "invalid-request"
+    default_remedy = "Correct the named field; /openapi.json describes every route."
+
+
+class UnknownModel(RequestError):
+    """No active listing has this name or model id."""
+
+    code = "unknown-model"
+    default_remedy = "GET /market/v1/models names the models that are listed."
+
+
+class WrongTensorName(RequestError):
+    """A tensor is missing, repeated or not an input of the model."""
+
+    code = "tensor-name"
+    default_remedy = "GET /v2/models/{model} names the inputs and outputs."
+
+
+class WrongTensorShape(RequestError):
+    """A tensor has a shape that the model does not take."""
+
+    code = "tensor-shape"
+    default_remedy = "GET /v2/models/{model} gives the shapes; -1 is a free dimension."
+
+
+class WrongTensorType(RequestError):
+    """A tensor has a datatype that the model does not take."""
+
+    code = "tensor-datatype"
+    default_remedy = "GET /v2/models/{model} gives the datatypes."
+
+
+class TensorData(RequestError):
+    """The data of a tensor does not fit its datatype or shape."""
+
+    code = "tensor-data"
+    default_remedy = "Send exactly as many finite elements as the shape has places, in row-major order."
+
+
+class PayloadTooLarge(RequestError):
+    """The request body is larger than this gateway accepts."""
+
+    code = "payload-too-large"
+    default_remedy = "Send fewer rows in a request."
+
+
+class PriceAboveLimit(RequestError):
+    """Every offer costs more than the request allows."""
+
+    code = "price-above-limit"
+    default_remedy = "Raise Market-Max-Price or leave it out."
+
+
+class RequestIdReused(RequestError):
+    """The request id was already used for other inputs."""
+
+    code = "request-id-reused"
+    default_remedy = "Choose a new random Market-Request-Id."
+
+
+class RequestInProgress(RequestError):
+    """The request with this id is still running."""
+
+    code = "request-in-progress"
+    retry = Retry.LATER
+    default_remedy = "Send the same request again in a moment; it is charged once."
+
+
+class ReceiptNotFound(RequestError):
+    """No receipt has this request id."""
+
+    code = "receipt-not-found"
+    default_remedy = "Name the request id and the channel that the answer's headers carried."
+
+
+# --- the payment -----------------------------------------------------------------------------------------------
+
+
+class PaymentError(MarketError):
+    """The payment does not cover the request.
+
+    `required` is the cumulative amount (atomic units) that a voucher must reach, where it is known.
+    """
+
+    code = "payment-error"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        required: int | None = None,
+    ) -> None:
+        super().__init__(detail, field=field, remedy=remedy)
+        self.required = required
+
+
+class NoPayment(PaymentError):
+    """The request carries no payment."""
+
+    code = "payment-required"
+    default_remedy = "Open a channel to the gateway and send Market-Voucher: <channel>;<cumulative>;<signature>."
+
+
+class InvalidVoucher(PaymentError):
+    """The Market-Voucher header cannot be read."""
+
+    code = "invalid-voucher"
+    default_remedy = "Send Market-Voucher: <channel id 0x…>;<cumulative, decimal>;<signature 0x…, 65 bytes>."
+
+
+class InvalidSignature(PaymentError):
+    """The voucher is not signed by the channel's signer."""
+
+    code = "invalid-signature"
+    default_remedy = "Sign Voucher(channelId, cumulativeAmount) with the channel's signer, for this chain and escrow."
+
+
+class StaleVoucher(PaymentError):
+    """The voucher is below what the channel has already been charged."""
+
+    code = "stale-voucher"
+    default_remedy = "Sign a voucher of at least `required`."
+
+
+class InsufficientVoucher(PaymentError):
+    """The voucher does not cover the price of this request."""
+
+    code = "insufficient-voucher"
+    default_remedy = "Sign a voucher of at least `required`."
+
+
+class InsufficientDeposit(PaymentError):
+    """The channel's deposit does not cover the price of this request."""
+
+    code = "insufficient-deposit"
+    default_remedy = "Deposit more into the channel and wait for the confirmations."
+
+
+class UnknownChannel(PaymentError):
+    """The channel is not on the chain, or not confirmed yet."""
+
+    code = "unknown-channel"
+    retry = Retry.LATER
+    default_remedy = "Open the channel on the escrow and wait until GET /market/v1/channels/{id} shows it."
+
+
+class ChannelExiting(PaymentError):
+    """The payer has started to take the deposit out of the channel."""
+
+    code = "channel-exiting"
+    default_remedy = "Open a new channel, or deposit again."
+
+
+class WrongGateway(PaymentError):
+    """The channel pays another gateway."""
+
+    code = "wrong-gateway"
+    default_remedy = "Open a channel to this gateway; GET /market/v1/status names its address."
+
+
+class ExposureLimit(PaymentError):
+    """The channel owes as much as this gateway lends before it settles."""
+
+    code = "exposure-limit"
+    retry = Retry.LATER
+    default_remedy = "Wait for the next settlement and send the request again."
+
+
+# --- capacity and workers --------------------------------------------------------------------------------------
+
+
+class CapacityError(MarketError):
+    """Nobody can serve the request now."""
+
+    code = "capacity-error"
+    retry = Retry.LATER
+
+
+class NoCapacity(CapacityError):
+    """No live worker offers this model."""
+
+    code = "no-capacity"
+    default_remedy = "Try again later; GET /market/v1/workers shows who is live."
+
+
+class Overloaded(CapacityError):
+    """The workers of this model have as much waiting as they take."""
+
+    code = "overloaded"
+    default_remedy = "Wait as long as Retry-After says and send the request again."
+
+
+class WorkerFault(MarketError):
+    """A worker did not deliver; nothing is charged."""
+
+    code = "worker-fault"
+    retry = Retry.SAME
+
+
+class WorkerFailed(WorkerFault):
+    """The worker refused or failed the request; nothing is charged."""
+
+    code = "worker-failed"
+    default_remedy = "Send the request again; the voucher stays good."
+
+
+class DeadlineExceeded(WorkerFault):
+    """No worker answered in time; nothing is charged."""
+
+    code = "deadline-exceeded"
+    default_remedy = "Send the request again; the voucher stays good."
+
+
+class ReceiptMismatch(WorkerFault):
+    """The worker's receipt does not match its answer; nothing is charged."""
+
+    code = "receipt-mismatch"
+    retry = Retry.OTHER_WORKER
+    default_remedy = "Send the request again; the answer was withheld and the worker's signature is kept as evidence."
+
+
+# --- the operator's own services -------------------------------------------------------------------------------
+
+
+class OperationError(MarketError):
+    """A service or a setting of this program is wrong."""
+
+    code = "operation-error"
+
+
+class ChainUnreachable(OperationError):
+    """The chain's node does not answer."""
+
+    code = "chain-unreachable"
+    retry = Retry.LATER
+    default_remedy = "Start the node, or set MARKET_RPC_URL to one that runs."
+
+
+class RedisUnreachable(OperationError):
+    """The Redis server does not answer."""
+
+    code = "redis-unreachable"
+    retry = Retry.LATER
+    default_remedy = "Start Redis or Valkey, or set MARKET_REDIS_URL to one that runs."
+
+
+class DatabaseUnreachable(OperationError):
+    """The database does not answer."""
+
+    code = "database-unreachable"
+    retry = Retry.LATER
+    default_remedy = "Set MARKET_DATABASE_URL to a database that can be reached and written."
+
+
+class WrongNetwork(OperationError):
+    """The node serves another network than the one configured."""
+
+    code = "wrong-network"
+    default_remedy = "Make MARKET_RPC_URL, MARKET_CHAIN_ID and the deployment name the same network."
+
+
+class ConfigurationError(OperationError):
+    """A setting is missing or contradicts another."""
+
+    code = "configuration"
+    default_remedy = "See docs/operators.md for the table of settings."
