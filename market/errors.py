@@ -30,7 +30,7 @@ class MarketError(CodedError):
     default_remedy: ClassVar[str | None] = None
 
     def __init__(self, detail: str = "", *, field: str | None = None, remedy: str | None = None) -> None:
-        super().__init__(detail or type(self).title(), field=field, remedy=remedy or self.default_remedy)
+        super().__init__(detail or f"{type(self).title()}.", field=field, remedy=remedy or self.default_remedy)
 
     @classmethod
     def title(cls) -> str:

@@ -1,0 +1,106 @@
+"""Settings of the gateway and its jobs, read once from the environment or a file and then frozen.
+
+Decides names, defaults and bounds. It opens nothing and never prints a secret. Built by `market.bootstrap` and the
+commands, passed down as one value; nothing else reads `MARKET_…` from the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.protocol.errors import ProtocolError
+from contracts.protocol.hexes import address_from_hex
+from market.errors import ConfigurationError
+
+PPM = 1_000_000
+DEFAULT_DATA_DIR = Path(".market")
+
+Ppm = Annotated[int, Field(ge=0, le=PPM)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class MarketSettings(BaseSettings):
+    """What one gateway operator sets; each field is `MARKET_<NAME>` in the environment or an env file."""
+
+    model_config = SettingsConfigDict(env_prefix="MARKET_", frozen=True, extra="ignore", populate_by_name=True)
+
+    rpc_url: str = Field("http://127.0.0.1:8545", description="JSON-RPC address of the chain's node.")
+    chain_id: int = Field(31_337, gt=0, description="Chain id the node must serve.")
+    deployment: Path | None = Field(
+        None, description="File with the contracts' addresses; default contracts/deployments/<chain id>.json."
+    )
+    escrow: str | None = Field(None, description="Address of InferenceEscrow, over the deployment file.")
+    worker_registry: str | None = Field(None, description="Address of WorkerRegistry, over the deployment file.")
+    model_registry: str | None = Field(None, description="Address of ModelRegistry, over the deployment file.")
+    token: str | None = Field(None, description="Address of the payment token, over the deployment file.")
+    disputes: str | None = Field(None, description="Address of DisputeManager, over the deployment file.")
+    confirmations: int = Field(1, ge=0, description="Blocks on top of an event before it counts.")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: queues, reservations, health.")
+    database_url: str = Field("sqlite:///market.db", description="SQLAlchemy URL: SQLite (WAL) or PostgreSQL.")
+
+    keystore: Path | None = Field(None, description="Keystore v3 file of the gateway's key.")
+    keystore_password_file: Path | None = Field(None, description="File whose first line opens the keystore.")
+    gateway_id: str = Field("gateway", pattern=r"^[a-z0-9-]{1,32}$", description="Names this gateway's reply list.")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(8_080, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, description="Largest request body.")
+    body_timeout_seconds: float = Field(10.0, gt=0, description="A body must have arrived after this long.")
+    request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of one inference, failover included.")
+
+    fee_ppm: Ppm = Field(50_000, description="The gateway's share of a price, in millionths.")
+    exposure_cap: int = Field(5_000_000, gt=0, description="Most a channel may owe unsettled, in atomic token units.")
+    settle_interval_seconds: float = Field(60.0, gt=0, description="Settle at least this often.")
+    settle_value: int = Field(1_000_000, gt=0, description="Settle once this much is unsettled, in atomic token units.")
+
+    log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
+    log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
+
+    @field_validator("escrow", "worker_registry", "model_registry", "token", "disputes")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                address_from_hex(value, field="address")
+            except ProtocolError as error:
+                raise ValueError(error.detail) from error
+        return value
+
+    def masked_redis_url(self) -> str:
+        """Return the Redis URL without its password, for messages."""
+        return mask_url(self.redis_url)
+
+    def masked_database_url(self) -> str:
+        """Return the database URL without its password, for messages."""
+        return mask_url(self.database_url)
+
+
+def mask_url(url: str) -> str:
+    """Replace the password in a URL's user part by `***`."""
+    scheme, mark, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not (mark and at and ":" in user):
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:***@{host}"
+
+
+def load_settings(env_file: Path | None = None, **overrides: object) -> MarketSettings:
+    """Read the settings: overrides, then the environment, then `env_file`, then the defaults.
+
+    Raises:
+        ConfigurationError: a value is out of bounds; the setting's name is in `field`.
+    """
+    if env_file is not None and not env_file.is_file():
+        raise ConfigurationError(f"the settings file {env_file} does not exist.", field="env-file")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return MarketSettings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(f"{first['msg']}.", field=f"MARKET_{name.removeprefix('MARKET_')}") from error
