@@ -1,0 +1,63 @@
+"""Merkle commitment to a batch of receipts, as OpenZeppelin's `StandardMerkleTree` of `[digest]` rows builds it.
+
+A leaf is `keccak256(keccak256(digest))`, inner nodes hash their sorted children; so 64-byte inner nodes can never be
+passed off as leaves, and OpenZeppelin's `MerkleProof` verifies every proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contracts.protocol.hashing import keccak256
+
+
+def leaf(digest: bytes) -> bytes:
+    """Return the standard leaf of one bytes32 value."""
+    return keccak256(keccak256(digest))
+
+
+def _pair(a: bytes, b: bytes) -> bytes:
+    return keccak256(a + b if a < b else b + a)
+
+
+class MerkleTree:
+    """A complete binary tree over receipt digests, in the order given; positions are stable."""
+
+    def __init__(self, digests: Sequence[bytes]) -> None:
+        if not digests:
+            raise ValueError("a tree needs at least one receipt")
+        leaves = [leaf(digest) for digest in digests]
+        # StandardMerkleTree sorts leaves by hash and lays them out from the end of the array.
+        order = sorted(range(len(leaves)), key=leaves.__getitem__)
+        size = 2 * len(leaves) - 1
+        nodes = [b""] * size
+        self._slot = [0] * len(leaves)
+        for rank, index in enumerate(order):
+            slot = size - 1 - rank
+            nodes[slot] = leaves[index]
+            self._slot[index] = slot
+        for i in range(size - 1 - len(leaves), -1, -1):
+            nodes[i] = _pair(nodes[2 * i + 1], nodes[2 * i + 2])
+        self._nodes = nodes
+
+    @property
+    def root(self) -> bytes:
+        """The 32 bytes recorded on chain."""
+        return self._nodes[0]
+
+    def proof(self, index: int) -> list[bytes]:
+        """Return the sibling hashes from the leaf of `digests[index]` up to the root."""
+        slot = self._slot[index]
+        path = []
+        while slot > 0:
+            path.append(self._nodes[slot - 1 if slot % 2 == 0 else slot + 1])
+            slot = (slot - 1) // 2
+        return path
+
+
+def verify(root: bytes, digest: bytes, proof: Sequence[bytes]) -> bool:
+    """Tell whether `digest` is in the batch with this root."""
+    node = leaf(digest)
+    for sibling in proof:
+        node = _pair(node, sibling)
+    return node == root

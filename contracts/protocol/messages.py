@@ -1,0 +1,298 @@
+"""What travels between gateway and worker: msgpack data, never pickles, the same in both lanes.
+
+A pack of jobs goes out as the one argument of a Celery task; results come back on the gateway process's reply list.
+A failure is data too: a stable code, who may retry, one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import msgpack
+
+from contracts.protocol.errors import MessageError, Retry
+from contracts.protocol.typed_data import Channel, CreditNote, Offer
+
+TASK_RUN = "workers.tasks.run"
+TASK_FILE_PAPERS = "workers.tasks.file_papers"
+ANNOUNCE_KEY_PREFIX = "announce:"
+ANNOUNCED_SET = "announced"
+ANNOUNCE_TTL_SECONDS = 10
+ANNOUNCE_INTERVAL_SECONDS = 2
+REPLY_TTL_SECONDS = 120
+INLINE_LIMIT_BYTES = 65_536
+MAX_PACK_BYTES = 64 << 20
+
+
+def worker_queue(worker: bytes) -> str:
+    """Name the Celery queue of a worker address."""
+    return f"worker.{worker.hex()}"
+
+
+def reply_key(gateway_process_id: str) -> str:
+    """Name the Redis list on which one gateway process awaits results."""
+    return f"reply:{gateway_process_id}"
+
+
+def blob_key(kind: str, request_id: bytes, attempt: str) -> str:
+    """Name the Redis key of tensors by reference; `kind` is `in` or `out`, `attempt` tells retries apart."""
+    return f"blob:{kind}:{request_id.hex()}:{attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One paid request as the worker sees and re-checks it.
+
+    `inputs` is the canonical tensor blob, or None when `inputs_ref` names it. `cumulative` is the channel's charge if
+    this succeeds; `deadline_at` unix seconds; amounts atomic units. `fee_ppm` and `royalty_ppm` explain the split.
+    """
+
+    request_id: bytes
+    attempt: str
+    channel: Channel
+    seq: int
+    model_id: bytes
+    units: int
+    price: int
+    worker_amount: int
+    owner_amount: int
+    royalty_ppm: int
+    fee_ppm: int
+    cumulative: int
+    voucher_amount: int
+    voucher_signature: bytes
+    deadline_at: float
+    input_hash: bytes
+    inputs: bytes | None
+    inputs_ref: str | None
+    outputs: tuple[str, ...]
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What a worker keeps to be paid without the gateway: countersignatures by request id, and its newest credit note."""
+
+    countersigned: tuple[tuple[bytes, bytes], ...] = ()
+    credit_note: CreditNote | None = None
+    credit_note_signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Jobs of one model for one worker, with papers of earlier ones; `trace` carries W3C trace context."""
+
+    jobs: tuple[Job, ...]
+    papers: Papers = Papers()
+    trace: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one job; on success the worker's signature over the receipt, on failure code, retry and detail."""
+
+    request_id: bytes
+    attempt: str
+    ok: bool
+    outputs: bytes | None = None
+    outputs_ref: str | None = None
+    output_hash: bytes = b""
+    served_at: int = 0
+    signature: bytes = b""
+    code: str = ""
+    retry: Retry = Retry.NEVER
+    detail: str = ""
+    field: str | None = None
+    compute_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A worker's sign of life: signed offers, the manifests of its models, load. `at` is unix seconds."""
+
+    worker: bytes
+    offers: tuple[tuple[Offer, bytes], ...]
+    manifests: tuple[bytes, ...]
+    in_flight: int
+    max_batch: tuple[tuple[bytes, int], ...]
+    provider: str
+    at: float
+
+
+_D = TypeVar("_D")
+
+
+def encode_pack(pack: Pack) -> bytes:
+    """Encode a pack for the queue."""
+    return _dump([[_row(job) for job in pack.jobs], _papers_row(pack.papers), pack.trace])
+
+
+def decode_pack(data: bytes) -> Pack:
+    """Decode a pack.
+
+    Raises:
+        MessageError: malformed.
+    """
+    jobs, papers, trace = _load(data, 3)
+    return Pack(
+        tuple(_job(row) for row in _rows(jobs)),
+        _papers(papers),
+        tuple((str(key), str(value)) for key, value in _pairs(trace)),
+    )
+
+
+def encode_papers(papers: Papers) -> bytes:
+    """Encode papers sent alone."""
+    return _dump(_papers_row(papers))
+
+
+def decode_papers(data: bytes) -> Papers:
+    """Decode papers sent alone.
+
+    Raises:
+        MessageError: malformed.
+    """
+    return _papers(_load(data, 3))
+
+
+def encode_results(results: Iterable[Result]) -> bytes:
+    """Encode the results of one pack as one reply."""
+    return _dump([_row(result) for result in results])
+
+
+def decode_results(data: bytes) -> list[Result]:
+    """Decode a reply.
+
+    Raises:
+        MessageError: malformed.
+    """
+    out = []
+    for row in _rows(_load(data, None)):
+        result = _make(Result, row)
+        try:
+            out.append(_with(result, retry=Retry(result.retry)))
+        except ValueError as error:
+            raise MessageError(f"unknown retry {result.retry!r}.", field="retry") from error
+    return out
+
+
+def encode_announcement(announcement: Announcement) -> bytes:
+    """Encode a sign of life."""
+    offers = [[offer.to_bytes(), signature] for offer, signature in announcement.offers]
+    return _dump([*_row(announcement)[:1], offers, *_row(announcement)[2:]])
+
+
+def decode_announcement(data: bytes) -> Announcement:
+    """Decode a sign of life.
+
+    Raises:
+        MessageError: malformed.
+    """
+    worker, offers, manifests, in_flight, max_batch, provider, at = _load(data, 7)
+    try:
+        return Announcement(
+            worker=bytes(worker),
+            offers=tuple((Offer.from_bytes(offer), bytes(signature)) for offer, signature in _pairs(offers)),
+            manifests=tuple(bytes(manifest) for manifest in _rows(manifests)),
+            in_flight=int(in_flight),
+            max_batch=tuple((bytes(model), int(cap)) for model, cap in _pairs(max_batch)),
+            provider=str(provider),
+            at=float(at),
+        )
+    except MessageError:
+        raise
+    except Exception as error:
+        raise MessageError("a malformed announcement.", field="announcement") from error
+
+
+def _row(item: Any) -> list[Any]:
+    values = [getattr(item, f.name) for f in fields(item)]
+    return [value.to_bytes() if isinstance(value, Channel) else value for value in values]
+
+
+def _papers_row(papers: Papers) -> list[Any]:
+    note = papers.credit_note
+    return [papers.countersigned, None if note is None else note.to_bytes(), papers.credit_note_signature]
+
+
+def _papers(row: Any) -> Papers:
+    try:
+        countersigned, note, signature = row
+        return Papers(
+            tuple((bytes(request_id), bytes(sig)) for request_id, sig in countersigned),
+            None if note is None else CreditNote.from_bytes(note),
+            bytes(signature),
+        )
+    except Exception as error:
+        raise MessageError("malformed papers.", field="papers") from error
+
+
+def _job(row: Any) -> Job:
+    job = _make(Job, row)
+    try:
+        channel = Channel.from_bytes(job.channel)  # type: ignore[arg-type]  # still the wire form here
+    except Exception as error:
+        raise MessageError("malformed channel.", field="channel") from error
+    return _with(job, channel=channel, outputs=tuple(job.outputs))
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bytes": (bytes,),
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "bytes | None": (bytes, type(None)),
+    "str | None": (str, type(None)),
+    "tuple[str, ...]": (list,),
+    "Channel": (bytes,),
+    "Retry": (str,),
+}
+
+
+def _make(kind: type[_D], row: Any) -> _D:
+    names = fields(kind)  # type: ignore[arg-type]
+    if not isinstance(row, list) or len(row) != len(names):
+        raise MessageError(f"a {kind.__name__} has {len(names)} fields.", field=kind.__name__)
+    for f, value in zip(names, row, strict=True):
+        if not isinstance(value, _TYPES[str(f.type)]):
+            raise MessageError(f"expected {f.type}.", field=f.name)
+    return kind(*row)
+
+
+def _with(item: _D, **changes: Any) -> _D:
+    for name, value in changes.items():
+        # The object is fresh and not yet shared; replace() would copy twenty fields.
+        object.__setattr__(item, name, value)
+    return item
+
+
+def _dump(value: Any) -> bytes:
+    return bytes(msgpack.packb(value, use_bin_type=True))
+
+
+def _load(data: bytes, length: int | None) -> list[Any]:
+    if len(data) > MAX_PACK_BYTES:
+        raise MessageError(f"{len(data)} bytes, {MAX_PACK_BYTES} allowed.")
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
+    except Exception as error:
+        raise MessageError("not msgpack.") from error
+    if not isinstance(value, list) or (length is not None and len(value) != length):
+        raise MessageError("unexpected layout.")
+    return value
+
+
+def _rows(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise MessageError("expected a list.")
+    return value
+
+
+def _pairs(value: Any) -> Sequence[Sequence[Any]]:
+    rows = _rows(value)
+    if not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise MessageError("expected pairs.")
+    return rows

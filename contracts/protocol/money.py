@@ -1,0 +1,80 @@
+"""Amounts: `int` in atomic token units everywhere; this module converts at the edges and splits a price.
+
+Called by the gateway (pricing), the worker (admission) and every command line; never rounds in a payer's disfavour
+beyond one atomic unit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from contracts.protocol.errors import InvalidAmount
+
+TOKEN_DECIMALS = 6
+ATOMIC_PER_TOKEN = 10**TOKEN_DECIMALS
+PPM = 1_000_000
+MAX_UINT128 = 2**128 - 1
+
+_DECIMAL = re.compile(r"\d{1,30}(?:\.(\d{1,30}))?")
+
+
+class Split(NamedTuple):
+    """Who gets what of one price, atomic units; the three parts add up to the price."""
+
+    worker_amount: int
+    owner_amount: int
+    gateway_amount: int
+
+
+def parse_amount(text: str, *, field: str = "amount") -> int:
+    """Read a token amount such as `0.25` as atomic units.
+
+    Raises:
+        InvalidAmount: not a plain non-negative decimal, or finer than one atomic unit.
+    """
+    match = _DECIMAL.fullmatch(text.strip())
+    if match is None:
+        raise InvalidAmount(f"{text!r} is not an amount.", field=field, remedy="Write a decimal such as 0.25.")
+    whole, _, fraction = text.strip().partition(".")
+    if len(fraction.rstrip("0")) > TOKEN_DECIMALS:
+        raise InvalidAmount(
+            f"{text!r} is finer than the token's {TOKEN_DECIMALS} decimals.",
+            field=field,
+            remedy="Use a multiple of 0.000001.",
+        )
+    units = int(whole) * ATOMIC_PER_TOKEN + int(fraction[:TOKEN_DECIMALS].ljust(TOKEN_DECIMALS, "0"))
+    return check_amount(units, field=field)
+
+
+def check_amount(units: int, *, field: str = "amount") -> int:
+    """Return `units` if it fits uint128.
+
+    Raises:
+        InvalidAmount: negative or above 2**128 - 1.
+    """
+    if not 0 <= units <= MAX_UINT128:
+        raise InvalidAmount(f"{units} is outside 0 to 2**128 - 1.", field=field)
+    return units
+
+
+def format_amount(units: int) -> str:
+    """Write atomic units as a decimal with all six places, `250000` as `0.250000`."""
+    sign = "-" if units < 0 else ""
+    whole, fraction = divmod(abs(units), ATOMIC_PER_TOKEN)
+    return f"{sign}{whole}.{fraction:0{TOKEN_DECIMALS}d}"
+
+
+def split_price(price: int, royalty_ppm: int, fee_ppm: int) -> Split:
+    """Split a price between worker, owner and gateway.
+
+    Owner and worker are rounded down; the gateway keeps the rest, at most two atomic units above its fee.
+
+    Raises:
+        InvalidAmount: royalty and fee together exceed the price.
+    """
+    if royalty_ppm < 0 or fee_ppm < 0 or royalty_ppm + fee_ppm > PPM:
+        raise InvalidAmount(f"royalty {royalty_ppm} ppm and fee {fee_ppm} ppm do not fit in {PPM}.", field="fee_ppm")
+    owner = price * royalty_ppm // PPM
+    worker = price * (PPM - royalty_ppm - fee_ppm) // PPM
+    return Split(worker_amount=worker, owner_amount=owner, gateway_amount=price - owner - worker)

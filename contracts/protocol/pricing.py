@@ -1,0 +1,53 @@
+"""What one request costs: units counted from its tensors, times the offered unit price, rounded up.
+
+Gateway and worker compute the same number; a worker refuses a job whose price is below its offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from contracts.protocol.errors import InvalidAmount
+from contracts.protocol.money import check_amount
+from contracts.protocol.tensors import Tensor
+
+
+class Unit(IntEnum):
+    """What a listing's price is for; the number is stored on chain."""
+
+    REQUEST = 0
+    ROW = 1
+    TOKEN = 2
+    BYTE = 3
+
+
+def count_units(unit: Unit, tensors: Sequence[Tensor], batch_axis: int | None = 0) -> int:
+    """Count the units of a request, at least 1.
+
+    ROW counts the longest batch axis; TOKEN counts the non-zero entries of `attention_mask` or, without one, the entries
+    of `input_ids` or of the first tensor; BYTE counts tensor bytes.
+    """
+    if unit is Unit.REQUEST or not tensors:
+        return 1
+    if unit is Unit.BYTE:
+        return max(1, sum(len(tensor.data) for tensor in tensors))
+    if unit is Unit.ROW:
+        axis = batch_axis or 0
+        return max(1, *(tensor.shape[axis] for tensor in tensors if len(tensor.shape) > axis), 1)
+    by_name = {tensor.name: tensor for tensor in tensors}
+    mask = by_name.get("attention_mask")
+    if mask is not None and mask.datatype != "BYTES":
+        return max(1, int((mask.to_numpy() != 0).sum()))
+    return max(1, by_name.get("input_ids", tensors[0]).elements)
+
+
+def price_up(unit_price: int, units: int, *, units_per_price: int = 1) -> int:
+    """Return `unit_price × units ÷ units_per_price` in atomic units, rounded up.
+
+    Raises:
+        InvalidAmount: the price does not fit uint128.
+    """
+    if unit_price < 0 or units < 0 or units_per_price < 1:
+        raise InvalidAmount("price and units are not negative.", field="unit_price")
+    return check_amount(-(-unit_price * units // units_per_price), field="price")

@@ -1,0 +1,283 @@
+"""EIP-712 structs of the market, each a frozen dataclass whose `digest(domain)` the contracts compute too.
+
+Every field is declared once, with its Solidity type; type string, range check, struct hash and the compact wire form
+follow from that. Domain: name `InferenceEscrow`, version `1`, chain id, escrow address.
+Mirrored by `contracts/src/libraries`; pinned by `tests/parity/vectors.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+
+from contracts.protocol.errors import FieldRangeError
+from contracts.protocol.hashing import keccak256
+
+DOMAIN_NAME = "InferenceEscrow"
+DOMAIN_VERSION = "1"
+_DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+_WIDTH = {"bytes32": 32, "address": 20, "uint128": 16, "uint64": 8, "uint32": 4}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where signatures are valid: one escrow on one chain."""
+
+    chain_id: int
+    escrow: bytes
+
+    @cached_property
+    def separator(self) -> bytes:
+        """The 32-byte EIP-712 domain separator."""
+        return keccak256(
+            keccak256(_DOMAIN_TYPE)
+            + keccak256(DOMAIN_NAME.encode())
+            + keccak256(DOMAIN_VERSION.encode())
+            + self.chain_id.to_bytes(32, "big")
+            + self.escrow.rjust(32, b"\0")
+        )
+
+    @cached_property
+    def prefix(self) -> bytes:
+        """`0x1901 ‖ separator`, what every digest starts with."""
+        return b"\x19\x01" + self.separator
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def _encode(value: Any, solidity: str, name: str) -> bytes:
+    width = _WIDTH[solidity]
+    if solidity.startswith("uint"):
+        if not isinstance(value, int) or not 0 <= value < 1 << (8 * width):
+            raise FieldRangeError(f"{value!r} does not fit {solidity}.", field=name)
+        return value.to_bytes(32, "big")
+    if not isinstance(value, bytes) or len(value) != width:
+        raise FieldRangeError(f"expected {width} bytes for {solidity}.", field=name)
+    return value.rjust(32, b"\0")
+
+
+class TypedStruct:
+    """Base of the structs; subclasses give `SOLIDITY`, the types of their fields in order."""
+
+    SOLIDITY: ClassVar[tuple[str, ...]]
+    FIELDS: ClassVar[tuple[tuple[str, str], ...]]
+    TYPE: ClassVar[str]
+    TYPE_HASH: ClassVar[bytes]
+    WIRE_BYTES: ClassVar[int]
+    __slots__ = ()
+
+    def struct_hash(self) -> bytes:
+        """Hash the struct as EIP-712 `hashStruct`; 32 bytes.
+
+        Raises:
+            FieldRangeError: a field does not fit its Solidity type.
+        """
+        return keccak256(
+            self.TYPE_HASH + b"".join(_encode(getattr(self, name), kind, name) for name, kind in self.FIELDS)
+        )
+
+    def digest(self, domain: Domain) -> bytes:
+        """Return the 32 bytes that are signed under `domain`."""
+        return keccak256(domain.prefix + self.struct_hash())
+
+    def to_bytes(self) -> bytes:
+        """Concatenate the fields at their natural widths, big endian; `WIRE_BYTES` long."""
+        parts = []
+        for name, kind in self.FIELDS:
+            value = getattr(self, name)
+            parts.append(value if isinstance(value, bytes) else value.to_bytes(_WIDTH[kind], "big"))
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            FieldRangeError: wrong length.
+        """
+        if len(data) != cls.WIRE_BYTES:
+            raise FieldRangeError(f"{cls.__name__} takes {cls.WIRE_BYTES} bytes, not {len(data)}.")
+        values: dict[str, bytes | int] = {}
+        offset = 0
+        for name, kind in cls.FIELDS:
+            chunk = data[offset : offset + _WIDTH[kind]]
+            offset += _WIDTH[kind]
+            values[name] = int.from_bytes(chunk, "big") if kind.startswith("uint") else chunk
+        return cls(**values)
+
+    def to_json(self) -> dict[str, str]:
+        """Return camelCase fields: bytes as 0x-hex, integers as decimal strings."""
+        out: dict[str, str] = {}
+        for name, _ in self.FIELDS:
+            value = getattr(self, name)
+            out[_camel(name)] = "0x" + value.hex() if isinstance(value, bytes) else str(value)
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FieldRangeError: a field is missing or malformed.
+        """
+        values: dict[str, bytes | int] = {}
+        for name, kind in cls.FIELDS:
+            try:
+                text = str(data[_camel(name)])
+                values[name] = int(text) if kind.startswith("uint") else bytes.fromhex(text.removeprefix("0x"))
+            except (KeyError, ValueError) as error:
+                raise FieldRangeError(f"missing or malformed {kind}.", field=_camel(name)) from error
+            _encode(values[name], kind, _camel(name))
+        return cls(**values)
+
+
+_T = TypeVar("_T", bound=type)
+
+
+@dataclass_transform(frozen_default=True)
+def _typed(*solidity: str) -> Callable[[_T], _T]:
+    def wrap(cls: _T) -> _T:
+        made: Any = dataclass(frozen=True, slots=True)(cls)
+        names = list(made.__dataclass_fields__)
+        made.FIELDS = tuple(zip(names, solidity, strict=True))
+        made.TYPE = f"{made.__name__}({','.join(f'{kind} {_camel(name)}' for name, kind in made.FIELDS)})"
+        made.TYPE_HASH = keccak256(made.TYPE.encode())
+        made.WIRE_BYTES = sum(_WIDTH[kind] for kind in solidity)
+        return made  # type: ignore[no-any-return]
+
+    return wrap
+
+
+@_typed("address", "address", "address", "uint64")
+class Channel(TypedStruct):
+    """Who pays whom under which key; its digest is the channel id."""
+
+    payer: bytes
+    signer: bytes
+    gateway: bytes
+    salt: int
+
+
+@_typed("bytes32", "uint128")
+class Voucher(TypedStruct):
+    """The channel signer's promise: the gateway may charge up to `cumulative_amount` in all."""
+
+    channel_id: bytes
+    cumulative_amount: int
+
+
+@_typed(
+    "bytes32",
+    "bytes32",
+    "address",
+    "address",
+    "uint64",
+    "address",
+    "bytes32",
+    "bytes32",
+    "bytes32",
+    "uint128",
+    "uint128",
+    "uint128",
+    "uint128",
+    "uint64",
+)
+class Receipt(TypedStruct):
+    """One served request: signed by the worker, countersigned by the gateway over the same digest.
+
+    `seq` numbers the channel's reservations (gaps are released requests); `cumulative` is the channel's charge up to
+    and including this one; `served_at` is unix seconds by the worker's clock.
+    """
+
+    request_id: bytes
+    channel_id: bytes
+    payer: bytes
+    gateway: bytes
+    seq: int
+    worker: bytes
+    model_id: bytes
+    input_hash: bytes
+    output_hash: bytes
+    price: int
+    worker_amount: int
+    owner_amount: int
+    cumulative: int
+    served_at: int
+
+
+@_typed("address", "address", "uint128")
+class CreditNote(TypedStruct):
+    """The gateway's promise to a payee: it owes `cumulative_amount` in all since the beginning."""
+
+    gateway: bytes
+    payee: bytes
+    cumulative_amount: int
+
+
+@_typed("bytes32", "uint64", "uint128")
+class Refund(TypedStruct):
+    """The gateway's consent to give `amount` of a channel's deposit back at once."""
+
+    channel_id: bytes
+    nonce: int
+    amount: int
+
+
+@_typed("address", "address", "uint64")
+class WorkerSession(TypedStruct):
+    """A worker lets `session_key` act for it until `expiry`, unix seconds."""
+
+    worker: bytes
+    session_key: bytes
+    expiry: int
+
+
+@_typed("address", "bytes32", "address", "uint128", "uint32", "uint64")
+class Offer(TypedStruct):
+    """A worker's price per unit for a model at one gateway, valid until `expires_at`, unix seconds."""
+
+    worker: bytes
+    model_id: bytes
+    gateway: bytes
+    unit_price: int
+    max_fee_ppm: int
+    expires_at: int
+
+
+@_typed("address", "address", "uint64")
+class WorkerConsent(TypedStruct):
+    """A worker key agrees to be registered by `operator` until `deadline`, unix seconds."""
+
+    operator: bytes
+    worker: bytes
+    deadline: int
+
+
+@_typed("address", "uint64", "bytes32", "uint32", "bytes32", "bytes32")
+class SettleBatch(TypedStruct):
+    """A gateway lets anybody submit one settlement batch; the two hashes commit to its rows."""
+
+    gateway: bytes
+    epoch: int
+    receipts_root: bytes
+    count: int
+    debits_hash: bytes
+    credits_hash: bytes
+
+
+STRUCTS: tuple[type[TypedStruct], ...] = (
+    Channel,
+    Voucher,
+    Receipt,
+    CreditNote,
+    Refund,
+    WorkerSession,
+    Offer,
+    WorkerConsent,
+    SettleBatch,
+)
