@@ -1,0 +1,1 @@
+"""The marketplace: gateway, registry index, payments, settlement, client kit and the local network."""
