@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Papers:
-    """What a worker keeps to be paid without the gateway: countersignatures by request id, and its newest credit note."""
+    """What pays a worker without the gateway: countersignatures by request id, and its newest credit note."""
 
     countersigned: tuple[tuple[bytes, bytes], ...] = ()
     credit_note: CreditNote | None = None

@@ -16,7 +16,7 @@ ATOMIC_PER_TOKEN = 10**TOKEN_DECIMALS
 PPM = 1_000_000
 MAX_UINT128 = 2**128 - 1
 
-_DECIMAL = re.compile(r"\d{1,30}(?:\.(\d{1,30}))?")
+_DECIMAL = re.compile(r"\d{1,30}(?:\.\d{1,30})?", re.ASCII)
 
 
 class Split(NamedTuple):

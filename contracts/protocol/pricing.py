@@ -25,8 +25,8 @@ class Unit(IntEnum):
 def count_units(unit: Unit, tensors: Sequence[Tensor], batch_axis: int | None = 0) -> int:
     """Count the units of a request, at least 1.
 
-    ROW counts the longest batch axis; TOKEN counts the non-zero entries of `attention_mask` or, without one, the entries
-    of `input_ids` or of the first tensor; BYTE counts tensor bytes.
+    ROW counts the longest batch axis; TOKEN counts the non-zero entries of `attention_mask` or, without one, the
+    entries of `input_ids` or of the first tensor; BYTE counts tensor bytes.
     """
     if unit is Unit.REQUEST or not tensors:
         return 1
