@@ -1,0 +1,112 @@
+"""Every error as RFC 9457 `application/problem+json`: the one place where an error class gets an HTTP status.
+
+Decides status, body and headers of refusals. It never shows a stack trace and never answers a fault of ours with
+402, which would make paying clients pay again. Called by the routes and the application's exception handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from contracts.protocol.errors import CodedError, ProtocolError, Retry
+from market import errors
+
+STATUS: Mapping[type[CodedError], int] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownModel: 404,
+    errors.WrongTensorName: 400,
+    errors.WrongTensorShape: 400,
+    errors.WrongTensorType: 400,
+    errors.TensorData: 400,
+    errors.PayloadTooLarge: 413,
+    errors.PriceAboveLimit: 400,
+    errors.RequestIdReused: 409,
+    errors.RequestInProgress: 409,
+    errors.ReceiptNotFound: 404,
+    errors.RequestError: 400,
+    errors.InvalidVoucher: 400,
+    errors.PaymentError: 402,
+    errors.Overloaded: 429,
+    errors.CapacityError: 503,
+    errors.DeadlineExceeded: 504,
+    errors.WorkerFault: 502,
+    errors.ChainUnreachable: 503,
+    errors.RedisUnreachable: 503,
+    errors.DatabaseUnreachable: 503,
+    errors.WrongNetwork: 503,
+    errors.OperationError: 500,
+    ProtocolError: 400,
+}
+INTERNAL_STATUS = 500
+RETRY_AFTER_SECONDS = 1
+MEDIA_TYPE = "application/problem+json"
+
+
+def status_of(error: type[CodedError]) -> int:
+    """Return the HTTP status of an error class: its own, else its nearest listed base's, else 500."""
+    return next((STATUS[base] for base in error.__mro__ if base in STATUS), INTERNAL_STATUS)
+
+
+def title_of(error: type[CodedError]) -> str:
+    """Return the short human name of an error class."""
+    return (error.__doc__ or error.__name__).strip().splitlines()[0].rstrip(".")
+
+
+def all_errors(base: type[CodedError] = CodedError) -> Iterator[type[CodedError]]:
+    """Yield every imported error class below `base`, each once."""
+    seen: set[type[CodedError]] = set()
+    waiting = list(base.__subclasses__())
+    while waiting:
+        found = waiting.pop()
+        if found not in seen:
+            seen.add(found)
+            yield found
+            waiting.extend(found.__subclasses__())
+
+
+def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the members of the problem document; `error` repeats the detail for OIP clients, which read it."""
+    body: dict[str, Any] = {
+        "type": f"/errors/{error.code}",
+        "title": title_of(type(error)),
+        "status": status_of(type(error)),
+        "detail": error.detail,
+        "code": error.code,
+        "retry": str(error.retry),
+        "error": f"{error.field}: {error.detail}" if error.field else error.detail,
+    }
+    if error.field is not None:
+        body["field"] = error.field
+    if error.remedy is not None:
+        body["remedy"] = error.remedy
+    if isinstance(error, errors.PaymentError) and error.required is not None:
+        body["required"] = str(error.required)
+    body.update(extra or {})
+    return body
+
+
+def problem_response(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> Response:
+    """Turn an error into its response."""
+    body = problem_body(error, extra=extra)
+    headers = {}
+    if body["status"] in (429, 503):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+class InternalError(CodedError):
+    """The gateway failed; nothing is charged for an answer that was not given."""
+
+    code = "internal-error"
+    retry = Retry.LATER
+
+
+def internal_response() -> Response:
+    """Return the answer to a fault of our own; what happened is in the log only."""
+    return problem_response(
+        InternalError("the gateway failed.", remedy="Tell the operator the time of this answer; send it again later.")
+    )
