@@ -1,0 +1,81 @@
+"""Values of the one-request use case: what a client asks, what it gets, what it would cost.
+
+Plain data without I/O. Built by the HTTP gateway, consumed and produced by `market.inference.service`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.pricing import Unit
+from contracts.protocol.tensors import Tensor
+from contracts.protocol.typed_data import Receipt
+from market.payments.model import ParsedVoucher
+from market.registry.model import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A request as read from the wire, not yet checked against a model.
+
+    `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a random
+    one. `max_price` in atomic units; `worker` restricts the choice; `received_at` unix seconds.
+    """
+
+    model_ref: str
+    tensors: tuple[Tensor, ...]
+    voucher: ParsedVoucher | None
+    version: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    requested_outputs: tuple[str, ...] = ()
+    request_id: bytes | None = None
+    max_price: int | None = None
+    worker: bytes | None = None
+    received_at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Outputs with the receipt that both worker and gateway signed.
+
+    `charged` is the price of this request, `cumulative` the channel's charged total after it, both atomic units.
+    """
+
+    tensors: tuple[Tensor, ...]
+    parameters: Mapping[str, Any]
+    receipt: Receipt
+    worker_signature: bytes
+    gateway_signature: bytes
+    charged: int
+    cumulative: int
+    request_id: bytes
+    model: Manifest
+    listing: Listing
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A live offer: what one unit of a model costs at a worker, atomic units."""
+
+    model_id: bytes
+    worker: bytes
+    unit: Unit
+    unit_price: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTerms:
+    """What a request costs at the chosen worker and how the price is split."""
+
+    units: int
+    price: int
+    worker_amount: int
+    owner_amount: int
+    royalty_ppm: int
+    fee_ppm: int

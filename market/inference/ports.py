@@ -1,0 +1,56 @@
+"""What the one-request use case needs from outside: a lane to the workers and their signs of life.
+
+The lane may lose, repeat or delay anything; the use case holds every answer against the worker's signature. The HTTP
+gateway never sees these ports.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from contracts.protocol.messages import Job, Papers, Result
+from market.payments.model import ChannelFacts
+
+
+class Dispatcher(Protocol):
+    """A lane that carries jobs to workers and brings back results; the Celery lane is one."""
+
+    @property
+    def reply_to(self) -> str:
+        """Where a worker's results must go to reach this process."""
+        ...
+
+    async def run(self, job: Job, worker: bytes) -> Result:
+        """Deliver a job and wait for its result, at most until `job.deadline_at`; outputs are always inline.
+
+        Raises:
+            DeadlineExceeded: no result in time; a later one is dropped.
+            WorkerFailed: the worker is gone (retry on another).
+            Overloaded: too much already waits for this worker.
+            RedisUnreachable: the lane is cut.
+        """
+        ...
+
+
+class PaperSource(Protocol):
+    """Where a lane finds the papers that the next message to a worker should carry."""
+
+    def take(self, worker: bytes) -> Papers | None:
+        """Return and forget the papers waiting for a worker; None if there are none."""
+        ...
+
+    def put_back(self, worker: bytes, papers: Papers) -> None:
+        """Keep papers again that could not be sent."""
+        ...
+
+    def waiting(self) -> list[bytes]:
+        """Name the workers for which papers wait."""
+        ...
+
+
+class Channels(Protocol):
+    """The confirmed facts of a channel, from the registry's view of the chain."""
+
+    def facts(self, channel_id: bytes) -> ChannelFacts | None:
+        """Return the channel's facts, or None if the chain does not confirm it."""
+        ...

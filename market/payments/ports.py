@@ -1,0 +1,112 @@
+"""What payments needs from outside: reservations, which may be lost, and the ledger, which may not.
+
+The ledger is the truth of money. Reservations only keep concurrent requests from spending the same money twice; when
+they are lost, they are built again from the ledger, and the ledger's own condition still bounds every charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from market.payments.model import (
+    Account,
+    Charge,
+    Claim,
+    Earning,
+    Evidence,
+    Recorded,
+    Reservation,
+    StoredAnswer,
+    StoredReceipt,
+)
+
+
+class DuplicateCharge(Exception):
+    """The channel already has a receipt with this request id; caught by the use case, which answers from the ledger."""
+
+
+class AlreadyCharged(Exception):
+    """The request id was charged a moment ago; caught by the use case, which answers from the ledger."""
+
+
+class OverLimit(Exception):
+    """The voucher covers the price, deposit or exposure does not; `authorize` says which to the client."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__()
+        self.account = account
+
+
+class Ledger(Protocol):
+    """The durable record of charges; every method returns only once the database has answered."""
+
+    async def record(self, charge: Charge) -> Recorded:
+        """Charge the channel, credit the payees and keep receipt and voucher, all or nothing and durably.
+
+        Raises:
+            DuplicateCharge: the channel already has a receipt with this request id.
+            InsufficientVoucher: the total would exceed the best voucher.
+            DatabaseUnreachable: nothing is known to be durable.
+        """
+        ...
+
+    async def account(self, channel_id: bytes) -> Account | None:
+        """Return the durable part of a channel's account, or None if it was never charged."""
+        ...
+
+    async def answer(self, channel_id: bytes, request_id: bytes) -> StoredAnswer | None:
+        """Return what was answered to this request id, or None if it was never charged."""
+        ...
+
+    async def receipt(self, request_id: bytes, channel_id: bytes | None = None) -> StoredReceipt | None:
+        """Return the receipt of a request; without a channel only if no two channels used the id."""
+        ...
+
+    async def receipts(self, channel_id: bytes, *, after: int = 0, limit: int = 100) -> Sequence[StoredReceipt]:
+        """Return a channel's receipts in order of position, those beyond `after`."""
+        ...
+
+    async def earned(self, payee: bytes) -> int:
+        """Return what this gateway owes a payee in all since the beginning."""
+        ...
+
+    async def earnings(self, payee: bytes) -> Sequence[Earning]:
+        """Return a payee's earnings by role and model."""
+        ...
+
+    async def keep_evidence(self, evidence: Evidence) -> None:
+        """Keep a worker's contradicting statement."""
+        ...
+
+    async def sweep(self, now: float) -> int:
+        """Drop answers whose time has passed (unix seconds); return how many."""
+        ...
+
+
+class Reservations(Protocol):
+    """Money set aside per channel, atomically among all processes of the gateway."""
+
+    async def reserve(self, claim: Claim) -> Reservation:
+        """Set money aside if `charged + reserved + price` stays within voucher and limit.
+
+        Raises:
+            RequestInProgress: the request id holds a reservation of this channel.
+            AlreadyCharged: the request id was charged a moment ago; the ledger has its answer.
+            StaleVoucher, InsufficientVoucher: the best voucher does not cover it.
+            OverLimit: the voucher would cover it, `limit` does not.
+            RedisUnreachable: the store does not answer.
+        """
+        ...
+
+    async def commit(self, reservation: Reservation, charged: int) -> bool:
+        """Turn a reservation into a charge; `charged` is the ledger's total. False if it had expired."""
+        ...
+
+    async def release(self, reservation: Reservation) -> bool:
+        """Give the money back. False if the reservation had expired."""
+        ...
+
+    async def account(self, channel_id: bytes) -> Account:
+        """Return the channel's running state."""
+        ...

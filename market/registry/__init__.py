@@ -1,0 +1,1 @@
+"""Registry: listings, workers, channels and offers as confirmed on chain or announced by live workers."""
