@@ -1,0 +1,103 @@
+# `make help` lists the targets. Two of them do all the set-up a fresh machine needs: `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# cpu or gpu: onnxruntime and onnxruntime-gpu install the same module, so exactly one is chosen.
+RUNTIME ?= cpu
+VENV := .venv/bin
+UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(VENV)/uv
+NPM := npm --prefix contracts --no-audit --no-fund --loglevel=error
+FORGE := cd contracts && PATH="$$PWD/node_modules/.bin:$$PATH" forge
+
+.PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
+        solidity solidity-deep mutants gas parity format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
+
+demo: .venv/.runtime contracts/node_modules/.runtime ## run the whole market once, on real parts, in under a minute
+	@$(VENV)/market demo $(ARGS)
+
+up: .venv/.runtime contracts/node_modules/.runtime ## keep the same embedded network running until Ctrl-C
+	@$(VENV)/market up $(ARGS)
+
+install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev ## install all that tests and checks need
+
+test: check solidity ## everything: checks, contracts, then all Python tests (what CI runs)
+	$(VENV)/pytest -q -n 2 --dist loadgroup tests
+
+check: install lint types imports solidity-format artifacts-check ## static checks only
+lint:
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+types:
+	$(VENV)/mypy
+imports:
+	$(VENV)/lint-imports --no-cache
+solidity-format:
+	$(FORGE) fmt --check src ../tests/solidity
+artifacts-check:
+	$(VENV)/python contracts/toolchain/build_artifacts.py --check
+
+artifacts: install ## rebuild contracts/artifacts after a change of Solidity
+	$(VENV)/python contracts/toolchain/build_artifacts.py
+
+unit: install ## fast Python tests: no sockets, no processes
+	$(VENV)/pytest -q tests/unit tests/properties
+
+integration: install ## Python tests on real Redis, EVM node, models and processes
+	$(VENV)/pytest -q tests/integration tests/conformance tests/e2e
+
+parity: install ## the same digests in Python, Solidity, eth_account and viem
+	$(VENV)/pytest -q tests/parity
+
+solidity: install ## the contracts' own tests, with fuzzing and invariants
+	$(FORGE) test
+
+solidity-deep: install ## the same with the long fuzzing profile
+	cd contracts && PATH="$$PWD/node_modules/.bin:$$PATH" FOUNDRY_PROFILE=nightly forge test
+
+mutants: install ## break the escrow on purpose, each break must be caught
+	$(VENV)/python contracts/toolchain/mutants.py
+
+format: install ## write the standard format into all sources
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+	$(FORGE) fmt src ../tests/solidity
+
+lock: .venv/bin/uv ## renew the lock files after a change of dependencies
+	$(UV) lock
+	$(NPM) install --package-lock-only
+
+clean: ## remove everything that was installed or built here
+	rm -rf .venv contracts/node_modules tests/parity/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
+
+.venv/bin/uv:
+	@echo "Making .venv ..."
+	@$(PYTHON) .ci/bootstrap.py
+
+.venv/.runtime: .venv/bin/uv pyproject.toml uv.lock
+	@echo "Installing Python packages from uv.lock (runtime: $(RUNTIME)) ..."
+	@$(UV) sync --quiet --frozen --inexact --no-dev --extra $(RUNTIME) --extra demo
+	@touch $@
+
+.venv/.dev: .venv/bin/uv pyproject.toml uv.lock
+	@echo "Installing Python packages with the test tools ..."
+	@$(UV) sync --quiet --frozen --extra $(RUNTIME) --extra demo
+	@touch $@ .venv/.runtime
+
+contracts/node_modules/.runtime: contracts/package-lock.json
+	@echo "Installing the EVM node from package-lock.json ..."
+	@[ -e contracts/node_modules/.dev ] || $(NPM) ci --omit=dev
+	@touch $@
+
+contracts/node_modules/.dev: contracts/package-lock.json
+	@echo "Installing the contract toolchain ..."
+	@$(NPM) ci
+	@touch $@ contracts/node_modules/.runtime
+
+tests/parity/node_modules/.dev: tests/parity/package-lock.json
+	@npm --prefix tests/parity --no-audit --no-fund --loglevel=error ci
+	@touch $@
