@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IInferenceEscrow} from "./IInferenceEscrow.sol";
+import {IWorkerRegistry} from "./IWorkerRegistry.sol";
 
 /// @title IDisputeManager
 /// @notice Judges what signatures alone can prove: receipts left out of settlement, and double signing.
@@ -43,6 +44,7 @@ interface IDisputeManager {
         address indexed gateway, bytes32 indexed first, bytes32 indexed second, address reporter, uint128 slashed
     );
 
+    error DisputeManagerZeroAddress();
     error DisputeManagerChallenged(bytes32 receiptDigest, Status status);
     error DisputeManagerNotOpen(bytes32 receiptDigest, Status status);
     error DisputeManagerTooEarly(uint256 earliest, uint256 timestamp);
@@ -88,6 +90,8 @@ interface IDisputeManager {
     function challenges(bytes32 receiptDigest) external view returns (Challenge memory);
 
     function escrow() external view returns (IInferenceEscrow);
+
+    function workers() external view returns (IWorkerRegistry);
 
     /// @notice Bond of a challenge, and least penalty of a gateway, atomic token units.
     function bond() external view returns (uint128);

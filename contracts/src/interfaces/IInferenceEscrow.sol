@@ -273,7 +273,7 @@ interface IInferenceEscrow {
     function channelId(Channel calldata channel) external view returns (bytes32);
 
     /// @notice `deposited` falls only by exits and refunds, `settled` never; the rest is `deposited - settled`.
-    /// @return exitAt when a pending exit matures, unix seconds; zero if none.
+    /// `exitAt` is when a pending exit matures, unix seconds; zero if none.
     function channels(bytes32 id)
         external
         view
@@ -297,8 +297,7 @@ interface IInferenceEscrow {
     /// @notice Totals of a payee at a gateway; `credited - withdrawn` can be withdrawn.
     function credits(address gateway, address payee) external view returns (uint128 credited, uint128 withdrawn);
 
-    /// @return amount all of the reserve, thawing or not.
-    /// @return thawedAt when `thawingAmount` may leave, unix seconds; zero if none.
+    /// @notice `amount` is all of the reserve; `thawingAmount` of it may leave at `thawedAt` (unix seconds, zero if none).
     function reserves(address gateway) external view returns (uint128 amount, uint128 thawingAmount, uint64 thawedAt);
 
     /// @notice Highest note total presented for a payee, and how much of it the reserve still owes.
