@@ -47,6 +47,8 @@ class Job:
 
     `inputs` is the canonical tensor blob, or None when `inputs_ref` names it. `cumulative` is the channel's charge if
     this succeeds; `deadline_at` unix seconds; amounts atomic units. `fee_ppm` and `royalty_ppm` explain the split.
+    With a `unit_price` above 0, `units`, `price` and `cumulative` are ceilings: the worker signs what it really served,
+    `price_up(unit_price, units served)`, and takes the difference off `cumulative`. `stream` asks for partial results.
     """
 
     request_id: bytes
@@ -69,6 +71,8 @@ class Job:
     inputs_ref: str | None
     outputs: tuple[str, ...]
     reply_to: str
+    unit_price: int = 0
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,11 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one job; on success the worker's signature over the receipt, on failure code, retry and detail."""
+    """The outcome of one job; on success the worker's signature over the receipt, on failure code, retry and detail.
+
+    `units` is what was served where the job's price was a ceiling, else 0. A streamed job sends results with `final`
+    False first, each with the tensors that are new; the final one carries all outputs and the signature.
+    """
 
     request_id: bytes
     attempt: str
@@ -106,6 +114,8 @@ class Result:
     detail: str = ""
     field: str | None = None
     compute_ms: float = 0.0
+    units: int = 0
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
