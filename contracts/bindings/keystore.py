@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-import eth_keyfile
+from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum
@@ -40,7 +40,7 @@ def load_keystore(path: Path, password_file: Path | None) -> PrivateKey:
     except ValueError as error:
         raise KeystoreError(f"{path} is not a keystore file.", field="keystore") from error
     try:
-        return PrivateKey.from_bytes(bytes(eth_keyfile.decode_keyfile_json(document, password)))
+        return PrivateKey.from_bytes(bytes(decode_keyfile_json(document, password)))
     except Exception as error:  # eth_keyfile raises ValueError, KeyError and TypeError for one and the same thing
         raise KeystoreError(
             f"{path} does not open.", field="keystore", remedy="Check the file and the first line of the password file."
@@ -55,7 +55,7 @@ def save_keystore(path: Path, key: PrivateKey, password: bytes, *, light: bool =
     Raises:
         KeystoreError: the file exists or cannot be written.
     """
-    document = eth_keyfile.create_keyfile_json(
+    document = create_keyfile_json(
         key.secret_bytes(),
         password,
         kdf="pbkdf2" if light else "scrypt",
