@@ -26,10 +26,8 @@ def build() -> None:
     Raises:
         subprocess.CalledProcessError: the compiler refused, or `npm ci` was not run in `contracts/`.
     """
-    binaries = ROOT / "node_modules" / ".bin"
-    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("FOUNDRY_PROFILE", None)
-    command = [str(binaries / "forge"), "build", "src", "--no-lint", "--quiet"]
+    environment = {key: value for key, value in os.environ.items() if key != "FOUNDRY_PROFILE"}
+    command = [str(ROOT / "toolchain" / "forge"), "build", "src", "--quiet"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
