@@ -22,8 +22,8 @@ from market.registry.model import Listing
 class InferenceRequest:
     """A request as read from the wire, not yet checked against a model.
 
-    `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a random
-    one. `max_price` in atomic units; `worker` restricts the choice; `received_at` unix seconds.
+    `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a
+    random one. `max_price` in atomic units; `worker` restricts the choice; `received_at` unix seconds.
     """
 
     model_ref: str

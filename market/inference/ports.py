@@ -1,4 +1,4 @@
-"""What the one-request use case needs from outside: a lane to the workers and their signs of life.
+"""What the one-request use case needs from outside: a lane to the workers, and the papers that ride along.
 
 The lane may lose, repeat or delay anything; the use case holds every answer against the worker's signature. The HTTP
 gateway never sees these ports.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from contracts.protocol.messages import Job, Papers, Result
-from market.payments.model import ChannelFacts
 
 
 class Dispatcher(Protocol):
@@ -45,12 +44,4 @@ class PaperSource(Protocol):
 
     def waiting(self) -> list[bytes]:
         """Name the workers for which papers wait."""
-        ...
-
-
-class Channels(Protocol):
-    """The confirmed facts of a channel, from the registry's view of the chain."""
-
-    def facts(self, channel_id: bytes) -> ChannelFacts | None:
-        """Return the channel's facts, or None if the chain does not confirm it."""
         ...

@@ -1,1 +1,1 @@
-"""Payments: vouchers, channel accounts, reservations and the durable charge; knows no HTTP, no queue, no chain client."""
+"""Payments: vouchers, channel accounts, reservations, the durable charge; knows no HTTP, queue or chain client."""

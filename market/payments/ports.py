@@ -11,6 +11,7 @@ from typing import Protocol
 
 from market.payments.model import (
     Account,
+    ChannelFacts,
     Charge,
     Claim,
     Earning,
@@ -109,4 +110,12 @@ class Reservations(Protocol):
 
     async def account(self, channel_id: bytes) -> Account:
         """Return the channel's running state."""
+        ...
+
+
+class Channels(Protocol):
+    """The confirmed facts of channels, from the registry's view of the chain."""
+
+    def facts(self, channel_id: bytes) -> ChannelFacts | None:
+        """Return the channel's facts, or None if the chain does not confirm it."""
         ...

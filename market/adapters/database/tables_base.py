@@ -1,6 +1,6 @@
 """Shared metadata and column types of every table; holds no table itself.
 
-Amounts are 64-bit integers of atomic units: 9.2e12 tokens of six decimals, which SQLite and PostgreSQL both hold exactly.
+Amounts are 64-bit integers of atomic units: up to 9.2e12 tokens of six decimals, exact in SQLite and PostgreSQL.
 """
 
 from __future__ import annotations

@@ -1,0 +1,89 @@
+"""Opens the database: one place for the URL forms, the SQLite pragmas and what a lost connection is called.
+
+SQLite runs in WAL mode with synchronous=FULL: in WAL mode NORMAL may lose the last commits at a power cut, and a charge
+must be durable before the answer leaves. Group commit pays for the flush.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from market.errors import DatabaseUnreachable
+
+BUSY_TIMEOUT_MS = 10_000
+_READ_ONLY = "market_read_only"
+
+
+def open_engine(url: str) -> Engine:
+    """Open a database by URL; `postgres://` and `postgresql://` mean psycopg 3.
+
+    Raises:
+        DatabaseUnreachable: the URL cannot be understood.
+    """
+    for prefix in ("postgres://", "postgresql://"):
+        if url.startswith(prefix):
+            url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    except (SQLAlchemyError, ImportError) as error:
+        raise DatabaseUnreachable("The database URL is not understood.", field="MARKET_DATABASE_URL") from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own BEGIN comes too late and is never IMMEDIATE; _begin_sqlite sends it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes its lock at once: upgrading a read lock later can fail without waiting.
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a connection that only reads and never waits for a writer.
+
+    Raises:
+        DatabaseUnreachable: the database does not answer.
+    """
+    with reachable(), engine.connect() as connection:
+        yield connection.execution_options(**{_READ_ONLY: True})
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that commits at the end of the block.
+
+    Raises:
+        DatabaseUnreachable: the database does not answer, or another writer holds it for too long.
+    """
+    with reachable(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Name connection and lock failures after the market; leave all other errors as they are."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated:
+            raise DatabaseUnreachable(f"The database does not answer: {type(error.orig).__name__}.") from error
+        raise

@@ -1,0 +1,352 @@
+"""The durable ledger on SQLAlchemy Core: charges are grouped, each group is one transaction and one flush.
+
+Decides nothing about money except the last word: a group's charge is written only where the total stays within the best
+voucher, and the table's own check says so too. Must never report a charge before the commit returned. Built by
+`market.bootstrap`; implements `market.payments.ports.Ledger`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from contracts.protocol.typed_data import Channel, Receipt
+from market.adapters.database import tables_ledger as t
+from market.adapters.database.engine import reading, writing
+from market.adapters.grouping import GroupThread
+from market.errors import InsufficientVoucher
+from market.payments.model import Account, Charge, Earning, Evidence, Recorded, StoredAnswer, StoredReceipt
+from market.payments.ports import DuplicateCharge
+
+MAX_GROUP = 1_000
+_ROLES = {t.ROLE_WORKER: "worker", t.ROLE_OWNER: "owner"}
+_RECEIPT_FIELDS = tuple(name for name, _ in Receipt.FIELDS)
+
+_Key = tuple[bytes, bytes]
+
+
+class DatabaseLedger:
+    """Implements the `Ledger` port with one writing and one reading thread."""
+
+    def __init__(self, engine: Engine, gateway: bytes) -> None:
+        self._engine = engine
+        self._gateway = gateway
+        self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._writer = GroupThread[Charge, Recorded]("ledger-write", self._record_group, max_group=MAX_GROUP)
+        self._reader = GroupThread[_Key, StoredAnswer | None]("ledger-read", self._find_group, max_group=400)
+
+    def close(self) -> None:
+        """Finish what waits and end the threads; the engine stays its owner's."""
+        self._writer.close()
+        self._reader.close()
+
+    async def record(self, charge: Charge) -> Recorded:
+        """See `Ledger.record`."""
+        return await self._writer.run(charge)
+
+    async def answer(self, channel_id: bytes, request_id: bytes) -> StoredAnswer | None:
+        """See `Ledger.answer`."""
+        return await self._reader.run((request_id, channel_id))
+
+    async def account(self, channel_id: bytes) -> Account | None:
+        """See `Ledger.account`."""
+        return await asyncio.to_thread(self._account, channel_id)
+
+    async def receipt(self, request_id: bytes, channel_id: bytes | None = None) -> StoredReceipt | None:
+        """See `Ledger.receipt`."""
+        wanted = t.receipts.c.request_id == request_id
+        if channel_id is not None:
+            wanted &= t.receipts.c.channel_id == channel_id
+        found = await asyncio.to_thread(self._receipts, sa.select(t.receipts).where(wanted).limit(2))
+        return found[0] if len(found) == 1 else None
+
+    async def receipts(self, channel_id: bytes, *, after: int = 0, limit: int = 100) -> Sequence[StoredReceipt]:
+        """See `Ledger.receipts`."""
+        c = t.receipts.c
+        wanted = (c.channel_id == channel_id) & (c.position > after)
+        query = sa.select(t.receipts).where(wanted).order_by(c.position).limit(limit)
+        return await asyncio.to_thread(self._receipts, query)
+
+    async def earned(self, payee: bytes) -> int:
+        """See `Ledger.earned`."""
+        return await asyncio.to_thread(self._earned, payee)
+
+    async def earnings(self, payee: bytes) -> Sequence[Earning]:
+        """See `Ledger.earnings`."""
+        return await asyncio.to_thread(self._earnings, payee)
+
+    async def keep_evidence(self, evidence: Evidence) -> None:
+        """See `Ledger.keep_evidence`."""
+        await asyncio.to_thread(self._keep_evidence, evidence)
+
+    async def sweep(self, now: float) -> int:
+        """See `Ledger.sweep`."""
+        return await asyncio.to_thread(self._sweep, now)
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def _record_group(self, charges: list[Charge]) -> Sequence[Recorded | BaseException]:
+        try:
+            return self._commit(charges, look_for_duplicates=False)
+        except IntegrityError:
+            # Somewhere in the group a request id is already known: look for it instead of failing its neighbours.
+            return self._commit(charges, look_for_duplicates=True)
+
+    def _commit(self, charges: list[Charge], *, look_for_duplicates: bool) -> Sequence[Recorded | BaseException]:
+        with writing(self._engine) as connection:
+            accounts = self._lock_accounts(connection, charges)
+            known = self._known_requests(connection, charges) if look_for_duplicates else set()
+            verdicts = _decide(charges, accounts, known)
+            accepted = [charge for charge, verdict in zip(charges, verdicts, strict=True) if isinstance(verdict, int)]
+            if not accepted:
+                return [verdict for verdict in verdicts if isinstance(verdict, Exception)]
+            connection.execute(t.receipts.insert(), [_receipt_row(charge) for charge in accepted])
+            touched = sorted({charge.receipt.channel_id for charge in accepted})
+            connection.execute(
+                _SAVE_ACCOUNT, [_account_row(channel_id, accounts[channel_id]) for channel_id in touched]
+            )
+            kept = [_response_row(charge) for charge in accepted if charge.outputs is not None]
+            if kept:
+                connection.execute(t.responses.insert(), kept)
+            earned = self._credit(connection, accepted)
+        return [
+            Recorded(verdict, earned[charge.worker_payee]) if isinstance(verdict, int) else verdict
+            for charge, verdict in zip(charges, verdicts, strict=True)
+        ]
+
+    def _lock_accounts(self, connection: Connection, charges: list[Charge]) -> dict[bytes, Account]:
+        channels = {charge.receipt.channel_id: charge.channel for charge in charges}
+        accounts = self._select_accounts(connection, channels)
+        fresh = sorted(channels.keys() - accounts.keys())
+        if fresh:
+            # Written empty first: another process may charge the same new channel, and only a row can be locked.
+            rows = [_empty_account_row(channel_id, channels[channel_id]) for channel_id in fresh]
+            connection.execute(self._insert(t.channel_accounts).on_conflict_do_nothing(), rows)
+            accounts |= self._select_accounts(connection, fresh)
+        return accounts
+
+    def _select_accounts(self, connection: Connection, channel_ids: Iterable[bytes]) -> dict[bytes, Account]:
+        # In order of id, so that two processes never wait for each other in a circle. SQLite knows no FOR UPDATE; there
+        # the whole transaction holds the write lock.
+        c = t.channel_accounts.c
+        query = sa.select(*_ACCOUNT_COLUMNS).where(c.channel_id.in_(list(channel_ids))).order_by(c.channel_id)
+        return {row.channel_id: _account(row) for row in connection.execute(query.with_for_update())}
+
+    def _known_requests(self, connection: Connection, charges: list[Charge]) -> set[_Key]:
+        c = t.receipts.c
+        wanted = {charge.receipt.request_id for charge in charges}
+        query = sa.select(c.request_id, c.channel_id).where(c.request_id.in_(wanted))
+        return {(row.request_id, row.channel_id) for row in connection.execute(query)}
+
+    def _credit(self, connection: Connection, charges: list[Charge]) -> dict[bytes, int]:
+        totals: dict[bytes, int] = {}
+        parts: dict[tuple[bytes, int, bytes], list[int]] = {}
+        for charge in charges:
+            receipt = charge.receipt
+            for payee, role, amount in (
+                (charge.worker_payee, t.ROLE_WORKER, receipt.worker_amount),
+                (charge.owner_payee, t.ROLE_OWNER, receipt.owner_amount),
+            ):
+                totals[payee] = totals.get(payee, 0) + amount
+                part = parts.setdefault((payee, role, receipt.model_id), [0, 0])
+                part[0] += 1
+                part[1] += amount
+        connection.execute(
+            self._add(t.payee_totals, ("earned",)),
+            [{"gateway": self._gateway, "payee": payee, "earned": totals[payee]} for payee in sorted(totals)],
+        )
+        connection.execute(
+            self._add(t.earnings, ("requests", "earned")),
+            [
+                {
+                    "gateway": self._gateway,
+                    "payee": payee,
+                    "role": role,
+                    "model_id": model_id,
+                    "requests": parts[payee, role, model_id][0],
+                    "earned": parts[payee, role, model_id][1],
+                }
+                for payee, role, model_id in sorted(parts)
+            ],
+        )
+        c = t.payee_totals.c
+        query = sa.select(c.payee, c.earned).where(c.gateway == self._gateway, c.payee.in_(list(totals)))
+        return {row.payee: row.earned for row in connection.execute(query)}
+
+    def _add(self, table: sa.Table, columns: tuple[str, ...]) -> Any:
+        insert = self._insert(table)
+        return insert.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={name: table.c[name] + insert.excluded[name] for name in columns},
+        )
+
+    def _keep_evidence(self, evidence: Evidence) -> None:
+        with writing(self._engine) as connection:
+            connection.execute(
+                t.evidence.insert(),
+                {
+                    "kind": evidence.kind,
+                    "worker": evidence.worker,
+                    "channel_id": evidence.receipt.channel_id,
+                    "request_id": evidence.receipt.request_id,
+                    "receipt": evidence.receipt.to_bytes(),
+                    "signature": evidence.signature,
+                    "detail": evidence.detail,
+                    "recorded_at": evidence.recorded_at,
+                },
+            )
+
+    def _sweep(self, now: float) -> int:
+        with writing(self._engine) as connection:
+            return connection.execute(t.responses.delete().where(t.responses.c.expires_at <= now)).rowcount
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def _find_group(self, keys: list[_Key]) -> Sequence[StoredAnswer | None]:
+        c, r = t.receipts.c, t.responses.c
+        same = (r.request_id == c.request_id) & (r.channel_id == c.channel_id)
+        query = (
+            sa.select(t.receipts, r.outputs)
+            .join_from(t.receipts, t.responses, same, isouter=True)
+            .where(c.request_id.in_([request_id for request_id, _ in keys]))
+        )
+        with reading(self._engine) as connection:
+            found = {
+                (row.request_id, row.channel_id): StoredAnswer(_stored(row), row.outputs)
+                for row in connection.execute(query)
+            }
+        return [found.get(key) for key in keys]
+
+    def _account(self, channel_id: bytes) -> Account | None:
+        query = sa.select(*_ACCOUNT_COLUMNS).where(t.channel_accounts.c.channel_id == channel_id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _account(row)
+
+    def _receipts(self, query: sa.Select[Any]) -> list[StoredReceipt]:
+        with reading(self._engine) as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def _earned(self, payee: bytes) -> int:
+        c = t.payee_totals.c
+        with reading(self._engine) as connection:
+            query = sa.select(c.earned).where(c.gateway == self._gateway, c.payee == payee)
+            return connection.execute(query).scalar_one_or_none() or 0
+
+    def _earnings(self, payee: bytes) -> list[Earning]:
+        c = t.earnings.c
+        query = sa.select(t.earnings).where(c.gateway == self._gateway, c.payee == payee).order_by(c.role, c.model_id)
+        with reading(self._engine) as connection:
+            return [
+                Earning(row.payee, _ROLES[row.role], row.model_id, row.requests, row.earned)
+                for row in connection.execute(query)
+            ]
+
+
+def _decide(
+    charges: list[Charge], accounts: dict[bytes, Account], known: set[_Key]
+) -> list[int | DuplicateCharge | InsufficientVoucher]:
+    """Say for each charge, in order, the channel's new total or the refusal; updates `accounts` and `known`."""
+    verdicts: list[int | DuplicateCharge | InsufficientVoucher] = []
+    for charge in charges:
+        receipt = charge.receipt
+        key = (receipt.request_id, receipt.channel_id)
+        account = accounts[receipt.channel_id]
+        if key in known:
+            verdicts.append(DuplicateCharge())
+            continue
+        ceiling, signature = max(
+            (account.ceiling, account.voucher_signature), (charge.voucher_amount, charge.voucher_signature)
+        )
+        total = account.charged + receipt.price
+        if total > ceiling:
+            detail = f"The channel would be charged {total}; its best voucher allows {ceiling}."
+            verdicts.append(InsufficientVoucher(detail, required=total))
+            continue
+        known.add(key)
+        last_seq = max(account.last_seq, receipt.seq)
+        accounts[receipt.channel_id] = Account(total, 0, ceiling, signature, last_seq)
+        verdicts.append(total)
+    return verdicts
+
+
+_SAVE_ACCOUNT = (
+    t.channel_accounts.update()
+    .where(t.channel_accounts.c.channel_id == sa.bindparam("key"))
+    .values({name: sa.bindparam(name) for name in ("charged", "last_seq", "voucher_amount", "voucher_signature")})
+)
+_ACCOUNT_COLUMNS = (
+    t.channel_accounts.c.channel_id,
+    t.channel_accounts.c.charged,
+    t.channel_accounts.c.voucher_amount,
+    t.channel_accounts.c.voucher_signature,
+    t.channel_accounts.c.last_seq,
+)
+
+
+def _account(row: Any) -> Account:
+    return Account(row.charged, 0, row.voucher_amount, row.voucher_signature, row.last_seq)
+
+
+def _account_row(channel_id: bytes, account: Account) -> dict[str, Any]:
+    return {
+        "key": channel_id,
+        "charged": account.charged,
+        "last_seq": account.last_seq,
+        "voucher_amount": account.ceiling,
+        "voucher_signature": account.voucher_signature,
+    }
+
+
+def _empty_account_row(channel_id: bytes, channel: Channel) -> dict[str, Any]:
+    return {
+        "channel_id": channel_id,
+        "payer": channel.payer,
+        "signer": channel.signer,
+        "gateway": channel.gateway,
+        "salt": channel.salt.to_bytes(8, "big"),
+        "charged": 0,
+        "last_seq": 0,
+        "voucher_amount": 0,
+        "voucher_signature": b"",
+    }
+
+
+def _receipt_row(charge: Charge) -> dict[str, Any]:
+    receipt = charge.receipt
+    row: dict[str, Any] = {name: getattr(receipt, name) for name in _RECEIPT_FIELDS}
+    row["digest"] = charge.digest
+    row["worker_signature"] = charge.worker_signature
+    row["gateway_signature"] = charge.gateway_signature
+    row["worker_payee"] = charge.worker_payee
+    row["owner_payee"] = charge.owner_payee
+    return row
+
+
+def _response_row(charge: Charge) -> dict[str, Any]:
+    return {
+        "request_id": charge.receipt.request_id,
+        "channel_id": charge.receipt.channel_id,
+        "outputs": charge.outputs,
+        "expires_at": charge.outputs_expire_at,
+    }
+
+
+def _stored(row: Any) -> StoredReceipt:
+    return StoredReceipt(
+        receipt=Receipt(**{name: getattr(row, name) for name in _RECEIPT_FIELDS}),
+        digest=row.digest,
+        worker_signature=row.worker_signature,
+        gateway_signature=row.gateway_signature,
+        worker_payee=row.worker_payee,
+        owner_payee=row.owner_payee,
+        epoch=row.epoch,
+        leaf_index=row.leaf_index,
+        position=row.position,
+    )

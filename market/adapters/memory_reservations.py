@@ -1,0 +1,64 @@
+"""Reservations inside one process: exact and fast, for a gateway that runs as a single process.
+
+Several processes need `redis_reservations`; with this one each would see only its own reservations, and the ledger
+would refuse the excess only after the work was done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from market.payments.channels import ChannelAccount
+from market.payments.model import Account, Claim, Reservation
+from market.payments.ports import Ledger
+
+IDLE_CHANNELS_KEPT = 100_000
+
+
+class MemoryReservations:
+    """Implements `market.payments.ports.Reservations`; state is rebuilt from the ledger on first use of a channel."""
+
+    def __init__(self, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._accounts: dict[bytes, ChannelAccount] = {}
+
+    async def reserve(self, claim: Claim) -> Reservation:
+        """See `Reservations.reserve`."""
+        account = self._accounts.get(claim.channel_id) or await self._load(claim.channel_id)
+        return account.reserve(claim, self._clock())
+
+    async def commit(self, reservation: Reservation, charged: int) -> bool:
+        """See `Reservations.commit`."""
+        account = self._accounts.get(reservation.channel_id)
+        if account is None:
+            return False
+        return account.commit(reservation.request_id, reservation.token, charged, self._clock())
+
+    async def release(self, reservation: Reservation) -> bool:
+        """See `Reservations.release`."""
+        account = self._accounts.get(reservation.channel_id)
+        if account is None:
+            return False
+        return account.release(reservation.request_id, reservation.token, self._clock())
+
+    async def account(self, channel_id: bytes) -> Account:
+        """See `Reservations.account`."""
+        account = self._accounts.get(channel_id) or await self._load(channel_id)
+        account.expire(self._clock())
+        return account.view()
+
+    async def _load(self, channel_id: bytes) -> ChannelAccount:
+        durable = await self._ledger.account(channel_id)
+        # Another request may have loaded and used it during the wait.
+        account = self._accounts.setdefault(channel_id, ChannelAccount.rebuilt(durable))
+        if len(self._accounts) > IDLE_CHANNELS_KEPT:
+            self._forget_one_idle()
+        return account
+
+    def _forget_one_idle(self) -> None:
+        for channel_id, account in self._accounts.items():
+            if not account.holds:
+                del self._accounts[channel_id]
+                return

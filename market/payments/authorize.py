@@ -1,0 +1,114 @@
+"""Decides whether a voucher pays for a request, and sets the money aside before any work is done.
+
+Steps: the channel is on chain and pays this gateway, the voucher is its signer's, and
+`charged + reserved + price ≤ min(voucher, deposit − exiting, settled + exposure cap)`. Charges nothing. Called by
+`market.inference.service`.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from contracts.protocol.typed_data import Domain
+from market.errors import (
+    ChannelExiting,
+    ExposureLimit,
+    InsufficientDeposit,
+    PaymentError,
+    UnknownChannel,
+    WrongGateway,
+)
+from market.payments.model import Account, ChannelFacts, Claim, ParsedVoucher, Reservation
+from market.payments.ports import Channels, OverLimit, Reservations
+from market.payments.vouchers import VoucherVerifier
+
+TOKEN_BYTES = 8
+
+
+class Authorizer:
+    """Turns a voucher and a price into a reservation."""
+
+    def __init__(
+        self,
+        *,
+        domain: Domain,
+        gateway: bytes,
+        channels: Channels,
+        reservations: Reservations,
+        exposure_cap: int,
+    ) -> None:
+        self._gateway = gateway
+        self._channels = channels
+        self._reservations = reservations
+        self._exposure_cap = exposure_cap
+        self._vouchers = VoucherVerifier(domain)
+
+    def check(self, voucher: ParsedVoucher) -> ChannelFacts:
+        """Return the channel's facts if the voucher is genuine and pays this gateway.
+
+        Raises:
+            UnknownChannel, WrongGateway, InvalidSignature: as named.
+        """
+        facts = self._channels.facts(voucher.channel_id)
+        if facts is None:
+            raise UnknownChannel(field="Market-Voucher")
+        if facts.channel.gateway != self._gateway:
+            raise WrongGateway(field="Market-Voucher")
+        self._vouchers.verify(voucher, facts.channel.signer)
+        return facts
+
+    async def reserve(
+        self,
+        voucher: ParsedVoucher,
+        facts: ChannelFacts,
+        *,
+        price: int,
+        request_id: bytes,
+        ttl_seconds: float,
+        remember: bool,
+    ) -> Reservation:
+        """Set `price` aside on a checked channel for at most `ttl_seconds`.
+
+        Raises:
+            RequestInProgress, AlreadyCharged: the request id is known.
+            StaleVoucher, InsufficientVoucher, InsufficientDeposit, ChannelExiting, ExposureLimit: as named; `required`
+                tells the total that would be needed.
+        """
+        claim = Claim(
+            channel_id=voucher.channel_id,
+            request_id=request_id,
+            token=secrets.token_bytes(TOKEN_BYTES),
+            price=price,
+            limit=min(facts.spendable, facts.settled + self._exposure_cap),
+            voucher_amount=voucher.cumulative_amount,
+            voucher_signature=voucher.signature,
+            ttl_seconds=ttl_seconds,
+            remember=remember,
+        )
+        try:
+            return await self._reservations.reserve(claim)
+        except OverLimit as refusal:
+            raise self._shortage(facts, refusal.account, price) from None
+
+    async def account(self, channel_id: bytes) -> Account:
+        """Return a channel's running state."""
+        return await self._reservations.account(channel_id)
+
+    def _shortage(self, facts: ChannelFacts, account: Account, price: int) -> PaymentError:
+        required = account.charged + account.reserved + price
+        if required > facts.deposited:
+            return InsufficientDeposit(
+                f"The channel holds {facts.deposited} in all and would need {required}.",
+                remedy=f"Deposit at least {required - facts.deposited} more and wait for the confirmations.",
+                required=required,
+            )
+        if required > facts.spendable:
+            return ChannelExiting(
+                f"{facts.exiting} of the deposit of {facts.deposited} is leaving; this request needs {required}.",
+                required=required,
+            )
+        return ExposureLimit(
+            f"{account.charged + account.reserved - facts.settled} is unsettled; this gateway lends up to "
+            f"{self._exposure_cap}.",
+            required=required,
+        )

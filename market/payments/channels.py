@@ -1,0 +1,147 @@
+"""The state machine of one channel's money: reserve, commit, release. Pure: no clock, no I/O, no signature.
+
+Decides whether a price still fits under voucher and limit and numbers the reservations. Must never let
+`charged + reserved` pass the ceiling by a reservation it granted. Called by the memory reservations; the Redis script
+mirrors it statement by statement, and one conformance suite holds both.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from market.errors import InsufficientVoucher, RequestInProgress, StaleVoucher
+from market.payments.model import Account, Claim, Reservation
+from market.payments.ports import AlreadyCharged, OverLimit
+
+# Numbers skipped when an account is rebuilt: those of reservations that were in flight when the state was lost.
+REBUILD_SEQ_GAP = 1_000
+
+
+@dataclass(slots=True)
+class Hold:
+    """One reservation as its channel sees it; a price of None marks a request id already charged."""
+
+    token: bytes
+    price: int | None
+    expires_at: float
+    remember: bool
+
+
+@dataclass(slots=True)
+class ChannelAccount:
+    """A channel's money: what is charged for good, what is set aside, and the best voucher seen."""
+
+    charged: int = 0
+    reserved: int = 0
+    ceiling: int = 0
+    voucher_signature: bytes = b""
+    last_seq: int = 0
+    holds: dict[bytes, Hold] = field(default_factory=dict)
+    _expiries: list[tuple[float, bytes]] = field(default_factory=list)
+
+    @classmethod
+    def rebuilt(cls, account: Account | None) -> ChannelAccount:
+        """Start again from the ledger's part of the state."""
+        if account is None:
+            return cls()
+        return cls(
+            charged=account.charged,
+            ceiling=account.ceiling,
+            voucher_signature=account.voucher_signature,
+            last_seq=account.last_seq + REBUILD_SEQ_GAP,
+        )
+
+    def view(self) -> Account:
+        """Return the state as a value."""
+        return Account(self.charged, self.reserved, self.ceiling, self.voucher_signature, self.last_seq)
+
+    def reserve(self, claim: Claim, now: float) -> Reservation:
+        """Set money aside, or say why not.
+
+        Raises:
+            RequestInProgress, AlreadyCharged, StaleVoucher, InsufficientVoucher, OverLimit: see `ports.Reservations`.
+        """
+        self.expire(now)
+        if claim.voucher_amount > self.ceiling:
+            self.ceiling, self.voucher_signature = claim.voucher_amount, claim.voucher_signature
+        hold = self.holds.get(claim.request_id)
+        if hold is not None:
+            if hold.price is None:
+                raise AlreadyCharged
+            raise RequestInProgress(field="Market-Request-Id")
+        cumulative = self.charged + self.reserved + claim.price
+        if cumulative > self.ceiling:
+            raise voucher_shortage(self.view(), claim, cumulative)
+        if cumulative > claim.limit:
+            raise OverLimit(self.view())
+        self.reserved += claim.price
+        self.last_seq += 1
+        expires_at = now + claim.ttl_seconds
+        self.holds[claim.request_id] = Hold(claim.token, claim.price, expires_at, claim.remember)
+        heapq.heappush(self._expiries, (expires_at, claim.request_id))
+        return Reservation(
+            claim.channel_id,
+            claim.request_id,
+            claim.token,
+            claim.price,
+            self.last_seq,
+            cumulative,
+            self.ceiling,
+            self.voucher_signature,
+            expires_at,
+        )
+
+    def commit(self, request_id: bytes, token: bytes, charged: int, now: float) -> bool:
+        """Turn a reservation into a charge; `charged` is the ledger's total, which always counts."""
+        self.expire(now)
+        self.charged = max(self.charged, charged)
+        hold = self._held(request_id, token)
+        if hold is None:
+            return False
+        self.reserved -= hold.price or 0
+        if hold.remember:
+            hold.price = None
+        else:
+            del self.holds[request_id]
+        return True
+
+    def release(self, request_id: bytes, token: bytes, now: float) -> bool:
+        """Give the money of a reservation back."""
+        self.expire(now)
+        hold = self._held(request_id, token)
+        if hold is None:
+            return False
+        self.reserved -= hold.price or 0
+        del self.holds[request_id]
+        return True
+
+    def expire(self, now: float) -> None:
+        """Drop the reservations whose time has passed."""
+        expiries = self._expiries
+        while expiries and expiries[0][0] <= now:
+            _, request_id = heapq.heappop(expiries)
+            hold = self.holds.get(request_id)
+            if hold is not None and hold.expires_at <= now:
+                self.reserved -= hold.price or 0
+                del self.holds[request_id]
+        if len(expiries) > 64 + 2 * len(self.holds):
+            # Most of these were committed or released long before their time.
+            self._expiries = [(hold.expires_at, request_id) for request_id, hold in self.holds.items()]
+            heapq.heapify(self._expiries)
+
+    def _held(self, request_id: bytes, token: bytes) -> Hold | None:
+        hold = self.holds.get(request_id)
+        return None if hold is None or hold.price is None or hold.token != token else hold
+
+
+def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVoucher | InsufficientVoucher:
+    """Say why the best voucher does not cover a claim that needs a total of `required`."""
+    kind = StaleVoucher if claim.voucher_amount <= account.charged else InsufficientVoucher
+    return kind(
+        f"The voucher allows {claim.voucher_amount} in all; {account.charged} is charged, "
+        f"{account.reserved} reserved, and this request costs {claim.price}.",
+        field="Market-Voucher",
+        remedy=f"Sign a voucher of at least {required}.",
+        required=required,
+    )
