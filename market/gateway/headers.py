@@ -1,0 +1,83 @@
+"""The `Market-…` request and response headers: payment, idempotency, limits, receipt.
+
+Decides only form; whether a voucher is good is `market.payments`' matter. Called by the inference route.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+from contracts.protocol.errors import InvalidHex
+from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
+from contracts.protocol.money import MAX_UINT128
+from market.errors import InvalidRequest
+from market.inference.model import Answer
+from market.payments.model import ParsedVoucher
+from market.payments.vouchers import parse_voucher
+
+VOUCHER = "Market-Voucher"
+REQUEST_ID = "Market-Request-Id"
+MAX_PRICE = "Market-Max-Price"
+WORKER = "Market-Worker"
+RECEIPT = "Market-Receipt"
+CHARGED = "Market-Charged"
+CUMULATIVE = "Market-Cumulative"
+REPEATED = "Market-Repeated"
+
+_MAX_DIGITS = len(str(MAX_UINT128))
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentHeaders:
+    """What a request's headers say; None where a header is not there."""
+
+    voucher: ParsedVoucher | None
+    request_id: bytes | None
+    max_price: int | None
+    worker: bytes | None
+
+
+def read_headers(headers: Headers) -> PaymentHeaders:
+    """Read the market's headers.
+
+    Raises:
+        InvalidVoucher: the voucher header is malformed.
+        InvalidRequest: another header is malformed; `field` names it.
+    """
+    voucher, request_id = headers.get(VOUCHER), headers.get(REQUEST_ID)
+    max_price, worker = headers.get(MAX_PRICE), headers.get(WORKER)
+    try:
+        return PaymentHeaders(
+            voucher=None if voucher is None else parse_voucher(voucher),
+            request_id=None if request_id is None else from_hex(request_id, 32, field=REQUEST_ID),
+            max_price=None if max_price is None else _amount(max_price, MAX_PRICE),
+            worker=None if worker is None else address_from_hex(worker, field=WORKER),
+        )
+    except InvalidHex as error:
+        raise InvalidRequest(error.detail, field=error.field, remedy=error.remedy) from error
+
+
+def answer_headers(answer: Answer) -> dict[str, str]:
+    """Return the headers of a paid answer: receipt with both signatures, what was charged."""
+    paper = answer.receipt.to_bytes() + answer.worker_signature + answer.gateway_signature
+    headers = {
+        RECEIPT: base64.urlsafe_b64encode(paper).rstrip(b"=").decode("ascii"),
+        CHARGED: str(answer.charged),
+        CUMULATIVE: str(answer.cumulative),
+        REQUEST_ID: hex0x(answer.request_id),
+    }
+    if answer.repeated:
+        headers[REPEATED] = "true"
+    return headers
+
+
+def _amount(text: str, field: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise InvalidRequest("expected a whole number of atomic units.", field=field)
+    value = int(text)
+    if value > MAX_UINT128:
+        raise InvalidRequest("expected less than 2**128.", field=field)
+    return value

@@ -1,0 +1,88 @@
+"""What a client of the market can meet.
+
+CodedError
+└── ClientError
+    ├── GatewayRefused       the gateway answered with a problem; its code, retry and remedy are kept
+    ├── GatewayUnreachable   no answer
+    ├── GatewayMisbehaved    the answer breaks the protocol; what it proves is in the receipt store
+    ├── ReceiptInvalid       a receipt does not hold against the chain
+    └── SpendingLimit        the price is above what the caller allows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from contracts.protocol.errors import CodedError, Retry
+
+
+class ClientError(CodedError):
+    """The client cannot go on."""
+
+    code = "client-error"
+
+
+class GatewayRefused(ClientError):
+    """The gateway refused the request.
+
+    `code`, `retry`, `field` and `remedy` are the gateway's; `required` is the cumulative amount a voucher must reach,
+    in atomic units, where the gateway said it; `problem` is its whole document.
+    """
+
+    code = "gateway-refused"
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        detail = str(problem.get("detail") or problem.get("error") or f"status {status}")
+        super().__init__(detail, field=_text(problem.get("field")), remedy=_text(problem.get("remedy")))
+        self.status = status
+        self.problem = dict(problem)
+        self.code = str(problem.get("code") or "gateway-refused")  # type: ignore[misc]
+        try:
+            self.retry = Retry(str(problem.get("retry")))  # type: ignore[misc]
+        except ValueError:
+            self.retry = Retry.NEVER  # type: ignore[misc]
+        required = problem.get("required")
+        self.required = int(required) if isinstance(required, str) and required.isdecimal() else None
+
+
+class GatewayUnreachable(ClientError):
+    """The gateway does not answer."""
+
+    code = "gateway-unreachable"
+    retry = Retry.LATER
+
+
+class GatewayMisbehaved(ClientError):
+    """The gateway's answer breaks the protocol."""
+
+    code = "gateway-misbehaved"
+
+
+class ReceiptInvalid(ClientError):
+    """A receipt does not hold; `field` names the check that failed."""
+
+    code = "receipt-invalid"
+
+
+class NotSettled(ClientError):
+    """The receipt is not in a settlement yet."""
+
+    code = "not-settled"
+    retry = Retry.LATER
+
+
+class SpendingLimit(ClientError):
+    """The price is above what the caller allows."""
+
+    code = "spending-limit"
+
+
+class NoChannel(ClientError):
+    """No channel to this gateway is open or remembered."""
+
+    code = "no-channel"
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,192 @@
+"""One paid request without I/O: what is sent, and what must hold of the answer before the charge is accepted.
+
+Decides prices that a client expects, the headers it sends and every check of an answer against its own request. It
+never trusts the gateway's word for what the worker signed. Called by the synchronous and asynchronous clients.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from contracts.protocol.errors import ProtocolError
+from contracts.protocol.hexes import from_hex, hex0x
+from contracts.protocol.pricing import Unit, count_units, price_up
+from contracts.protocol.signing import is_signed_by
+from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, content_hash, encode_tensors, pack_bytes
+from contracts.protocol.typed_data import Channel, Domain
+from market.sdk.errors import GatewayMisbehaved
+from market.sdk.papers import SignedReceipt
+
+Inputs = Mapping[str, NDArray[Any]] | Sequence[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the gateway says of a model: id, unit and the unit prices of its live offers, atomic units."""
+
+    name: str
+    model_id: bytes
+    unit: Unit
+    batch_axis: int | None
+    unit_prices: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
+        """Read the answer of `/market/v1/models/{m}`.
+
+        Raises:
+            GatewayMisbehaved: a field is missing or malformed.
+        """
+        try:
+            axis = data["batchAxis"]
+            return cls(
+                str(data["name"]),
+                from_hex(data["modelId"], 32, field="modelId"),
+                Unit[str(data["unit"]).upper()],
+                None if axis is None else int(axis),
+                tuple(sorted(int(offer["unitPrice"]) for offer in data["offers"])),
+            )
+        except (KeyError, TypeError, ValueError, ProtocolError) as error:
+            raise GatewayMisbehaved("the description of the model is malformed.", field="model") from error
+
+    def expected_price(self, tensors: Sequence[Tensor]) -> int:
+        """Return the price at the cheapest live offer, 0 if there is none."""
+        units = count_units(self.unit, tensors, self.batch_axis)
+        return price_up(self.unit_prices[0], units) if self.unit_prices else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request ready to be sent and paid for; repeating it with the same `request_id` is charged once."""
+
+    model: str
+    model_id: bytes
+    body: bytes
+    input_hash: bytes
+    request_id: bytes
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A checked answer: outputs by name, its receipt, what it cost (atomic units)."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    paper: SignedReceipt
+    charged: int
+    cumulative: int
+
+
+def prepare(
+    info: ModelInfo,
+    inputs: Inputs,
+    *,
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    request_id: bytes | None = None,
+) -> Call:
+    """Build the request and the hash that the receipt must carry.
+
+    Raises:
+        TensorError: an input contradicts itself.
+    """
+    tensors = tuple(
+        (Tensor.from_numpy(name, np.asarray(array)) for name, array in inputs.items())
+        if isinstance(inputs, Mapping)
+        else inputs
+    )
+    body: dict[str, Any] = {
+        "inputs": [
+            {"name": t.name, "datatype": t.datatype, "shape": list(t.shape), "data": _json_data(t)} for t in tensors
+        ]
+    }
+    if outputs:
+        body["outputs"] = [{"name": name} for name in outputs]
+    if parameters:
+        body["parameters"] = dict(parameters)
+    return Call(
+        model=info.name,
+        model_id=info.model_id,
+        body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
+        input_hash=content_hash(encode_tensors(tensors, parameters)),
+        request_id=request_id or secrets.token_bytes(32),
+        tensors=tensors,
+    )
+
+
+def payment_headers(
+    call: Call, channel_id: bytes, cumulative: int, signature: bytes, *, worker: str | None = None
+) -> dict[str, str]:
+    """Return the headers that pay for a call."""
+    headers = {
+        "Content-Type": "application/json",
+        "Market-Voucher": f"{hex0x(channel_id)};{cumulative};{hex0x(signature)}",
+        "Market-Request-Id": hex0x(call.request_id),
+    }
+    if worker is not None:
+        headers["Market-Worker"] = worker
+    return headers
+
+
+def check_answer(
+    call: Call, headers: Mapping[str, str], body: bytes, *, channel: Channel, domain: Domain, signed: int
+) -> Outcome:
+    """Check an answer against the request, the channel and both signatures.
+
+    Raises:
+        GatewayMisbehaved: something does not hold; `field` names it.
+    """
+    paper = SignedReceipt.from_header(headers.get("market-receipt", ""), model=call.model)
+    outputs, parameters = _outputs(body)
+    receipt, digest = paper.receipt, paper.receipt.digest(domain)
+    checks = {
+        "requestId": receipt.request_id == call.request_id,
+        "channelId": receipt.channel_id == channel.digest(domain),
+        "payer": receipt.payer == channel.payer,
+        "gateway": receipt.gateway == channel.gateway,
+        "modelId": receipt.model_id == call.model_id,
+        "inputHash": receipt.input_hash == call.input_hash,
+        "outputHash": receipt.output_hash == content_hash(encode_tensors(outputs, parameters)),
+        "cumulative": receipt.cumulative <= signed and receipt.price <= receipt.cumulative,
+        "workerSignature": is_signed_by(digest, paper.worker_signature, receipt.worker),
+        "gatewaySignature": is_signed_by(digest, paper.gateway_signature, receipt.gateway),
+    }
+    for field, holds in checks.items():
+        if not holds:
+            raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=field)
+    return Outcome({t.name: t.to_numpy() for t in outputs}, paper, receipt.price, receipt.cumulative)
+
+
+def _json_data(tensor: Tensor) -> list[Any] | NDArray[Any]:
+    array = tensor.to_numpy().reshape(-1)
+    if tensor.datatype == "BYTES":
+        return [item.decode() for item in array]
+    return np.require(array, requirements=["C", "A"])
+
+
+def _outputs(body: bytes) -> tuple[list[Tensor], dict[str, Any]]:
+    try:
+        answer = orjson.loads(body)
+        tensors = [_tensor(row) for row in answer["outputs"]]
+        return tensors, dict(answer.get("parameters") or {})
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise GatewayMisbehaved("the answer is not an Open Inference Protocol answer.", field="outputs") from error
+
+
+def _tensor(row: Mapping[str, Any]) -> Tensor:
+    name, datatype, shape = str(row["name"]), str(row["datatype"]), tuple(int(size) for size in row["shape"])
+    if datatype == "BYTES":
+        return Tensor(name, datatype, shape, pack_bytes(row["data"], name))
+    dtype = NUMPY_DTYPES[datatype]
+    data = row["data"]
+    if dtype.kind == "f":
+        data = [math.nan if item is None else item for item in data]  # JSON has no NaN
+    return Tensor.from_numpy(name, np.array(data, dtype=dtype).reshape(shape))

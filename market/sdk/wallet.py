@@ -1,0 +1,62 @@
+"""The key a client signs vouchers and transactions with.
+
+Called by the client and the commands; the secret stays in `PrivateKey`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.bindings.keystore import load_keystore, save_keystore
+from contracts.protocol.hexes import checksum
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import Channel, Domain, Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class Wallet:
+    """A payer's key, which also signs the vouchers of the channels it opens."""
+
+    key: PrivateKey
+
+    @classmethod
+    def generate(cls) -> Wallet:
+        """Draw a fresh key."""
+        return cls(PrivateKey.generate())
+
+    @classmethod
+    def load(cls, keystore: Path, password_file: Path | None) -> Wallet:
+        """Open a keystore file.
+
+        Raises:
+            KeystoreError: the file does not open.
+        """
+        return cls(load_keystore(keystore, password_file))
+
+    def save(self, keystore: Path, password: bytes) -> None:
+        """Write a new keystore file.
+
+        Raises:
+            KeystoreError: the file exists or cannot be written.
+        """
+        save_keystore(keystore, self.key, password)
+
+    @property
+    def address(self) -> bytes:
+        """The 20-byte account address."""
+        return self.key.address
+
+    @property
+    def checksum_address(self) -> str:
+        """The address as EIP-55 text."""
+        return checksum(self.address)
+
+    def new_channel(self, gateway: bytes) -> Channel:
+        """Return a channel to `gateway` that this key pays and signs for, with a random salt."""
+        return Channel(payer=self.address, signer=self.address, gateway=gateway, salt=secrets.randbits(64))
+
+    def sign_voucher(self, channel_id: bytes, cumulative: int, domain: Domain) -> bytes:
+        """Sign a ceiling of `cumulative` atomic units on a channel; 65 bytes."""
+        return self.key.sign_digest(Voucher(channel_id, cumulative).digest(domain))
