@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from contracts.protocol.typed_data import Channel, Receipt
 from market.adapters.database import tables_ledger as t
 from market.adapters.database.engine import reading, writing
+from market.adapters.database.rows import RowInsert
 from market.adapters.grouping import GroupThread
 from market.errors import InsufficientVoucher
 from market.payments.model import Account, Charge, Earning, Evidence, Recorded, StoredAnswer, StoredReceipt
@@ -27,8 +29,67 @@ from market.payments.ports import DuplicateCharge
 MAX_GROUP = 1_000
 _ROLES = {t.ROLE_WORKER: "worker", t.ROLE_OWNER: "owner"}
 _RECEIPT_FIELDS = tuple(name for name, _ in Receipt.FIELDS)
+_RECEIPT_COLUMNS = (
+    *_RECEIPT_FIELDS,
+    "digest",
+    "worker_signature",
+    "gateway_signature",
+    "worker_payee",
+    "owner_payee",
+)
+_receipt_values = attrgetter(*_RECEIPT_FIELDS)
 
 _Key = tuple[bytes, bytes]
+
+
+_ACCOUNT_COLUMNS = (
+    t.channel_accounts.c.channel_id,
+    t.channel_accounts.c.charged,
+    t.channel_accounts.c.voucher_amount,
+    t.channel_accounts.c.voucher_signature,
+    t.channel_accounts.c.last_seq,
+)
+
+
+class _Statements:
+    """The hot statements, built once: building costs as much as running them."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        keys: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
+        accounts, totals, receipts, responses = t.channel_accounts, t.payee_totals, t.receipts, t.responses
+        self.insert_receipts = RowInsert(receipts, _RECEIPT_COLUMNS, dialect)
+        self.insert_responses = RowInsert(responses, ("request_id", "channel_id", "outputs", "expires_at"), dialect)
+        self.open_accounts = insert(accounts).on_conflict_do_nothing()
+        self.lock_accounts = (
+            sa.select(*_ACCOUNT_COLUMNS)
+            .where(accounts.c.channel_id.in_(keys))
+            .order_by(accounts.c.channel_id)
+            .with_for_update()
+        )
+        self.save_account = (
+            accounts.update()
+            .where(accounts.c.channel_id == sa.bindparam("key"))
+            .values({c.name: sa.bindparam(c.name) for c in _ACCOUNT_COLUMNS[1:]})
+        )
+        self.add_totals = _adding(insert(totals), totals, ("earned",))
+        self.add_earnings = _adding(insert(t.earnings), t.earnings, ("requests", "earned"))
+        self.totals = sa.select(totals.c.payee, totals.c.earned).where(
+            totals.c.gateway == sa.bindparam("gateway"), totals.c.payee.in_(keys)
+        )
+        same = (responses.c.request_id == receipts.c.request_id) & (responses.c.channel_id == receipts.c.channel_id)
+        self.answers = (
+            sa.select(receipts, responses.c.outputs)
+            .join_from(receipts, responses, same, isouter=True)
+            .where(receipts.c.request_id.in_(keys))
+        )
+
+
+def _adding(insert: Any, table: sa.Table, columns: tuple[str, ...]) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={name: table.c[name] + insert.excluded[name] for name in columns},
+    )
 
 
 class DatabaseLedger:
@@ -37,7 +98,7 @@ class DatabaseLedger:
     def __init__(self, engine: Engine, gateway: bytes) -> None:
         self._engine = engine
         self._gateway = gateway
-        self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._statements = _Statements(engine.dialect)
         self._writer = GroupThread[Charge, Recorded]("ledger-write", self._record_group, max_group=MAX_GROUP)
         self._reader = GroupThread[_Key, StoredAnswer | None]("ledger-read", self._find_group, max_group=400)
 
@@ -106,14 +167,15 @@ class DatabaseLedger:
             accepted = [charge for charge, verdict in zip(charges, verdicts, strict=True) if isinstance(verdict, int)]
             if not accepted:
                 return [verdict for verdict in verdicts if isinstance(verdict, Exception)]
-            connection.execute(t.receipts.insert(), [_receipt_row(charge) for charge in accepted])
+            self._statements.insert_receipts.execute(connection, [_receipt_row(charge) for charge in accepted])
             touched = sorted({charge.receipt.channel_id for charge in accepted})
             connection.execute(
-                _SAVE_ACCOUNT, [_account_row(channel_id, accounts[channel_id]) for channel_id in touched]
+                self._statements.save_account,
+                [_account_row(channel_id, accounts[channel_id]) for channel_id in touched],
             )
             kept = [_response_row(charge) for charge in accepted if charge.outputs is not None]
             if kept:
-                connection.execute(t.responses.insert(), kept)
+                self._statements.insert_responses.execute(connection, kept)
             earned = self._credit(connection, accepted)
         return [
             Recorded(verdict, earned[charge.worker_payee]) if isinstance(verdict, int) else verdict
@@ -127,16 +189,15 @@ class DatabaseLedger:
         if fresh:
             # Written empty first: another process may charge the same new channel, and only a row can be locked.
             rows = [_empty_account_row(channel_id, channels[channel_id]) for channel_id in fresh]
-            connection.execute(self._insert(t.channel_accounts).on_conflict_do_nothing(), rows)
+            connection.execute(self._statements.open_accounts, rows)
             accounts |= self._select_accounts(connection, fresh)
         return accounts
 
     def _select_accounts(self, connection: Connection, channel_ids: Iterable[bytes]) -> dict[bytes, Account]:
         # In order of id, so that two processes never wait for each other in a circle. SQLite knows no FOR UPDATE; there
         # the whole transaction holds the write lock.
-        c = t.channel_accounts.c
-        query = sa.select(*_ACCOUNT_COLUMNS).where(c.channel_id.in_(list(channel_ids))).order_by(c.channel_id)
-        return {row.channel_id: _account(row) for row in connection.execute(query.with_for_update())}
+        found = connection.execute(self._statements.lock_accounts, {"keys": list(channel_ids)})
+        return {row.channel_id: _account(row) for row in found}
 
     def _known_requests(self, connection: Connection, charges: list[Charge]) -> set[_Key]:
         c = t.receipts.c
@@ -158,11 +219,11 @@ class DatabaseLedger:
                 part[0] += 1
                 part[1] += amount
         connection.execute(
-            self._add(t.payee_totals, ("earned",)),
+            self._statements.add_totals,
             [{"gateway": self._gateway, "payee": payee, "earned": totals[payee]} for payee in sorted(totals)],
         )
         connection.execute(
-            self._add(t.earnings, ("requests", "earned")),
+            self._statements.add_earnings,
             [
                 {
                     "gateway": self._gateway,
@@ -175,16 +236,8 @@ class DatabaseLedger:
                 for payee, role, model_id in sorted(parts)
             ],
         )
-        c = t.payee_totals.c
-        query = sa.select(c.payee, c.earned).where(c.gateway == self._gateway, c.payee.in_(list(totals)))
-        return {row.payee: row.earned for row in connection.execute(query)}
-
-    def _add(self, table: sa.Table, columns: tuple[str, ...]) -> Any:
-        insert = self._insert(table)
-        return insert.on_conflict_do_update(
-            index_elements=list(table.primary_key.columns),
-            set_={name: table.c[name] + insert.excluded[name] for name in columns},
-        )
+        found = connection.execute(self._statements.totals, {"gateway": self._gateway, "keys": list(totals)})
+        return {row.payee: row.earned for row in found}
 
     def _keep_evidence(self, evidence: Evidence) -> None:
         with writing(self._engine) as connection:
@@ -209,17 +262,10 @@ class DatabaseLedger:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def _find_group(self, keys: list[_Key]) -> Sequence[StoredAnswer | None]:
-        c, r = t.receipts.c, t.responses.c
-        same = (r.request_id == c.request_id) & (r.channel_id == c.channel_id)
-        query = (
-            sa.select(t.receipts, r.outputs)
-            .join_from(t.receipts, t.responses, same, isouter=True)
-            .where(c.request_id.in_([request_id for request_id, _ in keys]))
-        )
         with reading(self._engine) as connection:
             found = {
                 (row.request_id, row.channel_id): StoredAnswer(_stored(row), row.outputs)
-                for row in connection.execute(query)
+                for row in connection.execute(self._statements.answers, {"keys": [key[0] for key in keys]})
             }
         return [found.get(key) for key in keys]
 
@@ -276,20 +322,6 @@ def _decide(
     return verdicts
 
 
-_SAVE_ACCOUNT = (
-    t.channel_accounts.update()
-    .where(t.channel_accounts.c.channel_id == sa.bindparam("key"))
-    .values({name: sa.bindparam(name) for name in ("charged", "last_seq", "voucher_amount", "voucher_signature")})
-)
-_ACCOUNT_COLUMNS = (
-    t.channel_accounts.c.channel_id,
-    t.channel_accounts.c.charged,
-    t.channel_accounts.c.voucher_amount,
-    t.channel_accounts.c.voucher_signature,
-    t.channel_accounts.c.last_seq,
-)
-
-
 def _account(row: Any) -> Account:
     return Account(row.charged, 0, row.voucher_amount, row.voucher_signature, row.last_seq)
 
@@ -318,24 +350,19 @@ def _empty_account_row(channel_id: bytes, channel: Channel) -> dict[str, Any]:
     }
 
 
-def _receipt_row(charge: Charge) -> dict[str, Any]:
-    receipt = charge.receipt
-    row: dict[str, Any] = {name: getattr(receipt, name) for name in _RECEIPT_FIELDS}
-    row["digest"] = charge.digest
-    row["worker_signature"] = charge.worker_signature
-    row["gateway_signature"] = charge.gateway_signature
-    row["worker_payee"] = charge.worker_payee
-    row["owner_payee"] = charge.owner_payee
-    return row
+def _receipt_row(charge: Charge) -> tuple[Any, ...]:
+    return (
+        *_receipt_values(charge.receipt),
+        charge.digest,
+        charge.worker_signature,
+        charge.gateway_signature,
+        charge.worker_payee,
+        charge.owner_payee,
+    )
 
 
-def _response_row(charge: Charge) -> dict[str, Any]:
-    return {
-        "request_id": charge.receipt.request_id,
-        "channel_id": charge.receipt.channel_id,
-        "outputs": charge.outputs,
-        "expires_at": charge.outputs_expire_at,
-    }
+def _response_row(charge: Charge) -> tuple[Any, ...]:
+    return charge.receipt.request_id, charge.receipt.channel_id, charge.outputs, charge.outputs_expire_at
 
 
 def _stored(row: Any) -> StoredReceipt:
