@@ -1,0 +1,1 @@
+"""The `market` commands: thin shells that parse options, call the library and print text or JSON."""

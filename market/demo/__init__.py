@@ -1,0 +1,1 @@
+"""The demonstration: a whole paid inference, step by step, on real parts."""

@@ -1,0 +1,89 @@
+"""The application: routes, error mapping and lifetime, joined around one runtime.
+
+Decides how errors leave (always as problems) and that the runtime starts before and stops after serving. Called by the
+server and by tests, which pass a runtime of fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version as package_version
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from contracts.protocol.errors import CodedError
+from market.bootstrap import GatewayRuntime
+from market.errors import InvalidRequest
+from market.gateway import routes_market, routes_oip
+from market.gateway.problems import internal_response, problem_response, status_of
+
+log = structlog.get_logger(__name__)
+
+
+class NoRoute(InvalidRequest):
+    """There is no such route."""
+
+    code = "no-route"
+    default_remedy = "/openapi.json lists the routes."
+
+
+def create_app(runtime: GatewayRuntime) -> FastAPI:
+    """Build the application around a runtime, which it opens and closes with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.close()
+
+    app = FastAPI(
+        title="Inference market gateway",
+        version=package_version("inference-market"),
+        description="Open Inference Protocol v2, paid per request; receipts settle on an EVM ledger.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.runtime = runtime
+    app.include_router(routes_oip.router)
+    app.include_router(routes_market.router)
+    app.include_router(routes_market.plain)
+    app.add_exception_handler(CodedError, _coded)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _internal)
+    return app
+
+
+async def _coded(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CodedError)
+    if status_of(type(error)) >= 500:
+        log.warning("request-failed", code=error.code, detail=error.detail, path=request.url.path)
+    return problem_response(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:]) or "request"
+    return problem_response(InvalidRequest(f"{first['msg']}.", field=field))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refused = problem_response(NoRoute(f"{request.method} {request.url.path}: {error.detail}."))
+    refused.status_code = error.status_code
+    return refused
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    log.error("internal-error", path=request.url.path, exc_info=error)
+    return internal_response()

@@ -1,0 +1,65 @@
+"""Finding what a path names: the runtime, a listing by name or model id, its manifest.
+
+Called by the routes.
+"""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from contracts.protocol.errors import InvalidHex
+from contracts.protocol.hexes import from_hex
+from contracts.protocol.manifest import Manifest
+from market.bootstrap import GatewayRuntime
+from market.errors import InvalidRequest, NoCapacity, UnknownModel
+from market.gateway.tensors_json import MODEL_VERSION
+from market.registry.model import Listing
+
+
+def runtime(request: Request) -> GatewayRuntime:
+    """Return what bootstrap joined for this application."""
+    joined: GatewayRuntime = request.app.state.runtime
+    return joined
+
+
+def find_listing(joined: GatewayRuntime, model: str, version: str | None = None) -> Listing:
+    """Return the active listing with this name or 0x model id.
+
+    Raises:
+        UnknownModel: there is none, or not in this version.
+    """
+    if version is not None and version != MODEL_VERSION:
+        raise UnknownModel(f"{model} has version {MODEL_VERSION} only, not {version}.", field="version")
+    found = joined.registry.listing_by_name(model)
+    if found is None and model.startswith("0x"):
+        try:
+            found = joined.registry.listing(from_hex(model, 32, field="model"))
+        except InvalidHex:
+            found = None
+    if found is None or not found.active:
+        raise UnknownModel(f"no active listing is called {model!r}.", field="model")
+    return found
+
+
+def require_manifest(joined: GatewayRuntime, listing: Listing) -> Manifest:
+    """Return the manifest that a live worker announced for a listing.
+
+    Raises:
+        NoCapacity: no live worker offers it.
+    """
+    manifest = joined.offers.manifest(listing.model_id)
+    if manifest is None:
+        raise NoCapacity(f"no live worker offers {listing.name}.", field="model")
+    return manifest
+
+
+def hash_of(text: str, field: str) -> bytes:
+    """Read a 32-byte 0x-hex path or query part.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    try:
+        return from_hex(text, 32, field=field)
+    except InvalidHex as error:
+        raise InvalidRequest(error.detail, field=field, remedy=error.remedy) from error

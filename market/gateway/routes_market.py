@@ -1,0 +1,174 @@
+"""The market's read API: status, models, workers, channels, receipts with proofs, settlements, earnings.
+
+Everything served here is public: the chain holds most of it, and a receipt is useless to others. Nothing here changes
+state or costs money.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as package_version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from contracts.protocol.errors import InvalidHex
+from contracts.protocol.hexes import address_from_hex, checksum
+from market.errors import InvalidRequest, ReceiptNotFound, UnknownChannel
+from market.gateway import schemas, views
+from market.gateway.lookup import find_listing, hash_of, runtime
+from market.gateway.problems import all_errors, status_of, title_of
+from market.telemetry import LIVE_WORKERS, METRICS
+
+router = APIRouter(prefix="/market/v1", tags=["Market"])
+plain = APIRouter(tags=["Operations"])
+MAX_PAGE = 1_000
+
+
+@router.get("/status", response_model=schemas.Status)
+async def status(request: Request) -> Any:
+    """Name the gateway, its chain and contracts, and how far it has read the chain."""
+    joined = runtime(request)
+    settlements = joined.registry.settlements(joined.gateway)
+    return {
+        "version": package_version("inference-market"),
+        "gateway": checksum(joined.gateway),
+        "chain_id": joined.domain.chain_id,
+        "escrow": checksum(joined.domain.escrow),
+        "token": checksum(joined.contracts["token"]),
+        "contracts": {name: checksum(address) for name, address in joined.contracts.items()},
+        "fee_ppm": joined.settings.fee_ppm,
+        "confirmations": joined.settings.confirmations,
+        "exposure_cap": str(joined.settings.exposure_cap),
+        "indexed_block": joined.registry.cursor() or 0,
+        "live_workers": len(joined.offers.workers()),
+        "models": len(joined.registry.listings()),
+        "last_epoch": max((found.epoch for found in settlements), default=0),
+    }
+
+
+@router.get("/models", response_model=list[schemas.Model])
+async def models(request: Request) -> Any:
+    """List every listing with its live offers."""
+    joined = runtime(request)
+    return [
+        views.listing(found, joined.offers.manifest(found.model_id), joined.offers.quotes(found.model_id))
+        for found in joined.registry.listings()
+    ]
+
+
+@router.get("/models/{model}", response_model=schemas.Model)
+async def model(request: Request, model: str) -> Any:
+    """Describe one listing with its live offers."""
+    joined = runtime(request)
+    found = find_listing(joined, model)
+    return views.listing(found, joined.offers.manifest(found.model_id), joined.offers.quotes(found.model_id))
+
+
+@router.get("/workers", response_model=list[schemas.Worker])
+async def workers(request: Request) -> Any:
+    """List the registered workers and which of them are live."""
+    joined = runtime(request)
+    return [views.worker(found, joined.offers.announcement(found.worker)) for found in joined.registry.workers()]
+
+
+@router.get("/channels/{channel_id}", response_model=schemas.Channel)
+async def channel(request: Request, channel_id: str) -> Any:
+    """Describe a channel: deposit, charge, reservations, what may still be spent."""
+    joined = runtime(request)
+    wanted = hash_of(channel_id, "channel_id")
+    found = joined.registry.channel(wanted)
+    if found is None:
+        raise UnknownChannel(field="channel_id")
+    return views.channel(found, await joined.reservations.account(wanted), joined.settings.exposure_cap)
+
+
+@router.get("/channels/{channel_id}/receipts", response_model=list[schemas.Receipt])
+async def channel_receipts(
+    request: Request,
+    channel_id: str,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+) -> Any:
+    """List a channel's receipts in the order in which they were charged, those beyond position `after`."""
+    joined = runtime(request)
+    stored = await joined.ledger.receipts(hash_of(channel_id, "channel_id"), after=after, limit=limit)
+    return [views.receipt(one, await joined.settlement_of(one)) for one in stored]
+
+
+@router.get("/receipts/{request_id}", response_model=schemas.Receipt)
+async def receipt(request: Request, request_id: str, channel: str | None = None) -> Any:
+    """Return a receipt with its Merkle proof once it is settled."""
+    joined = runtime(request)
+    channel_id = None if channel is None else hash_of(channel, "channel")
+    stored = await joined.ledger.receipt(hash_of(request_id, "request_id"), channel_id)
+    if stored is None:
+        raise ReceiptNotFound(field="request_id")
+    return views.receipt(stored, await joined.settlement_of(stored))
+
+
+@router.get("/settlements", response_model=list[schemas.Settlement])
+async def settlements(request: Request) -> Any:
+    """List this gateway's settlements on chain."""
+    joined = runtime(request)
+    return [views.settlement(found) for found in joined.registry.settlements(joined.gateway)]
+
+
+@router.get("/settlements/{epoch}", response_model=schemas.Settlement)
+async def settlement(request: Request, epoch: int) -> Any:
+    """Return one settlement."""
+    joined = runtime(request)
+    for found in joined.registry.settlements(joined.gateway):
+        if found.epoch == epoch:
+            return views.settlement(found)
+    raise ReceiptNotFound(f"epoch {epoch} is not settled.", field="epoch", remedy="GET /market/v1/settlements.")
+
+
+@router.get("/payees/{address}", response_model=schemas.Payee)
+async def payee(request: Request, address: str) -> Any:
+    """Return what a payee earned here, what is credited on chain and what it has withdrawn."""
+    joined = runtime(request)
+    wanted = _address(address)
+    return views.payee(wanted, await joined.ledger.earned(wanted), joined.registry.credits(joined.gateway, wanted))
+
+
+@router.get("/owners/{address}/earnings", response_model=schemas.Earnings)
+async def earnings(request: Request, address: str) -> Any:
+    """Return what an owner's models earned it through this gateway."""
+    wanted = _address(address)
+    rows = [found for found in await runtime(request).ledger.earnings(wanted) if found.role == "owner"]
+    return {
+        "owner": checksum(wanted),
+        "total": str(sum(found.earned for found in rows)),
+        "models": [views.earning(found) for found in rows],
+    }
+
+
+@plain.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Return the Prometheus metrics of this process."""
+    LIVE_WORKERS.set(len(runtime(request).offers.workers()))
+    return Response(generate_latest(METRICS), media_type=CONTENT_TYPE_LATEST)
+
+
+@plain.get("/errors/{code}")
+async def error(code: str) -> Any:
+    """Describe an error code: its meaning, status and who may try again."""
+    for found in all_errors():
+        if found.code == code:
+            return {
+                "code": code,
+                "title": title_of(found),
+                "status": status_of(found),
+                "retry": str(found.retry),
+                "remedy": getattr(found, "default_remedy", None),
+            }
+    raise InvalidRequest(f"there is no error code {code!r}.", field="code")
+
+
+def _address(text: str) -> bytes:
+    try:
+        return address_from_hex(text, field="address")
+    except InvalidHex as error:
+        raise InvalidRequest(error.detail, field="address", remedy=error.remedy) from error

@@ -1,0 +1,76 @@
+"""Runs the application under uvicorn: uvloop, httptools, one process.
+
+Decides the server's limits and what is printed when it listens. Called by `market serve`.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+from typing import Any
+
+import structlog
+import uvicorn
+
+from market.bootstrap import GatewayRuntime
+from market.errors import ConfigurationError
+from market.gateway.app import create_app
+
+log = structlog.get_logger(__name__)
+
+_KEEP_ALIVE_SECONDS = 30
+_SHUTDOWN_SECONDS = 10
+_GC_THRESHOLDS = (50_000, 50, 50)
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            # What lives now lives for ever: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            for server in self.servers:
+                for listener in server.sockets:
+                    host, port, *_ = listener.getsockname()
+                    log.info("listening", url=f"http://{host}:{port}")
+
+
+def run(runtime: GatewayRuntime) -> None:
+    """Serve until SIGINT or SIGTERM; requests in flight are finished first.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
+    settings = runtime.settings
+    listener = _listen(settings.host, settings.port)
+    options: dict[str, Any] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
+    }
+    with listener:
+        _Server(uvicorn.Config(create_app(runtime), **options)).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}.",
+            field="MARKET_PORT",
+            remedy="Stop the program that has the port, or set MARKET_HOST and MARKET_PORT.",
+        ) from error
+    return listener

@@ -1,0 +1,146 @@
+"""The JSON of the market's read API: amounts as decimal strings, addresses checksummed, hashes as 0x-hex.
+
+Pure functions from records to plain data. Called by the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.messages import Announcement
+from contracts.protocol.pricing import Unit
+from market.gateway.tensors_json import MODEL_VERSION
+from market.inference.model import Quote
+from market.payments.model import Account, Earning, StoredReceipt
+from market.registry.model import ChannelRecord, Listing, PayeeCredit, SettlementRecord, WorkerRecord
+
+PLATFORM = "onnxruntime_onnx"
+
+
+def model_metadata(name: str, manifest: Manifest) -> dict[str, Any]:
+    """Return the OIP v2 model metadata."""
+    return {
+        "name": name,
+        "versions": [MODEL_VERSION],
+        "platform": PLATFORM,
+        "inputs": [spec.to_json() for spec in manifest.inputs],
+        "outputs": [spec.to_json() for spec in manifest.outputs],
+    }
+
+
+def quote(found: Quote) -> dict[str, Any]:
+    """Return one live offer."""
+    return {
+        "modelId": hex0x(found.model_id),
+        "worker": checksum(found.worker),
+        "unit": found.unit.name.lower(),
+        "unitPrice": str(found.unit_price),
+        "expiresAt": found.expires_at,
+    }
+
+
+def listing(found: Listing, manifest: Manifest | None, quotes: Sequence[Quote]) -> dict[str, Any]:
+    """Return a listing with its live offers; what only the manifest tells is null while no worker serves it."""
+    return {
+        "name": found.name,
+        "modelId": hex0x(found.model_id),
+        "owner": checksum(found.owner),
+        "royaltyPpm": found.royalty_ppm,
+        "minPrice": str(found.min_price),
+        "maxPrice": str(found.max_price),
+        "unit": Unit(found.unit).name.lower(),
+        "uri": found.uri,
+        "active": found.active,
+        "task": None if manifest is None else manifest.task,
+        "license": None if manifest is None else manifest.license,
+        "batchAxis": None if manifest is None else manifest.batch_axis,
+        "maxBatch": None if manifest is None else manifest.max_batch,
+        "offers": [quote(one) for one in quotes],
+    }
+
+
+def worker(found: WorkerRecord, announcement: Announcement | None) -> dict[str, Any]:
+    """Return a registered worker and, if it is live, what it announces."""
+    return {
+        "worker": checksum(found.worker),
+        "operator": checksum(found.operator),
+        "stake": str(found.stake),
+        "active": found.active,
+        "region": found.region,
+        "hardware": found.hardware,
+        "endpoint": found.endpoint,
+        "live": announcement is not None,
+        "inFlight": None if announcement is None else announcement.in_flight,
+        "provider": None if announcement is None else announcement.provider,
+        "models": [] if announcement is None else [hex0x(offer.model_id) for offer, _ in announcement.offers],
+    }
+
+
+def channel(found: ChannelRecord, account: Account, exposure_cap: int) -> dict[str, Any]:
+    """Return a channel: what the chain holds, what is charged and reserved here, what may still be spent."""
+    exiting = found.exit_amount
+    spendable = min(found.deposited - exiting, found.settled + exposure_cap)
+    return {
+        "channelId": hex0x(found.channel_id),
+        "payer": checksum(found.payer),
+        "signer": checksum(found.signer),
+        "gateway": checksum(found.gateway),
+        "salt": str(found.salt),
+        "deposited": str(found.deposited),
+        "settled": str(found.settled),
+        "exitAmount": str(exiting),
+        "exitAt": found.exit_at,
+        "charged": str(account.charged),
+        "reserved": str(account.reserved),
+        "ceiling": str(account.ceiling),
+        "available": str(max(0, spendable - account.charged - account.reserved)),
+        "required": str(account.charged + account.reserved),
+    }
+
+
+def receipt(stored: StoredReceipt, settlement: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a receipt with both signatures and its settlement, null until there is one."""
+    return {
+        "receipt": stored.receipt.to_json(),
+        "digest": hex0x(stored.digest),
+        "workerSignature": hex0x(stored.worker_signature),
+        "gatewaySignature": hex0x(stored.gateway_signature),
+        "position": stored.position,
+        "settlement": settlement,
+    }
+
+
+def settlement(found: SettlementRecord) -> dict[str, Any]:
+    """Return one settled batch."""
+    return {
+        "gateway": checksum(found.gateway),
+        "epoch": str(found.epoch),
+        "root": hex0x(found.root),
+        "firstSeq": str(found.first_seq),
+        "count": found.count,
+        "transactionHash": hex0x(found.tx_hash),
+        "block": found.block,
+    }
+
+
+def payee(address: bytes, earned: int, credit: PayeeCredit | None) -> dict[str, Any]:
+    """Return what a payee earned here, what is credited on chain, what it has withdrawn."""
+    return {
+        "payee": checksum(address),
+        "earned": str(earned),
+        "credited": str(credit.credited if credit else 0),
+        "withdrawn": str(credit.withdrawn if credit else 0),
+    }
+
+
+def earning(found: Earning) -> dict[str, Any]:
+    """Return what a payee earned in one role with one model."""
+    return {
+        "role": found.role,
+        "modelId": hex0x(found.model_id),
+        "requests": found.requests,
+        "earned": str(found.earned),
+    }
