@@ -1,13 +1,17 @@
-"""Open Inference Protocol v2 JSON tensors, checked against the model's manifest before anything is paid.
+"""Open Inference Protocol v2 bodies, JSON with or without binary tensor data, checked against the model's manifest.
 
-Decides whether a body is a request the model takes and says exactly which field is not. It never touches payment.
-Called by the inference route; `encode_answer` writes the outputs back.
+Decides whether a body is a request the model takes and says exactly which field is not, before anything is paid. It
+never touches payment. Called by the inference route; `encode_answer` and `encode_answer_for` write the outputs back.
+
+Binary tensor data (the protocol's extension): `Inference-Header-Content-Length` gives the length of the JSON; the raw
+bytes of the inputs that name a `binary_data_size` follow it in order. A length of 0 means that the whole body is the
+data of the model's only input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -16,33 +20,47 @@ import orjson
 from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
-from contracts.protocol.tensors import NUMPY_DTYPES, Tensor
-from market.errors import (
-    InvalidRequest,
-    PayloadTooLarge,
-    TensorData,
-    WrongTensorName,
-    WrongTensorShape,
-    WrongTensorType,
+from contracts.protocol.tensors import ITEM_BYTES, NUMPY_DTYPES, Tensor, pack_bytes
+from market.errors import InvalidRequest, TensorData, WrongTensorName, WrongTensorShape
+from market.gateway.tensors_check import (
+    bfloat16,
+    check_all,
+    check_datatype,
+    check_shape,
+    check_texts,
+    input_spec,
+    names,
+    raw_tensor,
+    shorten,
 )
 
 MODEL_VERSION = "1"
+HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_ID_CHARACTERS = 256
-# Asked by stock clients about the transport of this answer; JSON is always a right answer to them.
-_TRANSPORT_PARAMETERS = frozenset({"binary_data", "binary_data_output", "binary_data_size"})
+# They speak about the transport of tensors, not to the model, and so are no part of what is hashed and signed.
+_BINARY_OUTPUTS = "binary_data_output"
+_BINARY_SIZE = "binary_data_size"
+TRANSPORT_PARAMETERS = frozenset({"binary_data", _BINARY_OUTPUTS, _BINARY_SIZE})
+# What other servers offer beside tensors in the body; ignoring them would answer another question than was asked.
+_NOT_OFFERED = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceBody:
-    """A checked request body: tensors in the manifest's order, requested output names (empty: all), the caller's id."""
+    """A checked request: tensors in the manifest's order, requested output names (empty: all), the caller's id.
+
+    `binary` says per requested output whether its data shall come raw; `binary_default` for all that it does not name.
+    """
 
     tensors: tuple[Tensor, ...]
     outputs: tuple[str, ...]
     parameters: Mapping[str, Any]
     id: str | None
+    binary: Mapping[str, bool] = field(default_factory=dict)
+    binary_default: bool = False
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def parse_json(body: bytes | memoryview) -> dict[str, Any]:
     """Parse a body as one JSON object.
 
     Raises:
@@ -57,122 +75,180 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def decode_request(body: bytes, manifest: Manifest) -> InferenceBody:
-    """Read and check an inference request.
+def decode_request(body: bytes, manifest: Manifest, header_length: str | None = None) -> InferenceBody:
+    """Read and check an inference request; `header_length` is the `Inference-Header-Content-Length` header.
 
     Raises:
-        InvalidRequest: not the shape of an OIP v2 request.
+        InvalidRequest: not the shape of an OIP v2 request, or lengths that lie.
         WrongTensorName | WrongTensorShape | WrongTensorType | TensorData | PayloadTooLarge: names the tensor.
     """
-    raw = parse_json(body)
+    if header_length is None:
+        raw, data = parse_json(body), None
+    else:
+        size = _header_length(header_length, len(body))
+        if size == 0:
+            return _raw_body(body, manifest)
+        view = memoryview(body)
+        raw, data = parse_json(view[:size]), _Data(view[size:])
     request_id = raw.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARACTERS):
         raise InvalidRequest(f"expected a text of at most {MAX_ID_CHARACTERS} characters.", field="id")
+    parameters = _parameters(raw.get("parameters"))
+    outputs, binary = _outputs(raw.get("outputs"), manifest)
+    tensors = _inputs(raw.get("inputs"), manifest, data)
+    if data is not None:
+        data.finish()
     return InferenceBody(
-        tensors=_inputs(raw.get("inputs"), manifest),
-        outputs=_outputs(raw.get("outputs"), manifest),
-        parameters=_parameters(raw.get("parameters")),
+        tensors=tensors,
+        outputs=outputs,
+        parameters={key: value for key, value in parameters.items() if key not in TRANSPORT_PARAMETERS},
         id=request_id,
+        binary=binary,
+        binary_default=_truth(parameters.get(_BINARY_OUTPUTS), f"parameters.{_BINARY_OUTPUTS}"),
     )
 
 
 def encode_answer(
     model_name: str, request_id: str | None, outputs: Sequence[Tensor], *, parameters: Mapping[str, Any] | None = None
 ) -> bytes:
-    """Write the OIP v2 answer; tensor data flat, in row-major order."""
-    answer: dict[str, Any] = {"model_name": model_name, "model_version": MODEL_VERSION}
-    if request_id is not None:
-        answer["id"] = request_id
-    if parameters:
-        answer["parameters"] = dict(parameters)
+    """Write the OIP v2 answer as JSON; tensor data flat, in row-major order, NaN and infinities as null."""
+    answer = _answer_head(model_name, request_id, parameters)
     answer["outputs"] = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape),
-            "data": _flat(tensor),
-        }
+        {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": _flat(tensor)}
         for tensor in outputs
     ]
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _flat(tensor: Tensor) -> list[Any] | NDArray[Any]:
-    array = tensor.to_numpy().reshape(-1)
-    if tensor.datatype == "BYTES":
-        return [item.decode("utf-8", "replace") for item in array]
-    if tensor.datatype == "BF16":
-        widened = (array.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(widened)
-    return np.require(array, requirements=["C", "A"])
+def encode_answer_for(
+    body: InferenceBody, model_name: str, outputs: Sequence[Tensor], parameters: Mapping[str, Any]
+) -> tuple[bytes, int | None]:
+    """Write the answer in the order and form the request asked for.
+
+    Returns the body and, if raw tensor data follow its JSON, the length of the JSON in bytes.
+    """
+    if body.outputs:
+        by_name = {tensor.name: tensor for tensor in outputs}
+        outputs = [by_name[name] for name in body.outputs if name in by_name]
+    if not (body.binary_default or any(body.binary.values())):
+        return encode_answer(model_name, body.id, outputs, parameters=parameters), None
+    answer = _answer_head(model_name, body.id, parameters)
+    rows: list[dict[str, Any]] = []
+    raw: list[bytes | memoryview] = []
+    for tensor in outputs:
+        row: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if body.binary.get(tensor.name, body.binary_default):
+            row["parameters"] = {_BINARY_SIZE: len(tensor.data)}
+            raw.append(tensor.data)
+        else:
+            row["data"] = _flat(tensor)
+        rows.append(row)
+    answer["outputs"] = rows
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((head, *raw)), len(head) if raw else None
 
 
-def _inputs(raw: Any, manifest: Manifest) -> tuple[Tensor, ...]:
+def check_parameters(raw: Any) -> dict[str, Any]:
+    """Return request parameters as plain values, without those that speak about transport.
+
+    Raises:
+        InvalidRequest: not an object of texts, numbers and truth values.
+    """
+    return {key: value for key, value in _parameters(raw).items() if key not in TRANSPORT_PARAMETERS}
+
+
+class _Data:
+    """The raw bytes behind the JSON, taken in the order of the inputs."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._left = view
+
+    def take(self, size: Any, where: str) -> memoryview:
+        if type(size) is not int or not 0 <= size <= len(self._left):
+            raise InvalidRequest(
+                f"{shorten(size)} is not a size within the {len(self._left)} bytes left behind the JSON.", field=where
+            )
+        taken, self._left = self._left[:size], self._left[size:]
+        return taken
+
+    def finish(self) -> None:
+        if len(self._left):
+            raise InvalidRequest(f"{len(self._left)} bytes follow the last tensor.", field="body")
+
+
+def _header_length(text: str, available: int) -> int:
+    # ten digits hold any body; int() on a longer text would be work done for nothing
+    size = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
+    if not 0 <= size <= available:
+        raise InvalidRequest(
+            f"{shorten(text)} is not a length within the {available} bytes of the body.", field=HEADER_LENGTH
+        )
+    return size
+
+
+def _raw_body(body: bytes, manifest: Manifest) -> InferenceBody:
+    if len(manifest.inputs) != 1:
+        raise InvalidRequest(
+            f"a body without JSON fits models of one input; this one has {len(manifest.inputs)}.", field=HEADER_LENGTH
+        )
+    spec = manifest.inputs[0]
+    free = sum(size == -1 for size in spec.shape)
+    known = prod(size for size in spec.shape if size != -1)
+    if spec.datatype == "BYTES":
+        if known != 1:
+            raise WrongTensorShape(f"{spec.name} takes {list(spec.shape)}, not one text.", field="body")
+        shape, data = (1,) * len(spec.shape), pack_bytes([body], spec.name)
+    else:
+        row_bytes = known * ITEM_BYTES[spec.datatype]
+        if free > 1 or (free and (row_bytes == 0 or len(body) % row_bytes)):
+            raise WrongTensorShape(
+                f"{len(body)} bytes do not tell the free sizes of {list(spec.shape)}; send the shape in JSON.",
+                field="body",
+            )
+        shape, data = tuple(len(body) // row_bytes if size == -1 else size for size in spec.shape), body
+    shape = check_shape(shape, spec, manifest.max_elements, "body")
+    tensor = raw_tensor(spec, shape, data, manifest, "body")
+    return InferenceBody(check_all({spec.name: tensor}, manifest), (), {}, None, {}, binary_default=True)
+
+
+def _inputs(raw: Any, manifest: Manifest, data: _Data | None) -> tuple[Tensor, ...]:
     if not isinstance(raw, list):
         raise InvalidRequest("expected a list of tensors.", field="inputs")
-    wanted = {spec.name: spec for spec in manifest.inputs}
     given: dict[str, Tensor] = {}
     for index, row in enumerate(raw):
         where = f"inputs[{index}]"
         if not isinstance(row, dict):
             raise InvalidRequest("expected an object.", field=where)
-        name = row.get("name")
-        if not isinstance(name, str) or name not in wanted:
-            raise WrongTensorName(f"{name!r} is not an input; expected {_names(manifest.inputs)}.", field=where)
-        if name in given:
-            raise WrongTensorName(f"{name!r} is given twice.", field=where)
-        given[name] = _tensor(row, wanted[name], where, manifest.max_elements)
-    missing = [spec for spec in manifest.inputs if spec.name not in given]
-    if missing:
-        raise WrongTensorName(f"missing {_names(missing)}.", field="inputs")
-    tensors = tuple(given[spec.name] for spec in manifest.inputs)
-    _check_batch(tensors, manifest)
-    return tensors
+        spec = input_spec(row.get("name"), manifest, given, where)
+        check_datatype(row.get("datatype"), spec, where)
+        shape = check_shape(row.get("shape"), spec, manifest.max_elements, where)
+        given[spec.name] = _tensor(row, spec, shape, manifest, data, where)
+    return check_all(given, manifest)
 
 
-def _check_batch(tensors: Sequence[Tensor], manifest: Manifest) -> None:
-    axis = manifest.batch_axis
-    if axis is None:
-        return
-    rows = {tensor.name: tensor.shape[axis] for tensor in tensors if len(tensor.shape) > axis}
-    if len(set(rows.values())) > 1:
-        counts = ", ".join(f"{name} {count}" for name, count in rows.items())
-        raise WrongTensorShape(f"the inputs disagree on the number of rows: {counts}.", field="inputs")
-    count = next(iter(rows.values()), 0)
-    if count > manifest.max_batch:
-        raise PayloadTooLarge(f"{count} rows; the model takes at most {manifest.max_batch}.", field="inputs")
-
-
-def _tensor(row: dict[str, Any], spec: TensorSpec, where: str, max_elements: int) -> Tensor:
-    datatype = row.get("datatype")
-    if datatype != spec.datatype:
-        raise WrongTensorType(f"{spec.name} is {spec.datatype}, not {datatype!r}.", field=f"{where}.datatype")
-    shape = _shape(row.get("shape"), spec, f"{where}.shape")
-    elements = prod(shape)
-    if elements > max_elements:
-        raise PayloadTooLarge(
-            f"{spec.name} has {elements} elements; the model takes at most {max_elements}.", field=f"{where}.shape"
-        )
+def _tensor(  # noqa: PLR0917
+    row: dict[str, Any], spec: TensorSpec, shape: tuple[int, ...], manifest: Manifest, data: _Data | None, where: str
+) -> Tensor:
     parameters = row.get("parameters")
-    if isinstance(parameters, dict) and "binary_data_size" in parameters:
-        raise InvalidRequest("binary tensor data is not taken here; send `data`.", field=f"{where}.parameters")
+    if parameters is not None:
+        _parameters(parameters, f"{where}.parameters")
+        if _BINARY_SIZE in parameters:
+            if "data" in row:
+                raise InvalidRequest(f"{spec.name} comes both as `data` and as binary.", field=f"{where}.data")
+            if data is None:
+                raise InvalidRequest(
+                    "binary tensor data need the header that gives the length of the JSON.", field=HEADER_LENGTH
+                )
+            taken = data.take(parameters[_BINARY_SIZE], f"{where}.parameters.{_BINARY_SIZE}")
+            return raw_tensor(spec, shape, taken, manifest, where)
     if "data" not in row:
         raise TensorData(f"{spec.name} has no data.", field=f"{where}.data")
-    return _fill(spec, shape, row["data"], f"{where}.data")
+    return _fill(spec, shape, row["data"], manifest, f"{where}.data")
 
 
-def _shape(raw: Any, spec: TensorSpec, where: str) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not all(type(size) is int and size >= 0 for size in raw):
-        raise WrongTensorShape(f"expected a list of sizes, got {_short(raw)}.", field=where)
-    fits = len(raw) == len(spec.shape) and all(
-        size == wanted or (wanted == -1 and size >= 1) for size, wanted in zip(raw, spec.shape, strict=True)
-    )
-    if not fits:
-        raise WrongTensorShape(f"{spec.name} takes {list(spec.shape)}, not {_short(raw)}.", field=where)
-    return tuple(raw)
-
-
-def _fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, where: str) -> Tensor:
+def _fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest, where: str) -> Tensor:
     if not isinstance(raw, list):
         raise TensorData(f"expected a list, got {type(raw).__name__}.", field=where)
     if spec.datatype == "BYTES":
@@ -180,14 +256,12 @@ def _fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, where: str) -> Ten
         if not all(isinstance(item, str) for item in items):
             raise TensorData(f"{spec.name} takes texts.", field=where)
         _check_count(len(items), shape, spec, where)
-        array = np.empty(len(items), dtype=object)
-        array[:] = items
         try:
-            return Tensor.from_numpy(spec.name, array.reshape(shape))
+            encoded = [item.encode() for item in items]
         except UnicodeEncodeError as error:
             raise TensorData(f"{spec.name} holds a text that is not Unicode.", field=where) from error
-    if spec.datatype not in NUMPY_DTYPES:
-        raise WrongTensorType(f"{spec.datatype} cannot be sent as JSON.", field=where)
+        check_texts(encoded, spec, manifest, where)
+        return Tensor(spec.name, spec.datatype, shape, pack_bytes(encoded, spec.name))
     try:
         array = np.array(raw)
     except ValueError as error:
@@ -195,33 +269,45 @@ def _fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, where: str) -> Ten
     _check_count(array.size, shape, spec, where)
     if array.ndim > 1 and array.shape != shape:
         raise WrongTensorShape(f"the nested data have shape {list(array.shape)}, not {list(shape)}.", field=where)
-    dtype = NUMPY_DTYPES[spec.datatype]
-    return Tensor(spec.name, spec.datatype, shape, _cast(array.reshape(-1), dtype, spec, where).tobytes())
+    flat = array.reshape(-1)
+    if spec.datatype == "UINT64" and flat.dtype.kind == "f":
+        flat = _exact(_flatten(raw), spec, where)
+    data = _cast(flat, spec, where).tobytes() if flat.size else b""
+    return Tensor(spec.name, spec.datatype, shape, data)
 
 
-def _cast(array: NDArray[Any], dtype: np.dtype[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+def _exact(items: list[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+    """Read numbers beyond int64, which numpy mixes with smaller ones only as floats."""
+    if not all(type(item) is int and 0 <= item < 1 << 64 for item in items):
+        raise TensorData(f"{spec.name} takes whole numbers of {spec.datatype}.", field=where)
+    return np.array(items, dtype="<u8")
+
+
+def _cast(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     kind = array.dtype.kind
-    if dtype.kind == "b":
-        if kind != "b":
-            raise TensorData(f"{spec.name} takes true and false.", field=where)
-    elif dtype.kind in "iu":
-        if kind not in "iu":
-            raise TensorData(f"{spec.name} takes whole numbers of {spec.datatype}.", field=where)
-        limits = np.iinfo(dtype)
-        low, high = int(array.min()), int(array.max())
-        if low < limits.min or high > limits.max:
-            raise TensorData(
-                f"{spec.name} has {low if low < limits.min else high}, outside {spec.datatype}.", field=where
-            )
-    else:
+    dtype = NUMPY_DTYPES.get(spec.datatype)
+    if dtype is None or dtype.kind == "f":
         if kind not in "fiu":
             raise TensorData(f"{spec.name} takes numbers.", field=where)
         with np.errstate(over="ignore"):
-            cast = array.astype(dtype)
+            cast = array.astype("<f4" if dtype is None else dtype)
+            if dtype is None:  # BF16; rounding up may reach infinity
+                rounded = bfloat16(cast)
+                cast = (rounded.astype("<u4") << 16).view("<f4")
         if not np.isfinite(cast).all():
             raise TensorData(f"{spec.name} has a number that is not finite in {spec.datatype}.", field=where)
-        return cast
-    return array.astype(dtype)
+        return rounded if dtype is None else cast
+    if dtype.kind == "b":
+        if kind != "b":
+            raise TensorData(f"{spec.name} takes true and false.", field=where)
+        return array.astype(dtype)
+    if kind not in "iu":
+        raise TensorData(f"{spec.name} takes whole numbers of {spec.datatype}.", field=where)
+    limits = np.iinfo(dtype)
+    low, high = int(array.min()), int(array.max())
+    if low < limits.min or high > limits.max:
+        raise TensorData(f"{spec.name} has {low if low < limits.min else high}, outside {spec.datatype}.", field=where)
+    return array.astype(dtype, copy=False)
 
 
 def _check_count(count: int, shape: tuple[int, ...], spec: TensorSpec, where: str) -> None:
@@ -230,6 +316,8 @@ def _check_count(count: int, shape: tuple[int, ...], spec: TensorSpec, where: st
 
 
 def _flatten(raw: list[Any]) -> list[Any]:
+    if not any(isinstance(item, list) for item in raw):
+        return raw
     flat: list[Any] = []
     waiting = [iter(raw)]
     while waiting:
@@ -243,39 +331,62 @@ def _flatten(raw: list[Any]) -> list[Any]:
     return flat
 
 
-def _outputs(raw: Any, manifest: Manifest) -> tuple[str, ...]:
+def _outputs(raw: Any, manifest: Manifest) -> tuple[tuple[str, ...], dict[str, bool]]:
     if raw is None:
-        return ()
+        return (), {}
     if not isinstance(raw, list):
         raise InvalidRequest("expected a list of outputs.", field="outputs")
     known = {spec.name for spec in manifest.outputs}
-    names = []
+    binary: dict[str, bool] = {}
+    wanted: list[str] = []
     for index, row in enumerate(raw):
+        where = f"outputs[{index}]"
         name = row.get("name") if isinstance(row, dict) else None
-        if not isinstance(name, str) or name not in known or name in names:
+        if not isinstance(name, str) or name not in known or name in wanted:
             raise WrongTensorName(
-                f"{name!r} is not an output, or asked for twice; there are {_names(manifest.outputs)}.",
-                field=f"outputs[{index}]",
+                f"{shorten(name)} is not an output, or asked for twice; there are {names(manifest.outputs)}.",
+                field=where,
             )
-        names.append(name)
-    return tuple(names)
+        wanted.append(name)
+        parameters = _parameters(row.get("parameters"), f"{where}.parameters")
+        if "binary_data" in parameters:
+            binary[name] = _truth(parameters["binary_data"], f"{where}.parameters.binary_data")
+    return tuple(wanted), binary
 
 
-def _parameters(raw: Any) -> dict[str, Any]:
+def _parameters(raw: Any, where: str = "parameters") -> dict[str, Any]:
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise InvalidRequest("expected an object.", field="parameters")
+        raise InvalidRequest("expected an object.", field=where)
     for key, value in raw.items():
         if value is not None and not isinstance(value, (str, int, float, bool)):
-            raise InvalidRequest("a parameter is a text, a number or a truth value.", field=f"parameters.{key}")
-    return {key: value for key, value in raw.items() if key not in _TRANSPORT_PARAMETERS}
+            raise InvalidRequest("a parameter is a text, a number or a truth value.", field=f"{where}.{shorten(key)}")
+    for key in _NOT_OFFERED:
+        if raw.get(key):
+            raise InvalidRequest(f"{key} is not offered here; send and take tensor data.", field=f"{where}.{key}")
+    return raw
 
 
-def _names(specs: Sequence[TensorSpec]) -> str:
-    return ", ".join(spec.name for spec in specs)
+def _truth(value: Any, where: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest("expected true or false.", field=where)
+    return bool(value)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _answer_head(model_name: str, request_id: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"model_name": model_name, "model_version": MODEL_VERSION}
+    if request_id is not None:
+        answer["id"] = request_id
+    if parameters:
+        answer["parameters"] = dict(parameters)
+    return answer
+
+
+def _flat(tensor: Tensor) -> list[Any] | NDArray[Any]:
+    array = tensor.to_numpy().reshape(-1)
+    if tensor.datatype == "BYTES":
+        return [item.decode("utf-8", "replace") for item in array]
+    if tensor.datatype == "BF16":
+        return (array.astype("<u4") << 16).view("<f4")
+    return np.require(array, requirements=["C", "A"])
