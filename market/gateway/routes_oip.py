@@ -25,7 +25,7 @@ from market.gateway.body import read_body
 from market.gateway.headers import answer_headers, read_headers
 from market.gateway.lookup import find_listing, require_manifest, runtime
 from market.gateway.problems import problem_response, status_of
-from market.gateway.tensors_json import decode_request, encode_answer
+from market.gateway.tensors_json import HEADER_LENGTH, decode_request, encode_answer_for
 from market.inference.model import InferenceRequest
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, REQUESTS, stage
@@ -57,7 +57,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 @router.get("/v2", response_model=schemas.ServerMetadata)
 async def server_metadata() -> Any:
     """Name the server and its extensions."""
-    return {"name": "inference-market", "version": package_version("inference-market"), "extensions": ["market"]}
+    return {
+        "name": "inference-market",
+        "version": package_version("inference-market"),
+        "extensions": ["binary_tensor_data", "market"],
+    }
 
 
 @router.get("/v2/health/live")
@@ -125,7 +129,7 @@ async def _infer(joined: GatewayRuntime, request: Request, model: str, version: 
     body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout_seconds)
     manifest = require_manifest(joined, listing)
     with stage("decode"):
-        decoded = decode_request(body, manifest)
+        decoded = decode_request(body, manifest, request.headers.get(HEADER_LENGTH))
     try:
         answer = await joined.inference.infer(
             InferenceRequest(
@@ -146,9 +150,14 @@ async def _infer(joined: GatewayRuntime, request: Request, model: str, version: 
         log.info("payment-refused", code=error.code, model=listing.name)
         return problem_response(error, extra=payment_terms(joined, listing, manifest, decoded.tensors)), error.code
     with stage("encode"):
-        content = encode_answer(model, decoded.id, answer.tensors, parameters=answer.parameters)
+        content, json_bytes = encode_answer_for(decoded, model, answer.tensors, answer.parameters)
+    paid = answer_headers(answer)
+    media_type = "application/json"
+    if json_bytes is not None:
+        paid[HEADER_LENGTH] = str(json_bytes)
+        media_type = "application/octet-stream"
     CHARGED_UNITS.inc(0 if answer.repeated else answer.charged)
-    return Response(content, media_type="application/json", headers=answer_headers(answer)), "ok"
+    return Response(content, media_type=media_type, headers=paid), "ok"
 
 
 def payment_terms(

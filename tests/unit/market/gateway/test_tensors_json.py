@@ -82,7 +82,6 @@ def test_inputs_come_in_the_manifests_order():
         ({"name": "x", "datatype": "FP32", "shape": [2, 2]}, TensorData, "inputs[0].data"),
         (x(shape=[100, 2], data=[0.0] * 200), PayloadTooLarge, "inputs[0].shape"),
         (x(shape=[2**62, 2]), PayloadTooLarge, "inputs[0].shape"),
-        (x(parameters={"binary_data_size": 16}), InvalidRequest, "inputs[0].parameters"),
         ("x", InvalidRequest, "inputs[0]"),
     ],
 )
