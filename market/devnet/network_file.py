@@ -6,7 +6,6 @@ Holds addresses, URLs and paths, never a key. Written by `market.devnet.network`
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -34,7 +33,7 @@ class NetworkFile:
         """Write the file whole or not at all."""
         draft = data_dir / f".{FILENAME}"
         draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        os.replace(draft, data_dir / FILENAME)
+        draft.replace(data_dir / FILENAME)
 
     @classmethod
     def load(cls, data_dir: Path) -> NetworkFile | None:

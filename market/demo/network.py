@@ -1,0 +1,240 @@
+"""A local market from nothing: services, contracts, accounts, a listed model, a registered worker, the real programs.
+
+Decides the order of the steps and what each one reports. Every step can be repeated on a data folder that has it done
+already. Called by `market demo`, `market up` and the end-to-end tests; `stop` leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.money import ATOMIC_PER_TOKEN
+from market.demo import minilm
+from market.devnet import keys, services
+from market.devnet.keys import LocalAccount
+from market.devnet.network_file import NetworkFile
+from market.devnet.process import Child, ProcessFailed, Supervisor, free_port
+from market.sdk.chain import Chain
+from market.sdk.wallet import Wallet
+
+GAS_MONEY_WEI = 100 * 10**18
+MINTED = {"operator": 2_000 * ATOMIC_PER_TOKEN, "client": 100 * ATOMIC_PER_TOKEN, "gateway": 100 * ATOMIC_PER_TOKEN}
+STAKE = 1_000 * ATOMIC_PER_TOKEN
+UNIT_PRICE = 1_000
+MIN_PRICE, MAX_PRICE = 100, 10_000
+ROYALTY_PPM = 100_000
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a local market is run; `settle_interval_seconds` long enough means settlement on demand only."""
+
+    data_dir: Path
+    keep_state: bool
+    port: int = 0
+    settle_interval_seconds: float = 5.0
+    confirmations: int = 1
+
+
+class LocalMarket:
+    """The parts of one local market, in the order in which they come up."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.data_dir = options.data_dir.resolve()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.supervisor = Supervisor(self.data_dir / "logs", self.data_dir)
+        self.accounts: dict[str, LocalAccount] = {}
+        self.redis_url = self.rpc_url = self.database_url = self.gateway_url = ""
+        self._chain: Chain | None = None
+        self._manifest: Manifest | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop every process that was started here."""
+        self.supervisor.stop_all()
+
+    @property
+    def deployment_file(self) -> Path:
+        """Where the contracts' addresses are written."""
+        return self.data_dir / "deployment.json"
+
+    @property
+    def chain(self) -> Chain:
+        """The connected chain."""
+        assert self._chain is not None, "deploy first"
+        return self._chain
+
+    @property
+    def manifest(self) -> Manifest:
+        """The listed model's manifest."""
+        assert self._manifest is not None, "list the model first"
+        return self._manifest
+
+    def wallet(self, role: str) -> Wallet:
+        """Return a role's wallet."""
+        return Wallet(self.accounts[role].key)
+
+    # --- the steps --------------------------------------------------------------------------------------------
+
+    def start_services(self) -> None:
+        """Start or find Redis, the chain and the database."""
+        self.redis_url = services.start_redis(self.supervisor, self.data_dir)
+        self.rpc_url = services.start_chain(self.supervisor, self.data_dir, keep_state=self.options.keep_state)
+        self.database_url = services.database_url(self.data_dir)
+
+    def deploy(self) -> None:
+        """Draw the accounts, give them gas money and test dollars, deploy the contracts."""
+        for role in keys.ROLES:
+            self.accounts[role] = keys.load_or_create(self.data_dir, role)
+        if self.deployment_file.exists():
+            self._chain = Chain.connect(self.rpc_url, self.deployment_file)
+            return
+        for account in self.accounts.values():
+            services.rpc(self.rpc_url, "anvil_setBalance", checksum(account.address), hex(GAS_MONEY_WEI))
+        self._chain = Chain.deploy(self.rpc_url, self.wallet("deployer"), self.deployment_file)
+        for role, amount in MINTED.items():
+            self._chain.mint(self.wallet("deployer"), self.accounts[role].address, amount)
+
+    def list_model(self) -> None:
+        """Pack the demonstration's model and list it by its hash, with its price bounds and royalty."""
+        package = self.data_dir / "packages" / minilm.NAME
+        self._manifest = minilm.build_package(package)
+        if not self.chain.is_listed(self._manifest.model_id):
+            self.chain.list_model(
+                self.wallet("owner"),
+                self._manifest,
+                name=minilm.NAME,
+                min_price=MIN_PRICE,
+                max_price=MAX_PRICE,
+                royalty_ppm=ROYALTY_PPM,
+                uri=package.as_uri(),
+            )
+
+    def register_worker(self) -> None:
+        """Stake for the worker's key and register it."""
+        worker = self.accounts["worker"]
+        if not self.chain.is_registered(worker.address):
+            self.chain.register_worker(
+                self.wallet("operator"), worker.key, stake=STAKE, region="local", hardware="cpu", endpoint=""
+            )
+
+    def start_gateway(self) -> None:
+        """Start gateway and jobs; returns once the gateway has read the chain."""
+        port = self.options.port or free_port()
+        self.gateway_url = f"http://127.0.0.1:{port}"
+        environment = {**self.gateway_environment(), "MARKET_PORT": str(port)}
+        jobs = self.supervisor.start("jobs", program("market", "jobs"), environment)
+        gateway = self.supervisor.start("gateway", program("market", "serve"), environment)
+        self._await(gateway, lambda: self._get("/v2/health/ready") is not None, "GET /v2/health/ready", also=jobs)
+
+    def start_worker(self) -> Child:
+        """Start the worker; returns once the gateway sees its offer."""
+        child = self.supervisor.start("worker", program("worker", "run"), self.worker_environment())
+        self._await(child, self._model_ready, "an offer at the gateway")
+        return child
+
+    def save_network_file(self) -> NetworkFile:
+        """Write down where everything is, for a second terminal."""
+        written = NetworkFile(
+            gateway_url=self.gateway_url,
+            rpc_url=self.rpc_url,
+            chain_id=self.chain.domain.chain_id,
+            deployment=str(self.deployment_file),
+            redis_url=self.redis_url,
+            database_url=self.database_url,
+            model=minilm.NAME,
+            keystores={role: str(account.keystore) for role, account in self.accounts.items()},
+            password_file=str(keys.password_file(self.data_dir)),
+            pid=os.getpid(),
+        )
+        written.save(self.data_dir)
+        return written
+
+    # --- environments -----------------------------------------------------------------------------------------
+
+    def gateway_environment(self) -> dict[str, str]:
+        """Return the settings of gateway and jobs."""
+        return {
+            "MARKET_RPC_URL": self.rpc_url,
+            "MARKET_CHAIN_ID": str(self.chain.domain.chain_id),
+            "MARKET_DEPLOYMENT": str(self.deployment_file),
+            "MARKET_REDIS_URL": self.redis_url,
+            "MARKET_DATABASE_URL": self.database_url,
+            "MARKET_KEYSTORE": str(self.accounts["gateway"].keystore),
+            "MARKET_KEYSTORE_PASSWORD_FILE": str(keys.password_file(self.data_dir)),
+            "MARKET_CONFIRMATIONS": str(self.options.confirmations),
+            "MARKET_SETTLE_INTERVAL_SECONDS": str(self.options.settle_interval_seconds),
+            "MARKET_HOST": "127.0.0.1",
+        }
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return the settings of the worker."""
+        return {
+            "WORKER_RPC_URL": self.rpc_url,
+            "WORKER_CHAIN_ID": str(self.chain.domain.chain_id),
+            "WORKER_DEPLOYMENT": str(self.deployment_file),
+            "WORKER_REDIS_URL": self.redis_url,
+            "WORKER_KEYSTORE": str(self.accounts["worker"].keystore),
+            "WORKER_KEYSTORE_PASSWORD_FILE": str(keys.password_file(self.data_dir)),
+            "WORKER_MODELS": minilm.NAME,
+            "WORKER_UNIT_PRICE": str(UNIT_PRICE),
+            "WORKER_GATEWAYS": checksum(self.accounts["gateway"].address),
+            "WORKER_MODEL_DIR": str(self.data_dir / "models"),
+            "WORKER_STATE_DIR": str(self.data_dir / "worker"),
+            "WORKER_ALLOW_FILE_URI": "true",
+        }
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def _get(self, path: str) -> httpx.Response | None:
+        try:
+            response = httpx.get(self.gateway_url + path, timeout=5.0)
+        except httpx.HTTPError:
+            return None
+        return response if response.is_success else None
+
+    def _model_ready(self) -> bool:
+        return self._get(f"/v2/models/{hex0x(self.manifest.model_id)}/ready") is not None
+
+    def _await(self, child: Child, probe: Callable[[], bool], what: str, *, also: Child | None = None) -> None:
+        def check() -> bool:
+            if also is not None and also.exit_code is not None:
+                raise ProcessFailed(f"{also.name} ended with status {also.exit_code}.\n{also.log_tail()}\n")
+            return probe()
+
+        child.wait_ready(check, timeout_seconds=START_SECONDS, what=what)
+
+    def wait_until_stopped(self) -> None:
+        """Return when interrupted.
+
+        Raises:
+            ProcessFailed: a program ended by itself.
+        """
+        while True:
+            ended = self.supervisor.first_ended()
+            if ended is not None:
+                raise ProcessFailed(f"{ended.name} ended with status {ended.exit_code}.\n{ended.log_tail()}\n")
+            time.sleep(0.5)
+
+
+def program(name: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of the project's programs with this interpreter."""
+    package = {"market": "market", "worker": "workers"}[name]
+    return [sys.executable, "-c", f"from {package}.cli import main; main()", *arguments]
