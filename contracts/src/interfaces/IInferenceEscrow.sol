@@ -288,11 +288,10 @@ interface IInferenceEscrow {
     /// @notice Receipts that the gateway has settled in all.
     function receiptCount(address gateway) external view returns (uint64);
 
-    /// @notice A batch's root and the range of the gateway's receipt numbers it covers; zeros if there is no such batch.
-    function settlements(address gateway, uint64 epoch)
-        external
-        view
-        returns (bytes32 receiptsRoot, uint64 firstSeq, uint32 count);
+    /// @notice Root of the gateway's batch `epoch`; zero if there is no such batch.
+    /// @dev The range of receipt numbers it covers is in `BatchSettled` only: a second slot a batch would cost more than
+    /// settling a channel does. Ranges join without gaps because the contract itself counts them.
+    function settlements(address gateway, uint64 epoch) external view returns (bytes32 receiptsRoot);
 
     /// @notice Totals of a payee at a gateway; `credited - withdrawn` can be withdrawn.
     function credits(address gateway, address payee) external view returns (uint128 credited, uint128 withdrawn);
