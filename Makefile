@@ -9,7 +9,7 @@ RUNTIME ?= cpu
 VENV := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(VENV)/uv
 NPM := npm --prefix contracts --no-audit --no-fund --loglevel=error
-FORGE := cd contracts && PATH="$$PWD/node_modules/.bin:$$PATH" forge
+FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
         solidity solidity-deep mutants gas parity format lock clean
@@ -57,7 +57,7 @@ solidity: install ## the contracts' own tests, with fuzzing and invariants
 	$(FORGE) test
 
 solidity-deep: install ## the same with the long fuzzing profile
-	cd contracts && PATH="$$PWD/node_modules/.bin:$$PATH" FOUNDRY_PROFILE=nightly forge test
+	cd contracts && FOUNDRY_PROFILE=nightly toolchain/forge test
 
 mutants: install ## break the escrow on purpose, each break must be caught
 	$(VENV)/python contracts/toolchain/mutants.py
