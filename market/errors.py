@@ -14,7 +14,8 @@ knows HTTP: the status of each class is mapped once, in `market.gateway.problems
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from contracts.protocol.errors import CodedError, Retry
 
@@ -131,7 +132,8 @@ class ReceiptNotFound(RequestError):
 class PaymentError(MarketError):
     """The payment does not cover the request.
 
-    `required` is the cumulative amount (atomic units) that a voucher must reach, where it is known.
+    `required` is the cumulative amount (atomic units) that a voucher must reach, where it is known; `terms` is what
+    the gateway's answer adds: where to pay, and what each live offer asks.
     """
 
     code = "payment-error"
@@ -146,6 +148,7 @@ class PaymentError(MarketError):
     ) -> None:
         super().__init__(detail, field=field, remedy=remedy)
         self.required = required
+        self.terms: Mapping[str, Any] = {}
 
 
 class NoPayment(PaymentError):

@@ -21,7 +21,8 @@ from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
 from market.gateway import routes_market, routes_oip
-from market.gateway.problems import internal_response, problem_response, status_of
+from market.gateway.infer_http import refuse
+from market.gateway.problems import internal_response, problem_response
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +66,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
 
 async def _coded(request: Request, error: Exception) -> Response:
     assert isinstance(error, CodedError)
-    if status_of(type(error)) >= 500:
-        log.warning("request-failed", code=error.code, detail=error.detail, path=request.url.path)
-    return problem_response(error)
+    return refuse(error, request.url.path)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

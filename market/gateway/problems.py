@@ -83,8 +83,10 @@ def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -
         body["field"] = error.field
     if error.remedy is not None:
         body["remedy"] = error.remedy
-    if isinstance(error, errors.PaymentError) and error.required is not None:
-        body["required"] = str(error.required)
+    if isinstance(error, errors.PaymentError):
+        if error.required is not None:
+            body["required"] = str(error.required)
+        body.update(error.terms)
     body.update(extra or {})
     return body
 

@@ -5,38 +5,30 @@ Routes parse, call the use case and write the answer; every refusal is raised an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from contracts.protocol.errors import CodedError
-from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.manifest import Manifest
-from contracts.protocol.pricing import count_units, price_up
-from contracts.protocol.tensors import Tensor
-from market.bootstrap import GatewayRuntime
-from market.errors import PaymentError
+from market.errors import InvalidRequest
 from market.gateway import schemas, views
 from market.gateway.body import read_body
-from market.gateway.headers import answer_headers, read_headers
+from market.gateway.infer_http import respond
 from market.gateway.lookup import find_listing, require_manifest, runtime
-from market.gateway.problems import problem_response, status_of
-from market.gateway.tensors_json import HEADER_LENGTH, decode_request, encode_answer_for
-from market.inference.model import InferenceRequest
-from market.registry.model import Listing
-from market.telemetry import CHARGED_UNITS, IN_FLIGHT, REQUESTS, stage
+from market.gateway.tensors_json import HEADER_LENGTH, parse_json
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
-log = structlog.get_logger(__name__)
-
+_INDEX_BODY_BYTES = 4_096
 _INFER_DOCS: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": schemas.InferRequest.model_json_schema()}},
+        "content": {
+            "application/json": {"schema": schemas.InferRequest.model_json_schema()},
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary", "description": "The JSON, then raw tensor data."}
+            },
+        },
     },
     "parameters": [
         {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
@@ -44,6 +36,7 @@ _INFER_DOCS: dict[str, Any] = {
             ("Market-Voucher", "<channel id>;<cumulative>;<signature>: what pays for the request."),
             ("Market-Request-Id", "0x and 32 bytes; the same id is charged once."),
             ("Market-Max-Price", "Highest price accepted, atomic token units."),
+            (HEADER_LENGTH, "Bytes of JSON at the start of the body, where raw tensor data follow; 0: all is data."),
             ("Market-Worker", "Address of the only worker accepted."),
         )
     ],
@@ -60,7 +53,7 @@ async def server_metadata() -> Any:
     return {
         "name": "inference-market",
         "version": package_version("inference-market"),
-        "extensions": ["binary_tensor_data", "market"],
+        "extensions": ["binary_tensor_data", "model_repository", "market"],
     }
 
 
@@ -97,6 +90,20 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
     return JSONResponse({"name": listing.name, "ready": offered}, status_code=200 if offered else 503)
 
 
+@router.post("/v2/repository/index", response_model=list[schemas.ModelIndex])
+async def repository_index(request: Request) -> Any:
+    """List the models; `{"ready": true}` in the body leaves out those that no live worker offers."""
+    joined = runtime(request)
+    timeout_seconds = joined.settings.body_timeout_seconds
+    body = await read_body(
+        request.headers, request.receive, max_bytes=_INDEX_BODY_BYTES, timeout_seconds=timeout_seconds
+    )
+    ready_only = parse_json(body).get("ready", False) if body.strip() else False
+    if not isinstance(ready_only, bool):
+        raise InvalidRequest("expected true or false.", field="ready")
+    return views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=ready_only)
+
+
 @router.post(
     "/v2/models/{model}/infer", response_model=schemas.InferAnswer, responses=_REFUSALS, openapi_extra=_INFER_DOCS
 )
@@ -108,71 +115,4 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
 )
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Run one paid inference; the answer's headers carry the receipt signed by worker and gateway."""
-    joined = runtime(request)
-    IN_FLIGHT.inc()
-    code = "internal-error"
-    try:
-        response, code = await _infer(joined, request, model, version)
-        return response
-    except CodedError as error:
-        code = error.code
-        raise
-    finally:
-        IN_FLIGHT.dec()
-        REQUESTS.labels(code).inc()
-
-
-async def _infer(joined: GatewayRuntime, request: Request, model: str, version: str | None) -> tuple[Response, str]:
-    settings = joined.settings
-    listing = find_listing(joined, model, version)
-    headers = read_headers(request.headers)
-    body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout_seconds)
-    manifest = require_manifest(joined, listing)
-    with stage("decode"):
-        decoded = decode_request(body, manifest, request.headers.get(HEADER_LENGTH))
-    try:
-        answer = await joined.inference.infer(
-            InferenceRequest(
-                model_ref=model,
-                version=version,
-                tensors=decoded.tensors,
-                parameters=decoded.parameters,
-                requested_outputs=decoded.outputs,
-                voucher=headers.voucher,
-                request_id=headers.request_id,
-                max_price=headers.max_price,
-                worker=headers.worker,
-            )
-        )
-    except PaymentError as error:
-        if status_of(type(error)) != 402:
-            raise
-        log.info("payment-refused", code=error.code, model=listing.name)
-        return problem_response(error, extra=payment_terms(joined, listing, manifest, decoded.tensors)), error.code
-    with stage("encode"):
-        content, json_bytes = encode_answer_for(decoded, model, answer.tensors, answer.parameters)
-    paid = answer_headers(answer)
-    media_type = "application/json"
-    if json_bytes is not None:
-        paid[HEADER_LENGTH] = str(json_bytes)
-        media_type = "application/octet-stream"
-    CHARGED_UNITS.inc(0 if answer.repeated else answer.charged)
-    return Response(content, media_type=media_type, headers=paid), "ok"
-
-
-def payment_terms(
-    joined: GatewayRuntime, listing: Listing, manifest: Manifest, tensors: Sequence[Tensor]
-) -> dict[str, Any]:
-    """Return what a 402 adds: where to pay, and what each live offer asks for this request."""
-    units = count_units(manifest.unit, tensors, manifest.batch_axis)
-    return {
-        "gateway": checksum(joined.gateway),
-        "escrow": checksum(joined.domain.escrow),
-        "chainId": joined.domain.chain_id,
-        "token": checksum(joined.contracts["token"]),
-        "modelId": hex0x(listing.model_id),
-        "offers": [
-            {**views.quote(found), "price": str(price_up(found.unit_price, units))}
-            for found in joined.offers.quotes(listing.model_id)
-        ],
-    }
+    return await respond(runtime(request), model, version, request.headers, request.receive)

@@ -34,6 +34,15 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
+class ModelIndex(BaseModel):
+    """OIP v2 repository index: one model; `state` is READY while a live worker offers it."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
 class ServerMetadata(BaseModel):
     """OIP v2 server metadata."""
 

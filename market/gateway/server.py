@@ -15,6 +15,7 @@ import uvicorn
 from market.bootstrap import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
+from market.gateway.infer_http import InferPath
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ def run(runtime: GatewayRuntime) -> None:
         "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
     }
     with listener:
-        _Server(uvicorn.Config(create_app(runtime), **options)).run(sockets=[listener])
+        _Server(uvicorn.Config(InferPath(create_app(runtime), runtime), **options)).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

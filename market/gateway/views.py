@@ -5,7 +5,7 @@ Pure functions from records to plain data. Called by the routes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from contracts.protocol.hexes import checksum, hex0x
@@ -13,9 +13,9 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Announcement
 from contracts.protocol.pricing import Unit
 from market.gateway.tensors_json import MODEL_VERSION
-from market.inference.model import Quote
 from market.payments.model import Account, Earning, StoredReceipt
 from market.registry.model import ChannelRecord, Listing, PayeeCredit, SettlementRecord, WorkerRecord
+from market.registry.offers import Quote
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -29,6 +29,19 @@ def model_metadata(name: str, manifest: Manifest) -> dict[str, Any]:
         "inputs": [spec.to_json() for spec in manifest.inputs],
         "outputs": [spec.to_json() for spec in manifest.outputs],
     }
+
+
+def model_index(
+    listings: Iterable[Listing], quotes: Callable[[bytes], Sequence[Quote]], *, ready_only: bool
+) -> list[dict[str, Any]]:
+    """Return the OIP v2 repository index of the active listings."""
+    rows = []
+    for found in listings:
+        ready = bool(quotes(found.model_id))
+        if found.active and (ready or not ready_only):
+            state, reason = ("READY", "") if ready else ("UNAVAILABLE", "no live worker offers it")
+            rows.append({"name": found.name, "version": MODEL_VERSION, "state": state, "reason": reason})
+    return rows
 
 
 def quote(found: Quote) -> dict[str, Any]:

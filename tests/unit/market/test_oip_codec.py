@@ -24,8 +24,10 @@ from market.errors import (
 from market.gateway.problems import status_of
 from market.gateway.tensors_json import InferenceBody, decode_request, encode_answer, encode_answer_for
 
+Y = TensorSpec("y", "FP32", (-1, 3))
 
-def manifest(*inputs: TensorSpec, outputs=(TensorSpec("y", "FP32", (-1, 3)),), task="tensor", **more) -> Manifest:
+
+def manifest(*inputs: TensorSpec, outputs=(Y,), task="tensor", **more) -> Manifest:
     return Manifest(
         task=task,
         entry="model.onnx",
@@ -243,7 +245,7 @@ def test_shared_memory_is_refused_by_name():
 
 
 def test_binary_without_the_header_is_refused():
-    body, length = binary(GOOD, b"")
+    body, _ = binary(GOOD, b"")
     with pytest.raises(InvalidRequest) as refused:
         decode_request(body, TINY)
     assert refused.value.field == "Inference-Header-Content-Length"
@@ -373,7 +375,7 @@ def _accepts_or_refuses(body: bytes, m: Manifest, length: str | None) -> None:
     try:
         decoded = decode_request(body, m, length)
     except CodedError as error:
-        assert 400 <= status_of(type(error)) < 500
+        assert 400 <= status_of(type(error)) < 500  # noqa: PT017
         return
     assert isinstance(decoded, InferenceBody)
     for tensor, spec in zip(decoded.tensors, m.inputs, strict=True):
