@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.pricing import Unit
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Receipt
 from market.payments.model import ParsedVoucher
 from market.registry.model import Listing
+from market.registry.offers import Quote
+
+__all__ = ["Answer", "InferenceRequest", "PriceTerms", "Quote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,6 @@ class Answer:
     model: Manifest
     listing: Listing
     repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """A live offer: what one unit of a model costs at a worker, atomic units."""
-
-    model_id: bytes
-    worker: bytes
-    unit: Unit
-    unit_price: int
-    expires_at: int
 
 
 @dataclass(frozen=True, slots=True)

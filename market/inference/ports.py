@@ -11,6 +11,10 @@ from typing import Protocol
 from contracts.protocol.messages import Job, Papers, Result
 
 
+class WorkerGone(Exception):
+    """The worker stopped giving signs of life; caught by the use case, which asks another."""
+
+
 class Dispatcher(Protocol):
     """A lane that carries jobs to workers and brings back results; the Celery lane is one."""
 
@@ -24,8 +28,9 @@ class Dispatcher(Protocol):
 
         Raises:
             DeadlineExceeded: no result in time; a later one is dropped.
-            WorkerFailed: the worker is gone (retry on another).
+            WorkerGone: the worker stopped giving signs of life.
             Overloaded: too much already waits for this worker.
+            RequestInProgress: the same attempt of the same request is under way.
             RedisUnreachable: the lane is cut.
         """
         ...

@@ -1,0 +1,63 @@
+"""Papers waiting to go to workers: countersignatures of what they served, and the newest credit note.
+
+With these a worker is paid without the gateway. A credit note is signed only when a message is about to carry it, so a
+busy worker costs one signature a message. Called by the use case; emptied by the lane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from contracts.protocol.messages import Papers
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import CreditNote, Domain
+
+# A worker that is away loses the oldest countersignatures first; the receipts API has all of them.
+MAX_WAITING = 10_000
+
+
+@dataclass(slots=True)
+class _Desk:
+    countersigned: dict[bytes, bytes] = field(default_factory=dict)
+    payee: bytes = b""
+    earned: int = 0
+
+
+class PapersDesk:
+    """Implements `market.inference.ports.PaperSource`."""
+
+    def __init__(self, *, key: PrivateKey, domain: Domain) -> None:
+        self._key = key
+        self._domain = domain
+        self._desks: dict[bytes, _Desk] = {}
+
+    def add(self, worker: bytes, request_id: bytes, gateway_signature: bytes, payee: bytes, earned: int) -> None:
+        """Keep the papers of one charged request; `earned` is what `payee` is owed in all, durably."""
+        desk = self._desks.get(worker)
+        if desk is None:
+            desk = self._desks[worker] = _Desk()
+        desk.countersigned[request_id] = gateway_signature
+        if len(desk.countersigned) > MAX_WAITING:
+            del desk.countersigned[next(iter(desk.countersigned))]
+        # Charges of one payee may be reported out of order; the promise only grows.
+        desk.earned = max(desk.earned, earned) if desk.payee == payee else earned
+        desk.payee = payee
+
+    def take(self, worker: bytes) -> Papers | None:
+        """See `PaperSource.take`."""
+        desk = self._desks.pop(worker, None)
+        if desk is None:
+            return None
+        note = CreditNote(self._key.address, desk.payee, desk.earned)
+        return Papers(tuple(desk.countersigned.items()), note, self._key.sign_digest(note.digest(self._domain)))
+
+    def put_back(self, worker: bytes, papers: Papers) -> None:
+        """See `PaperSource.put_back`."""
+        note = papers.credit_note
+        for request_id, signature in papers.countersigned:
+            if note is not None:
+                self.add(worker, request_id, signature, note.payee, note.cumulative_amount)
+
+    def waiting(self) -> list[bytes]:
+        """See `PaperSource.waiting`."""
+        return list(self._desks)

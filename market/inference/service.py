@@ -1,0 +1,441 @@
+"""The one-request use case: choose a worker, set the money aside, have it served, check, charge, answer.
+
+Decides the order of these steps and what happens when one fails: the money is given back and nothing is charged, or the
+charge is durable before the answer leaves. Must never answer outputs that the worker's signature does not cover, nor
+charge twice for one request id. Called by the HTTP gateway; knows no HTTP, no queue and no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from contracts.protocol.errors import InvalidHex, Retry
+from contracts.protocol.hexes import from_hex
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.messages import Job, Result
+from contracts.protocol.money import split_price
+from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
+from contracts.protocol.typed_data import Domain
+from market.errors import (
+    DeadlineExceeded,
+    MarketError,
+    NoCapacity,
+    NoPayment,
+    Overloaded,
+    PriceAboveLimit,
+    ReceiptMismatch,
+    RequestError,
+    RequestIdReused,
+    RequestInProgress,
+    UnknownModel,
+    WorkerFailed,
+)
+from market.inference.load import WorkerLoad
+from market.inference.model import Answer, InferenceRequest, PriceTerms, Quote
+from market.inference.papers import PapersDesk
+from market.inference.ports import Dispatcher, WorkerGone
+from market.payments.authorize import Authorizer
+from market.payments.model import ChannelFacts, Charge, Evidence, Recorded, Reservation, StoredAnswer
+from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
+from market.registry.model import Listing
+from market.registry.offers import LiveOffer, LiveOffers
+from market.registry.ports import RegistryView
+from market.registry.selection import Candidate, Limits, choose
+from market.telemetry import stage
+from market.verification.result_check import CheckedResult, Mismatch, check_result
+
+MAX_ATTEMPTS = 3
+REQUEST_ID_BYTES = 32
+ANSWER_KEPT_SECONDS = 3_600.0
+# A reservation outlives the deadline by this much, so that a charge in progress is never overtaken by its expiry.
+RESERVATION_GRACE_SECONDS = 30.0
+HASH_IN_THREAD_BYTES = 1 << 20
+
+_T = TypeVar("_T")
+log = structlog.get_logger(__name__)
+_REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceLimits:
+    """What the operator sets: the fee in millionths and the deadline of one request, failover included."""
+
+    fee_ppm: int
+    timeout_seconds: float
+
+
+@dataclass(slots=True)
+class _Running:
+    """One request while it is served."""
+
+    request: InferenceRequest
+    facts: ChannelFacts
+    listing: Listing
+    manifest: Manifest
+    request_id: bytes
+    blob: bytes
+    input_hash: bytes
+    units: int
+    deadline_at: float
+
+
+class InferenceService:
+    """Serves paid requests; one per gateway process."""
+
+    def __init__(
+        self,
+        *,
+        key: PrivateKey,
+        domain: Domain,
+        registry: RegistryView,
+        offers: LiveOffers,
+        authorizer: Authorizer,
+        reservations: Reservations,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        papers: PapersDesk,
+        limits: InferenceLimits,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._key = key
+        self._domain = domain
+        self._registry = registry
+        self._offers = offers
+        self._authorizer = authorizer
+        self._reservations = reservations
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._papers = papers
+        self._limits = limits
+        self._wall_clock = wall_clock
+        self._clock = clock
+        self._load = WorkerLoad()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def quote(self, model_ref: str) -> list[Quote]:
+        """Return the live offers for a model, the cheapest first.
+
+        Raises:
+            UnknownModel: no active listing has this name or id.
+        """
+        return self._offers.quotes(self._resolve(model_ref).model_id)
+
+    async def infer(self, request: InferenceRequest) -> Answer:
+        """Serve one request and charge it, or charge nothing.
+
+        Raises:
+            MarketError: see the classes; every failure after the reservation gives the money back.
+        """
+        listing = self._resolve(request.model_ref)
+        if request.voucher is None:
+            raise NoPayment
+        facts = self._authorizer.check(request.voucher)
+        manifest = self._offers.manifest(listing.model_id)
+        if manifest is None:
+            raise NoCapacity(f"No live worker offers {listing.name}.", field="model")
+        blob = encode_tensors(request.tensors, request.parameters)
+        large = len(blob) > HASH_IN_THREAD_BYTES
+        input_hash = await asyncio.to_thread(content_hash, blob) if large else content_hash(blob)
+        running = _Running(
+            request=request,
+            facts=facts,
+            listing=listing,
+            manifest=manifest,
+            request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
+            blob=blob,
+            input_hash=input_hash,
+            units=count_units(manifest.unit, request.tensors, manifest.batch_axis),
+            deadline_at=request.received_at + self._limits.timeout_seconds,
+        )
+        if request.request_id is not None:
+            stored = await self._ledger.answer(facts.channel_id, request.request_id)
+            if stored is not None:
+                return await self._repeat(running, stored)
+        try:
+            return await self._serve(running)
+        except (AlreadyCharged, DuplicateCharge):
+            stored = await self._ledger.answer(facts.channel_id, running.request_id)
+            if stored is None:
+                raise RequestInProgress(field="Market-Request-Id") from None
+            return await self._repeat(running, stored)
+
+    async def close(self) -> None:
+        """Wait for charges that outlived their client."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    async def _serve(self, running: _Running) -> Answer:
+        failed: dict[bytes, MarketError] = {}
+        reservation: Reservation | None = None
+        try:
+            while True:
+                live = self._choose(running, failed)
+                terms = self._terms(running, live)
+                if reservation is not None and reservation.price != terms.price:
+                    held, reservation = reservation, None
+                    await self._reservations.release(held)
+                if reservation is None:
+                    with stage("reserve"):
+                        reservation = await self._reserve(running, terms.price)
+                job = self._job(running, terms, reservation, attempt=str(len(failed)))
+                outcome = await self._attempt(running, job, live)
+                if isinstance(outcome, CheckedResult):
+                    # From here the charge owns the reservation, even if the client leaves.
+                    held, reservation = reservation, None
+                    return await self._charge(running, outcome, held, live)
+                failed[live.offer.worker] = outcome
+                if len(failed) >= MAX_ATTEMPTS or self._wall_clock() >= running.deadline_at:
+                    raise outcome
+        except asyncio.CancelledError:
+            # The client is gone: nothing may wait here, but the money must go back.
+            if reservation is not None:
+                self._spawn(self._reservations.release(reservation))
+            raise
+        except BaseException:
+            if reservation is not None:
+                await self._reservations.release(reservation)
+            raise
+
+    def _choose(self, running: _Running, failed: dict[bytes, MarketError]) -> LiveOffer:
+        request = running.request
+        live = {offer.offer.worker: offer for offer in self._offers.offers(running.listing.model_id)}
+        candidates = [
+            Candidate(
+                worker=worker,
+                operator=offer.worker.operator,
+                unit_price=offer.offer.unit_price,
+                in_flight=self._load.in_flight(worker),
+                latency_ms=self._load.latency_ms(worker),
+                stake=offer.worker.stake,
+            )
+            for worker, offer in live.items()
+        ]
+        limits = Limits(
+            max_unit_price=None if request.max_price is None else request.max_price // running.units,
+            only_worker=request.worker,
+            excluded=frozenset(failed),
+        )
+        chosen = choose(candidates, limits)
+        if chosen is not None:
+            return live[chosen.worker]
+        if failed:
+            raise next(reversed(failed.values()))
+        if limits.max_unit_price is not None:
+            cheapest = choose(candidates, Limits(only_worker=request.worker))
+            if cheapest is not None:
+                price = price_up(cheapest.unit_price, running.units)
+                raise PriceAboveLimit(
+                    f"The cheapest offer asks {price}; the request allows {request.max_price}.",
+                    field="Market-Max-Price",
+                )
+        wanted = "" if request.worker is None else " at the worker that was asked for"
+        raise NoCapacity(f"No live worker offers {running.listing.name}{wanted}.", field="model")
+
+    def _terms(self, running: _Running, live: LiveOffer) -> PriceTerms:
+        price = price_up(live.offer.unit_price, running.units)
+        split = split_price(price, running.listing.royalty_ppm, self._limits.fee_ppm)
+        return PriceTerms(
+            units=running.units,
+            price=price,
+            worker_amount=split.worker_amount,
+            owner_amount=split.owner_amount,
+            royalty_ppm=running.listing.royalty_ppm,
+            fee_ppm=self._limits.fee_ppm,
+        )
+
+    async def _reserve(self, running: _Running, price: int) -> Reservation:
+        voucher = running.request.voucher
+        assert voucher is not None  # infer() refused already
+        left = max(0.0, running.deadline_at - self._wall_clock())
+        return await self._authorizer.reserve(
+            voucher,
+            running.facts,
+            price=price,
+            request_id=running.request_id,
+            ttl_seconds=left + RESERVATION_GRACE_SECONDS,
+            remember=running.request.request_id is not None,
+        )
+
+    def _job(self, running: _Running, terms: PriceTerms, reservation: Reservation, attempt: str) -> Job:
+        return Job(
+            request_id=running.request_id,
+            attempt=attempt,
+            channel=running.facts.channel,
+            seq=reservation.seq,
+            model_id=running.listing.model_id,
+            units=terms.units,
+            price=terms.price,
+            worker_amount=terms.worker_amount,
+            owner_amount=terms.owner_amount,
+            royalty_ppm=terms.royalty_ppm,
+            fee_ppm=terms.fee_ppm,
+            cumulative=reservation.cumulative,
+            voucher_amount=reservation.voucher_amount,
+            voucher_signature=reservation.voucher_signature,
+            deadline_at=running.deadline_at,
+            input_hash=running.input_hash,
+            inputs=running.blob,
+            inputs_ref=None,
+            outputs=running.request.requested_outputs,
+            reply_to=self._dispatcher.reply_to,
+        )
+
+    async def _attempt(self, running: _Running, job: Job, live: LiveOffer) -> CheckedResult | MarketError:
+        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised."""
+        worker = live.offer.worker
+        self._load.begin(worker)
+        started = self._clock()
+        seconds = None
+        try:
+            with stage("dispatch"):
+                result = await self._dispatcher.run(job, worker)
+            seconds = self._clock() - started
+        except WorkerGone:
+            return WorkerFailed("The worker stopped giving signs of life.")
+        except Overloaded as error:
+            return error
+        finally:
+            self._load.end(worker, seconds)
+        if not result.ok:
+            return _worker_error(result)
+        if result.outputs is None:
+            return WorkerFailed("The outputs got lost on their way.")
+        with stage("verify"):
+            checked = check_result(
+                job, result, worker, self._domain, channel_id=running.facts.channel_id, now=self._wall_clock()
+            )
+        if isinstance(checked, Mismatch):
+            await self._keep_evidence(worker, checked, result)
+            return ReceiptMismatch(checked.reason)
+        return checked
+
+    async def _charge(
+        self, running: _Running, checked: CheckedResult, reservation: Reservation, live: LiveOffer
+    ) -> Answer:
+        named = running.request.request_id is not None
+        charge = Charge(
+            receipt=checked.receipt,
+            digest=checked.digest,
+            channel=running.facts.channel,
+            voucher_amount=reservation.voucher_amount,
+            voucher_signature=reservation.voucher_signature,
+            worker_signature=checked.worker_signature,
+            # Stored in the same transaction as the charge; it leaves this process only once that is durable.
+            gateway_signature=self._key.sign_digest(checked.digest),
+            worker_payee=live.worker.operator,
+            owner_payee=running.listing.owner,
+            outputs=checked.blob if named else None,
+            outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
+        )
+        with stage("charge"):
+            recorded = await asyncio.shield(self._spawn(self._make_durable(charge, reservation)))
+        return Answer(
+            tensors=checked.outputs,
+            parameters=checked.parameters,
+            receipt=checked.receipt,
+            worker_signature=charge.worker_signature,
+            gateway_signature=charge.gateway_signature,
+            charged=checked.receipt.price,
+            cumulative=recorded.charged,
+            request_id=running.request_id,
+            model=running.manifest,
+            listing=running.listing,
+        )
+
+    async def _make_durable(self, charge: Charge, reservation: Reservation) -> Recorded:
+        """Charge for good and close the reservation, whether or not anybody still waits."""
+        try:
+            if self._clock() >= reservation.expires_at:
+                raise DeadlineExceeded("The reservation ran out before the charge.")
+            recorded = await self._ledger.record(charge)
+        except BaseException:
+            await self._reservations.release(reservation)
+            raise
+        receipt = charge.receipt
+        self._papers.add(
+            receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, recorded.worker_earned
+        )
+        try:
+            await self._reservations.commit(reservation, recorded.charged)
+        except MarketError as error:
+            # The charge is durable; the reservation runs out by itself and the next commit brings the total.
+            log.warning("reservation-not-closed", code=error.code)
+        return recorded
+
+    async def _repeat(self, running: _Running, answered: StoredAnswer) -> Answer:
+        """Answer a request id again from the ledger; nothing is charged."""
+        stored = answered.stored
+        receipt = stored.receipt
+        if receipt.input_hash != running.input_hash or receipt.model_id != running.listing.model_id:
+            raise RequestIdReused(field="Market-Request-Id")
+        if answered.outputs is None:
+            raise RequestIdReused("This request was answered and charged; its outputs are no longer kept.")
+        tensors, parameters = decode_tensors(answered.outputs)
+        account = await self._ledger.account(receipt.channel_id)
+        return Answer(
+            tensors=tuple(tensors),
+            parameters=parameters,
+            receipt=receipt,
+            worker_signature=stored.worker_signature,
+            gateway_signature=stored.gateway_signature,
+            charged=receipt.price,
+            cumulative=receipt.cumulative if account is None else account.charged,
+            request_id=receipt.request_id,
+            model=running.manifest,
+            listing=running.listing,
+            repeated=True,
+        )
+
+    async def _keep_evidence(self, worker: bytes, mismatch: Mismatch, result: Result) -> None:
+        log.warning("receipt-mismatch", worker=worker.hex(), reason=mismatch.reason)
+        evidence = Evidence(
+            kind="receipt-mismatch",
+            worker=worker,
+            receipt=mismatch.receipt,
+            signature=result.signature,
+            detail=mismatch.reason,
+            recorded_at=self._wall_clock(),
+        )
+        await self._ledger.keep_evidence(evidence)
+
+    def _resolve(self, model_ref: str) -> Listing:
+        listing = self._registry.listing_by_name(model_ref)
+        if listing is None and model_ref.startswith("0x"):
+            try:
+                listing = self._registry.listing(from_hex(model_ref, 32, field="model"))
+            except InvalidHex:
+                listing = None
+        if listing is None or not listing.active:
+            raise UnknownModel(f"No active listing is called {model_ref!r}.", field="model")
+        return listing
+
+    def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _worker_error(result: Result) -> MarketError:
+    """Return the failure if another worker may do better.
+
+    Raises:
+        RequestError: the request itself is at fault, by the code of the market's own errors.
+        WorkerFailed: the worker says that nobody else would do better.
+    """
+    failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
+    if result.retry in (Retry.OTHER_WORKER, Retry.LATER):
+        return failure
+    kind = _REQUEST_ERRORS.get(result.code)
+    raise failure if kind is None else kind(result.detail, field=result.field)

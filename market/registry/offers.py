@@ -1,0 +1,225 @@
+"""What live workers offer right now: announcements held against their signatures and the chain.
+
+Decides which offers may be sold; keeps no history. Must never show an offer that a check failed. Refreshed by a loop
+that `market.bootstrap` starts; read by the use case and the HTTP routes without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from contracts.protocol.errors import CodedError, ProtocolError
+from contracts.protocol.hashing import sha256
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.messages import ANNOUNCE_TTL_SECONDS, Announcement
+from contracts.protocol.money import PPM
+from contracts.protocol.pricing import Unit
+from contracts.protocol.signing import is_signed_by
+from contracts.protocol.typed_data import Domain, Offer
+from market.registry.model import Listing, WorkerRecord
+from market.registry.ports import RegistryView
+
+REFRESH_SECONDS = 1.0
+# An offer about to run out is not sold: the worker re-checks it when the job arrives.
+EXPIRY_MARGIN_SECONDS = 5
+
+log = structlog.get_logger(__name__)
+
+
+class Announcements(Protocol):
+    """Where the workers' signs of life are read."""
+
+    async def read(self) -> Sequence[Announcement]:
+        """Return the announcements that have not run out.
+
+        Raises:
+            RedisUnreachable: the store does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one unit of a model costs at a worker, atomic units; `expires_at` unix seconds."""
+
+    model_id: bytes
+    worker: bytes
+    unit: Unit
+    unit_price: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOffer:
+    """An offer that passed every check, with what the chain says of its worker."""
+
+    offer: Offer
+    worker: WorkerRecord
+
+
+class LiveOffers:
+    """The newest checked view; replaced as a whole by each refresh."""
+
+    def __init__(
+        self,
+        *,
+        announcements: Announcements,
+        registry: RegistryView,
+        domain: Domain,
+        gateway: bytes,
+        fee_ppm: int,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._announcements = announcements
+        self._registry = registry
+        self._domain = domain
+        self._gateway = gateway
+        self._fee_ppm = fee_ppm
+        self._clock = clock
+        self._wall_clock = wall_clock
+        # worker → its newest announcement and when this process first saw it
+        self._seen: dict[bytes, tuple[Announcement, float]] = {}
+        self._offers: dict[bytes, list[LiveOffer]] = {}
+        self._max_batch: dict[tuple[bytes, bytes], int] = {}
+        self._manifests: dict[bytes, Manifest] = {}
+        self._genuine: dict[tuple[bytes, bytes], bool] = {}
+        self._reported: dict[tuple[bytes, bytes], str] = {}
+
+    async def run(self) -> None:
+        """Refresh until cancelled; while the store is away the last view ages out by itself."""
+        while True:
+            try:
+                await self.refresh()
+            except CodedError as error:
+                log.warning("announcements-unreadable", code=error.code)
+                self._rebuild()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def refresh(self) -> None:
+        """Read the announcements and check their offers again.
+
+        Raises:
+            RedisUnreachable: the store does not answer.
+        """
+        now = self._clock()
+        for announcement in await self._announcements.read():
+            known = self._seen.get(announcement.worker)
+            # A worker's clock may be wrong; that its announcement changed is seen with our own.
+            if known is None or known[0].at != announcement.at:
+                self._seen[announcement.worker] = (announcement, now)
+        self._rebuild()
+
+    def offers(self, model_id: bytes) -> Sequence[LiveOffer]:
+        """Return the live offers for a model."""
+        soon = self._wall_clock() + EXPIRY_MARGIN_SECONDS
+        return [live for live in self._offers.get(model_id, ()) if live.offer.expires_at > soon]
+
+    def quotes(self, model_id: bytes) -> list[Quote]:
+        """Return the live offers for a model as quotes, the cheapest first."""
+        listing = self._registry.listing(model_id)
+        if listing is None:
+            return []
+        quotes = [
+            Quote(model_id, live.offer.worker, Unit(listing.unit), live.offer.unit_price, live.offer.expires_at)
+            for live in self.offers(model_id)
+        ]
+        return sorted(quotes, key=lambda quote: (quote.unit_price, quote.worker))
+
+    def manifest(self, model_id: bytes) -> Manifest | None:
+        """Return the manifest that hashes to a model id, once a live worker has shown it."""
+        return self._manifests.get(model_id)
+
+    def announcement(self, worker: bytes) -> Announcement | None:
+        """Return a live worker's newest announcement."""
+        return self._seen[worker][0] if self.is_live(worker) else None
+
+    def workers(self) -> list[bytes]:
+        """Name the live workers."""
+        return [worker for worker in self._seen if self.is_live(worker)]
+
+    def is_live(self, worker: bytes) -> bool:
+        """Tell whether a worker gave a sign of life within the announcement's lifetime."""
+        seen = self._seen.get(worker)
+        return seen is not None and self._clock() - seen[1] <= ANNOUNCE_TTL_SECONDS
+
+    def max_batch(self, worker: bytes, model_id: bytes) -> int:
+        """Return how many requests of a model the worker runs at once; 1 if it did not say."""
+        return self._max_batch.get((worker, model_id), 1)
+
+    def _rebuild(self) -> None:
+        self._seen = {worker: seen for worker, seen in self._seen.items() if self.is_live(worker)}
+        offers: dict[bytes, list[LiveOffer]] = {}
+        max_batch: dict[tuple[bytes, bytes], int] = {}
+        genuine: dict[tuple[bytes, bytes], bool] = {}
+        reported: dict[tuple[bytes, bytes], str] = {}
+        for announcement, _ in self._seen.values():
+            self._learn_manifests(announcement)
+            record = self._registry.worker(announcement.worker)
+            for model_id, cap in announcement.max_batch:
+                max_batch[announcement.worker, model_id] = max(1, cap)
+            for offer, signature in announcement.offers:
+                key = (offer.to_bytes(), signature)
+                fault = self._fault(announcement, record, offer)
+                if fault is None:
+                    known = self._genuine.get(key)
+                    genuine[key] = (
+                        is_signed_by(offer.digest(self._domain), signature, offer.worker) if known is None else known
+                    )
+                    fault = None if genuine[key] else "bad-signature"
+                if fault is None and record is not None:
+                    offers.setdefault(offer.model_id, []).append(LiveOffer(offer, record))
+                elif fault is not None:
+                    where = (offer.worker, offer.model_id)
+                    reported[where] = fault
+                    if self._reported.get(where) != fault:
+                        log.warning(
+                            "offer-refused", reason=fault, worker=offer.worker.hex(), model=offer.model_id.hex()
+                        )
+        self._offers, self._max_batch, self._genuine, self._reported = offers, max_batch, genuine, reported
+
+    def _learn_manifests(self, announcement: Announcement) -> None:
+        for data in announcement.manifests:
+            model_id = sha256(data)
+            if model_id in self._manifests or self._registry.listing(model_id) is None:
+                continue
+            try:
+                self._manifests[model_id] = Manifest.parse(data)
+            except ProtocolError as error:
+                log.warning("manifest-refused", code=error.code, detail=error.detail, model=model_id.hex())
+
+    def _fault(self, announcement: Announcement, record: WorkerRecord | None, offer: Offer) -> str | None:
+        """Say why an offer may not be sold, or None; the signature is checked last since it costs most."""
+        listing = self._registry.listing(offer.model_id)
+        manifest = self._manifests.get(offer.model_id)
+        if offer.worker != announcement.worker:
+            return "another-workers-offer"
+        if offer.gateway != self._gateway:
+            return "another-gateway"
+        if record is None or not record.active:
+            return "worker-not-active"
+        if listing is None or not listing.active:
+            return "model-not-listed"
+        if not listing.min_price <= offer.unit_price <= listing.max_price:
+            return "price-outside-bounds"
+        if self._fee_ppm > offer.max_fee_ppm:
+            return "fee-above-offer"
+        if offer.expires_at <= self._wall_clock():
+            return "expired"
+        if manifest is None:
+            return "no-manifest"
+        return _terms_fault(listing, manifest, self._fee_ppm)
+
+
+def _terms_fault(listing: Listing, manifest: Manifest, fee_ppm: int) -> str | None:
+    if Unit(listing.unit) is not manifest.unit:
+        return "unit-differs-from-manifest"
+    if listing.royalty_ppm + fee_ppm > PPM:
+        return "royalty-and-fee-exceed-price"
+    return None

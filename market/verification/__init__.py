@@ -1,0 +1,1 @@
+"""Verification: holds a worker's result against its own signature before anything is charged."""
