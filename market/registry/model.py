@@ -1,0 +1,89 @@
+"""What the chain says of listings, workers, channels, payees and settlements, as the market folds it.
+
+Plain records; bytes for addresses and hashes, atomic token units for amounts, unix seconds for times. Built by
+`market.registry.fold`, kept by a `RegistryStore`, read through `RegistryView`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A model and its terms; `unit` is `contracts.protocol.pricing.Unit`'s number."""
+
+    model_id: bytes
+    name: str
+    owner: bytes
+    royalty_ppm: int
+    min_price: int
+    max_price: int
+    unit: int
+    uri: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A registered worker; `active` means its stake that is not thawing reaches the minimum."""
+
+    worker: bytes
+    operator: bytes
+    stake: int
+    active: bool
+    region: str
+    hardware: str
+    endpoint: str
+    thawing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRecord:
+    """A channel's money; while `exit_at` is not 0 the payer is taking `exit_amount` out."""
+
+    channel_id: bytes
+    payer: bytes
+    signer: bytes
+    gateway: bytes
+    salt: int
+    deposited: int
+    settled: int
+    exit_amount: int = 0
+    exit_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PayeeCredit:
+    """What a payee was credited by a gateway and has withdrawn, both totals since the beginning."""
+
+    gateway: bytes
+    payee: bytes
+    credited: int
+    withdrawn: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementRecord:
+    """One settled batch; its receipts are the gateway's `first_seq` to `first_seq + count - 1`."""
+
+    gateway: bytes
+    epoch: int
+    root: bytes
+    first_seq: int
+    count: int
+    tx_hash: bytes
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveRecord:
+    """A gateway's reserve and the part of it that is thawing."""
+
+    gateway: bytes
+    amount: int
+    thawing: int
+    thawed_at: int
+
+
+Record = Listing | WorkerRecord | ChannelRecord | PayeeCredit | SettlementRecord | ReserveRecord
