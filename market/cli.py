@@ -1,0 +1,35 @@
+"""The `market` program: gives each command its name; what they do stands in `market.commands`."""
+
+from __future__ import annotations
+
+import typer
+
+from market.commands import client, local, money, owner, services
+
+app = typer.Typer(
+    help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(local.demo)
+app.command("up")(local.up)
+app.command("serve")(services.serve)
+app.command("jobs")(services.jobs)
+app.command("status")(client.status)
+app.command("infer")(client.infer)
+app.add_typer(client.receipts_app, name="receipts")
+app.add_typer(money.channel_app, name="channel")
+app.add_typer(money.wallet_app, name="wallet")
+app.command("mint")(money.mint)
+app.add_typer(owner.model_app, name="model")
+app.command("deploy")(owner.deploy)
+
+
+def main() -> None:
+    """Run the program."""
+    app(prog_name="market")
+
+
+if __name__ == "__main__":
+    main()

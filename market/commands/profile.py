@@ -1,0 +1,122 @@
+"""Which network a client command talks to: options first, then the local network of the data folder.
+
+Decides defaults so that a second terminal beside `market up` needs no options. Called by the client commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from market.devnet.network_file import NetworkFile
+from market.errors import ConfigurationError
+from market.sdk.chain import Chain
+from market.sdk.client import Market
+from market.sdk.papers import PaperStore
+from market.sdk.wallet import Wallet
+from market.settings import DEFAULT_DATA_DIR
+
+DataDirOption = Annotated[
+    Path, typer.Option("--data-dir", envvar="MARKET_DATA_DIR", help="Folder of the local network and of your papers.")
+]
+UrlOption = Annotated[str | None, typer.Option("--url", envvar="MARKET_URL", help="Gateway to use.")]
+RpcOption = Annotated[str | None, typer.Option("--rpc-url", envvar="MARKET_RPC_URL", help="Node of the chain.")]
+DeploymentOption = Annotated[
+    Path | None,
+    typer.Option("--deployment", envvar="MARKET_DEPLOYMENT", help="File with the contracts' addresses."),
+]
+ChainIdOption = Annotated[
+    int | None, typer.Option("--chain-id", envvar="MARKET_CHAIN_ID", help="Chain whose known deployment is used.")
+]
+KeystoreOption = Annotated[Path | None, typer.Option("--keystore", help="Keystore file of the key that acts.")]
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="File whose first line opens the keystore.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the options and the data folder's network file say together."""
+
+    data_dir: Path
+    network: NetworkFile | None
+    url: str | None = None
+    rpc_url: str | None = None
+    deployment: Path | None = None
+    chain_id: int | None = None
+    keystore: Path | None = None
+    password_file: Path | None = None
+
+    @classmethod
+    def load(
+        cls,
+        data_dir: Path = DEFAULT_DATA_DIR,
+        *,
+        url: str | None = None,
+        rpc_url: str | None = None,
+        deployment: Path | None = None,
+        chain_id: int | None = None,
+        keystore: Path | None = None,
+        password_file: Path | None = None,
+    ) -> Profile:
+        """Join options with the folder's network file.
+
+        Raises:
+            ConfigurationError: the network file is damaged.
+        """
+        network = NetworkFile.load(data_dir)
+        return cls(data_dir, network, url, rpc_url, deployment, chain_id, keystore, password_file)
+
+    def gateway(self) -> str:
+        """Return the gateway's URL.
+
+        Raises:
+            ConfigurationError: none is known.
+        """
+        known = self.url or (self.network.gateway_url if self.network else None)
+        if known is None:
+            raise _missing("url", "gateway", "Give --url, or start `market up` with the same --data-dir.")
+        return known
+
+    def chain(self) -> Chain:
+        """Connect to the chain.
+
+        Raises:
+            ConfigurationError: no node or deployment is known.
+            ChainError: the node does not answer or is another network's.
+        """
+        rpc_url = self.rpc_url or (self.network.rpc_url if self.network else None)
+        if rpc_url is None:
+            raise _missing("rpc-url", "node", "Give --rpc-url, or start `market up` with the same --data-dir.")
+        deployment = self.deployment or (Path(self.network.deployment) if self.network else None)
+        if deployment is not None:
+            return Chain.connect(rpc_url, deployment)
+        return Chain.connect_known(rpc_url, self.chain_id)
+
+    def wallet(self, role: str = "client") -> Wallet:
+        """Open the keystore of the options, else the local network's `role`.
+
+        Raises:
+            ConfigurationError: no key is known.
+            KeystoreError: it does not open.
+        """
+        if self.keystore is not None:
+            return Wallet.load(self.keystore, self.password_file)
+        if self.network is None or role not in self.network.keystores:
+            raise _missing("keystore", "key", "Give --keystore and --password-file; `market wallet new` makes one.")
+        return Wallet.load(Path(self.network.keystores[role]), Path(self.network.password_file))
+
+    def papers(self) -> PaperStore:
+        """Open the client's papers in the data folder."""
+        return PaperStore(self.data_dir / "client" / "papers.db")
+
+    def market(self, wallet: Wallet | None = None) -> Market:
+        """Return a client of the gateway with the folder's papers."""
+        return Market(self.gateway(), wallet, papers=self.papers())
+
+
+def _missing(field: str, what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"no {what} is named and no local network is known.", field=field, remedy=remedy)
