@@ -184,7 +184,7 @@ class InferenceService:
                 terms = self._terms(running, live)
                 if reservation is not None and reservation.price != terms.price:
                     held, reservation = reservation, None
-                    await self._reservations.release(held)
+                    await self._give_back(held)
                 if reservation is None:
                     with stage("reserve"):
                         reservation = await self._reserve(running, terms.price)
@@ -200,11 +200,11 @@ class InferenceService:
         except asyncio.CancelledError:
             # The client is gone: nothing may wait here, but the money must go back.
             if reservation is not None:
-                self._spawn(self._reservations.release(reservation))
+                self._spawn(self._give_back(reservation))
             raise
         except BaseException:
             if reservation is not None:
-                await self._reservations.release(reservation)
+                await self._give_back(reservation)
             raise
 
     def _choose(self, running: _Running, failed: dict[bytes, MarketError]) -> LiveOffer:
@@ -360,7 +360,7 @@ class InferenceService:
                 raise DeadlineExceeded("The reservation ran out before the charge.")
             recorded = await self._ledger.record(charge)
         except BaseException:
-            await self._reservations.release(reservation)
+            await self._give_back(reservation)
             raise
         receipt = charge.receipt
         self._papers.add(
@@ -372,6 +372,13 @@ class InferenceService:
             # The charge is durable; the reservation runs out by itself and the next commit brings the total.
             log.warning("reservation-not-closed", code=error.code)
         return recorded
+
+    async def _give_back(self, reservation: Reservation) -> None:
+        try:
+            await self._reservations.release(reservation)
+        except MarketError as error:
+            # It runs out by itself; the failure that led here is what the client must hear of.
+            log.warning("reservation-not-released", code=error.code)
 
     async def _repeat(self, running: _Running, answered: StoredAnswer) -> Answer:
         """Answer a request id again from the ledger; nothing is charged."""

@@ -1,0 +1,148 @@
+"""Create the schema.
+
+Revision 0001, after nothing.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "channel_accounts",
+        sa.Column("channel_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("payer", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("signer", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("salt", sa.LargeBinary(length=8), nullable=False),
+        sa.Column("charged", sa.BigInteger(), nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("voucher_amount", sa.BigInteger(), nullable=False),
+        sa.Column("voucher_signature", sa.LargeBinary(length=65), nullable=False),
+        sa.CheckConstraint("charged >= 0 AND charged <= voucher_amount", name=op.f("ck_channel_accounts_covered")),
+        sa.PrimaryKeyConstraint("channel_id", name=op.f("pk_channel_accounts")),
+    )
+    op.create_table(
+        "earnings",
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("payee", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("role", sa.SmallInteger(), nullable=False),
+        sa.Column("model_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("earned", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("gateway", "payee", "role", "model_id", name=op.f("pk_earnings")),
+    )
+    op.create_table(
+        "evidence",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("worker", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("channel_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("request_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("receipt", sa.LargeBinary(), nullable=False),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("recorded_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_evidence")),
+    )
+    with op.batch_alter_table("evidence", schema=None) as batch_op:
+        batch_op.create_index("ix_evidence_worker", ["worker"], unique=False)
+
+    op.create_table(
+        "payee_totals",
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("payee", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("earned", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("earned >= 0", name=op.f("ck_payee_totals_earned")),
+        sa.PrimaryKeyConstraint("gateway", "payee", name=op.f("pk_payee_totals")),
+    )
+    op.create_table(
+        "receipts",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("request_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("channel_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("payer", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("worker", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("model_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("input_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("output_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("price", sa.BigInteger(), nullable=False),
+        sa.Column("worker_amount", sa.BigInteger(), nullable=False),
+        sa.Column("owner_amount", sa.BigInteger(), nullable=False),
+        sa.Column("cumulative", sa.BigInteger(), nullable=False),
+        sa.Column("served_at", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("worker_signature", sa.LargeBinary(length=65), nullable=False),
+        sa.Column("gateway_signature", sa.LargeBinary(length=65), nullable=False),
+        sa.Column("worker_payee", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("owner_payee", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=True),
+        sa.Column("leaf_index", sa.Integer(), nullable=True),
+        sa.CheckConstraint("price >= 0 AND worker_amount >= 0 AND owner_amount >= 0", name=op.f("ck_receipts_amounts")),
+        sa.CheckConstraint("worker_amount + owner_amount <= price", name=op.f("ck_receipts_split")),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_receipts")),
+        sa.UniqueConstraint("request_id", "channel_id", name=op.f("uq_receipts_request_id_channel_id")),
+    )
+    with op.batch_alter_table("receipts", schema=None) as batch_op:
+        batch_op.create_index("ix_receipts_channel", ["channel_id", "position"], unique=False)
+        batch_op.create_index(
+            "ix_receipts_settled",
+            ["gateway", "epoch", "leaf_index"],
+            unique=False,
+            sqlite_where=sa.text("epoch IS NOT NULL"),
+            postgresql_where=sa.text("epoch IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_receipts_unsettled",
+            ["position"],
+            unique=False,
+            sqlite_where=sa.text("epoch IS NULL"),
+            postgresql_where=sa.text("epoch IS NULL"),
+        )
+
+    op.create_table(
+        "responses",
+        sa.Column("request_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("channel_id", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("outputs", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("request_id", "channel_id", name=op.f("pk_responses")),
+    )
+    with op.batch_alter_table("responses", schema=None) as batch_op:
+        batch_op.create_index("ix_responses_expires_at", ["expires_at"], unique=False)
+
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("responses", schema=None) as batch_op:
+        batch_op.drop_index("ix_responses_expires_at")
+
+    op.drop_table("responses")
+    with op.batch_alter_table("receipts", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_receipts_unsettled", sqlite_where=sa.text("epoch IS NULL"), postgresql_where=sa.text("epoch IS NULL")
+        )
+        batch_op.drop_index(
+            "ix_receipts_settled",
+            sqlite_where=sa.text("epoch IS NOT NULL"),
+            postgresql_where=sa.text("epoch IS NOT NULL"),
+        )
+        batch_op.drop_index("ix_receipts_channel")
+
+    op.drop_table("receipts")
+    op.drop_table("payee_totals")
+    with op.batch_alter_table("evidence", schema=None) as batch_op:
+        batch_op.drop_index("ix_evidence_worker")
+
+    op.drop_table("evidence")
+    op.drop_table("earnings")
+    op.drop_table("channel_accounts")

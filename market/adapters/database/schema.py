@@ -1,0 +1,8 @@
+"""The whole schema: importing this module registers every table on one metadata."""
+
+from __future__ import annotations
+
+from market.adapters.database import tables_ledger
+from market.adapters.database.tables_base import metadata
+
+__all__ = ["metadata", "tables_ledger"]
