@@ -21,6 +21,7 @@ from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
 from market.gateway import routes_market, routes_oip
+from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
 from market.gateway.problems import internal_response, problem_response
 
@@ -38,10 +39,11 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     """Build the application around a runtime, which it opens and closes with its lifespan."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
         try:
-            yield
+            async with serve_grpc(runtime) as app.state.grpc_port:
+                yield
         finally:
             await runtime.close()
 

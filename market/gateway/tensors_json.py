@@ -93,8 +93,8 @@ def decode_request(body: bytes, manifest: Manifest, header_length: str | None = 
     request_id = raw.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARACTERS):
         raise InvalidRequest(f"expected a text of at most {MAX_ID_CHARACTERS} characters.", field="id")
-    parameters = _parameters(raw.get("parameters"))
-    outputs, binary = _outputs(raw.get("outputs"), manifest)
+    parameters = check_parameters(raw.get("parameters"))
+    outputs, binary = check_outputs(raw.get("outputs"), manifest)
     tensors = _inputs(raw.get("inputs"), manifest, data)
     if data is not None:
         data.finish()
@@ -127,9 +127,7 @@ def encode_answer_for(
 
     Returns the body and, if raw tensor data follow its JSON, the length of the JSON in bytes.
     """
-    if body.outputs:
-        by_name = {tensor.name: tensor for tensor in outputs}
-        outputs = [by_name[name] for name in body.outputs if name in by_name]
+    outputs = in_order(body, outputs)
     if not (body.binary_default or any(body.binary.values())):
         return encode_answer(model_name, body.id, outputs, parameters=parameters), None
     answer = _answer_head(model_name, body.id, parameters)
@@ -148,13 +146,60 @@ def encode_answer_for(
     return b"".join((head, *raw)), len(head) if raw else None
 
 
-def check_parameters(raw: Any) -> dict[str, Any]:
-    """Return request parameters as plain values, without those that speak about transport.
+def in_order(body: InferenceBody, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return an answer's tensors in the order in which the request named them."""
+    if not body.outputs:
+        return outputs
+    by_name = {tensor.name: tensor for tensor in outputs}
+    return [by_name[name] for name in body.outputs if name in by_name]
+
+
+def check_outputs(raw: Any, manifest: Manifest) -> tuple[tuple[str, ...], dict[str, bool]]:
+    """Return the names of the requested outputs, and for those that say so whether their data shall come raw.
 
     Raises:
-        InvalidRequest: not an object of texts, numbers and truth values.
+        InvalidRequest: not a list of outputs.
+        WrongTensorName: not an output of the model, or asked for twice.
     """
-    return {key: value for key, value in _parameters(raw).items() if key not in TRANSPORT_PARAMETERS}
+    if raw is None:
+        return (), {}
+    if not isinstance(raw, list):
+        raise InvalidRequest("expected a list of outputs.", field="outputs")
+    known = {spec.name for spec in manifest.outputs}
+    binary: dict[str, bool] = {}
+    wanted: list[str] = []
+    for index, row in enumerate(raw):
+        where = f"outputs[{index}]"
+        name = row.get("name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or name not in known or name in wanted:
+            raise WrongTensorName(
+                f"{shorten(name)} is not an output, or asked for twice; there are {names(manifest.outputs)}.",
+                field=where,
+            )
+        wanted.append(name)
+        parameters = check_parameters(row.get("parameters"), f"{where}.parameters")
+        if "binary_data" in parameters:
+            binary[name] = _truth(parameters["binary_data"], f"{where}.parameters.binary_data")
+    return tuple(wanted), binary
+
+
+def check_parameters(raw: Any, where: str = "parameters") -> dict[str, Any]:
+    """Return parameters as they are; None are none.
+
+    Raises:
+        InvalidRequest: not an object of texts, numbers and truth values, or one asks for what is not offered.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InvalidRequest("expected an object.", field=where)
+    for key, value in raw.items():
+        if value is not None and not isinstance(value, (str, int, float, bool)):
+            raise InvalidRequest("a parameter is a text, a number or a truth value.", field=f"{where}.{shorten(key)}")
+    for key in _NOT_OFFERED:
+        if raw.get(key):
+            raise InvalidRequest(f"{key} is not offered here; send and take tensor data.", field=f"{where}.{key}")
+    return raw
 
 
 class _Data:
@@ -233,7 +278,7 @@ def _tensor(  # noqa: PLR0917
 ) -> Tensor:
     parameters = row.get("parameters")
     if parameters is not None:
-        _parameters(parameters, f"{where}.parameters")
+        check_parameters(parameters, f"{where}.parameters")
         if _BINARY_SIZE in parameters:
             if "data" in row:
                 raise InvalidRequest(f"{spec.name} comes both as `data` and as binary.", field=f"{where}.data")
@@ -329,43 +374,6 @@ def _flatten(raw: list[Any]) -> list[Any]:
         else:
             waiting.pop()
     return flat
-
-
-def _outputs(raw: Any, manifest: Manifest) -> tuple[tuple[str, ...], dict[str, bool]]:
-    if raw is None:
-        return (), {}
-    if not isinstance(raw, list):
-        raise InvalidRequest("expected a list of outputs.", field="outputs")
-    known = {spec.name for spec in manifest.outputs}
-    binary: dict[str, bool] = {}
-    wanted: list[str] = []
-    for index, row in enumerate(raw):
-        where = f"outputs[{index}]"
-        name = row.get("name") if isinstance(row, dict) else None
-        if not isinstance(name, str) or name not in known or name in wanted:
-            raise WrongTensorName(
-                f"{shorten(name)} is not an output, or asked for twice; there are {names(manifest.outputs)}.",
-                field=where,
-            )
-        wanted.append(name)
-        parameters = _parameters(row.get("parameters"), f"{where}.parameters")
-        if "binary_data" in parameters:
-            binary[name] = _truth(parameters["binary_data"], f"{where}.parameters.binary_data")
-    return tuple(wanted), binary
-
-
-def _parameters(raw: Any, where: str = "parameters") -> dict[str, Any]:
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise InvalidRequest("expected an object.", field=where)
-    for key, value in raw.items():
-        if value is not None and not isinstance(value, (str, int, float, bool)):
-            raise InvalidRequest("a parameter is a text, a number or a truth value.", field=f"{where}.{shorten(key)}")
-    for key in _NOT_OFFERED:
-        if raw.get(key):
-            raise InvalidRequest(f"{key} is not offered here; send and take tensor data.", field=f"{where}.{key}")
-    return raw
 
 
 def _truth(value: Any, where: str) -> bool:
