@@ -1,0 +1,358 @@
+"""The one sender of transactions of an account: nonce, gas, fees, replacement, confirmation, restart.
+
+A transaction is named by its purpose. Its signed bytes are in the outbox before the node sees them, so that after a
+crash at any line the same bytes go out again and the same purpose never becomes two transactions. Called by settlement
+and the command lines; two transactors for one account must share one outbox.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from eth_account import Account
+from web3 import Web3
+from web3.exceptions import TransactionNotFound, Web3RPCError
+
+from contracts.bindings.errors import ChainError, NodeUnreachable, TransactionReverted, decode_revert
+from contracts.bindings.rpc import named
+from contracts.protocol.errors import Retry
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.signing import PrivateKey
+
+GAS_MARGIN_PERCENT = 20
+FEE_BUMP_PERCENT = 25  # nodes demand at least 10 % for a replacement
+STUCK_SECONDS = 45.0
+POLL_SECONDS = 0.2
+WAIT_SECONDS = 300.0
+_KNOWN = ("already known", "already imported", "known transaction")
+_NONCE = ("nonce too low", "nonce is too low", "invalid nonce", "nonce too high")
+
+
+class NotConfirmed(ChainError):
+    """A transaction is not in a block after a long wait; it stays in the outbox and is sent again."""
+
+    code = "not-confirmed"
+    retry = Retry.LATER
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One transaction in the outbox; `raw` are the signed bytes, `tx_hashes` every version broadcast, newest last."""
+
+    account: bytes
+    purpose: str
+    to: bytes | None
+    data: bytes
+    gas: int
+    nonce: int
+    max_fee_per_gas: int
+    priority_fee_per_gas: int
+    raw: bytes
+    tx_hashes: tuple[bytes, ...]
+    sent_at: float
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction in a block; `contract` is set for a deployment."""
+
+    tx_hash: bytes
+    block_number: int
+    block_hash: bytes
+    gas_used: int
+    logs: Sequence[Any]
+    contract: bytes | None = None
+
+
+class Outbox(Protocol):
+    """Durable store of outgoing transactions, unique by (account, purpose)."""
+
+    def get(self, account: bytes, purpose: str) -> Outgoing | None:
+        """Return what was once sent for a purpose."""
+        ...
+
+    def pending(self, account: bytes) -> Sequence[Outgoing]:
+        """Return what is not done, by nonce."""
+        ...
+
+    def put(self, outgoing: Outgoing) -> None:
+        """Insert or replace, durably before returning."""
+        ...
+
+    def drop(self, account: bytes, purpose: str) -> None:
+        """Forget a transaction that never can be mined."""
+        ...
+
+
+class MemoryOutbox:
+    """An outbox for one process: command lines that wait for each transaction."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[bytes, str], Outgoing] = {}
+
+    def get(self, account: bytes, purpose: str) -> Outgoing | None:
+        """See `Outbox.get`."""
+        return self._rows.get((account, purpose))
+
+    def pending(self, account: bytes) -> Sequence[Outgoing]:
+        """See `Outbox.pending`."""
+        rows = [row for row in self._rows.values() if row.account == account and not row.done]
+        return sorted(rows, key=lambda row: row.nonce)
+
+    def put(self, outgoing: Outgoing) -> None:
+        """See `Outbox.put`."""
+        self._rows[outgoing.account, outgoing.purpose] = outgoing
+
+    def drop(self, account: bytes, purpose: str) -> None:
+        """See `Outbox.drop`."""
+        self._rows.pop((account, purpose), None)
+
+
+class Transactor:
+    """Sends for one account; safe to use from several threads."""
+
+    def __init__(
+        self,
+        web3: Web3,
+        key: PrivateKey,
+        *,
+        outbox: Outbox | None = None,
+        confirmations: int = 0,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self.web3 = web3
+        self.address = key.address
+        self._key = key
+        self._outbox: Outbox = outbox if outbox is not None else MemoryOutbox()
+        self._confirmations = confirmations
+        self._clock = clock
+        self._sleep = sleep
+        self._stuck_seconds = stuck_seconds
+        self._lock = threading.Lock()
+
+    def run(self, purpose: str, to: bytes | None, data: bytes, *, wait_seconds: float = WAIT_SECONDS) -> Mined:
+        """Send once for this purpose, ever, and wait until it is confirmed; `to` None deploys.
+
+        Raises:
+            TransactionReverted: the contract refuses; nothing stays in the outbox unless it was mined so.
+            NotEnoughGasMoney: the account cannot pay.
+            NodeUnreachable: the node is away; what was signed stays in the outbox.
+            NotConfirmed: no block took it in time; it stays in the outbox.
+        """
+        self.submit(purpose, to, data)
+        return self.wait(purpose, wait_seconds=wait_seconds)
+
+    def submit(self, purpose: str, to: bytes | None, data: bytes) -> Outgoing:
+        """Sign, store and broadcast, unless this purpose has been sent before."""
+        with self._lock:
+            known = self._outbox.get(self.address, purpose)
+            if known is not None:
+                return known
+            gas = self.estimate(to, data)
+            max_fee, priority = self._fees()
+            outgoing = self._signed(
+                Outgoing(
+                    self.address, purpose, to, data, gas, self._next_nonce(), max_fee, priority, b"", (), self._clock()
+                )
+            )
+            self._outbox.put(outgoing)
+            self._broadcast(outgoing)
+            return outgoing
+
+    def estimate(self, to: bytes | None, data: bytes) -> int:
+        """Return the gas limit to use: the node's estimate and a margin.
+
+        Raises:
+            TransactionReverted: it would revert.
+        """
+        call: dict[str, Any] = {"from": checksum(self.address), "data": hex0x(data)}
+        if to is not None:
+            call["to"] = checksum(to)
+        with named():
+            return self.web3.eth.estimate_gas(call) * (100 + GAS_MARGIN_PERCENT) // 100  # type: ignore[arg-type]
+
+    def wait(self, purpose: str, *, wait_seconds: float = WAIT_SECONDS) -> Mined:
+        """Wait until a submitted transaction is confirmed; resend and replace it as needed."""
+        deadline_at = self._clock() + wait_seconds
+        while True:
+            mined = self.poll(purpose)
+            if mined is not None:
+                return mined
+            if self._clock() > deadline_at:
+                raise NotConfirmed(f"{purpose} is in no confirmed block after {wait_seconds:.0f} s.", field="purpose")
+            self._sleep(POLL_SECONDS)
+
+    def poll(self, purpose: str) -> Mined | None:
+        """Look once at a submitted transaction; None while it is not confirmed.
+
+        Raises:
+            TransactionReverted: it was mined and reverted.
+        """
+        with self._lock:
+            outgoing = self._outbox.get(self.address, purpose)
+            if outgoing is None:
+                raise NotConfirmed(f"{purpose} was never submitted.", field="purpose")
+            for tx_hash in reversed(outgoing.tx_hashes):
+                found = self._receipt(tx_hash)
+                if found is not None:
+                    return self._mined(outgoing, found)
+            if self._clock() - outgoing.sent_at > self._stuck_seconds:
+                self._replace(outgoing)
+            elif self._lost(outgoing):
+                self._broadcast(outgoing)
+            return None
+
+    def resume(self) -> list[str]:
+        """Broadcast again what the outbox holds unconfirmed; returns its purposes. Call it once at start."""
+        with self._lock:
+            waiting = self._outbox.pending(self.address)
+            for outgoing in waiting:
+                if all(self._receipt(tx_hash) is None for tx_hash in outgoing.tx_hashes):
+                    self._broadcast(outgoing)
+            return [outgoing.purpose for outgoing in waiting]
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    def _next_nonce(self) -> int:
+        with named():
+            mined = self.web3.eth.get_transaction_count(checksum(self.address), "latest")  # type: ignore[arg-type]
+        ours = [row.nonce for row in self._outbox.pending(self.address)]
+        return max([mined, *(nonce + 1 for nonce in ours)])
+
+    def _fees(self) -> tuple[int, int]:
+        with named():
+            base = self.web3.eth.get_block("latest").get("baseFeePerGas", 0)
+            priority = self.web3.eth.max_priority_fee
+        return 2 * base + priority, priority
+
+    def _signed(self, outgoing: Outgoing) -> Outgoing:
+        transaction: dict[str, Any] = {
+            "type": 2,
+            "chainId": self.web3.eth.chain_id,
+            "nonce": outgoing.nonce,
+            "gas": outgoing.gas,
+            "maxFeePerGas": outgoing.max_fee_per_gas,
+            "maxPriorityFeePerGas": outgoing.priority_fee_per_gas,
+            "value": 0,
+            "data": outgoing.data,
+        }
+        if outgoing.to is not None:
+            transaction["to"] = checksum(outgoing.to)
+        signed = Account.sign_transaction(transaction, self._key.secret_bytes())
+        return replace(
+            outgoing,
+            raw=bytes(signed.raw_transaction),
+            tx_hashes=(*outgoing.tx_hashes, bytes(signed.hash)),
+            sent_at=self._clock(),
+        )
+
+    def _broadcast(self, outgoing: Outgoing) -> None:
+        try:
+            with named():
+                try:
+                    self.web3.eth.send_raw_transaction(outgoing.raw)
+                except Web3RPCError as error:
+                    text = str(error).lower()
+                    if any(words in text for words in _KNOWN):
+                        return
+                    if any(words in text for words in _NONCE):
+                        self._resync(outgoing)
+                        return
+                    raise
+        except NodeUnreachable:
+            # The bytes are in the outbox: a node that comes back gets them again.
+            raise
+        except ChainError:
+            # Refused for good, and no earlier version is out that a block could still take.
+            if len(outgoing.tx_hashes) == 1:
+                self._outbox.drop(self.address, outgoing.purpose)
+            raise
+
+    def _resync(self, outgoing: Outgoing) -> None:
+        """Somebody else used the nonce: sign the same purpose again, unless one of our versions is what was mined."""
+        if any(self._receipt(tx_hash) is not None for tx_hash in outgoing.tx_hashes):
+            return
+        with named():
+            nonce = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
+        others = [row.nonce for row in self._outbox.pending(self.address) if row.purpose != outgoing.purpose]
+        while nonce in others:
+            nonce += 1
+        fresh = self._signed(replace(outgoing, nonce=nonce, tx_hashes=()))
+        self._outbox.put(fresh)
+        with named():
+            self.web3.eth.send_raw_transaction(fresh.raw)
+
+    def _replace(self, outgoing: Outgoing) -> None:
+        max_fee, priority = self._fees()
+        dearer = self._signed(
+            replace(
+                outgoing,
+                max_fee_per_gas=max(max_fee, _bumped(outgoing.max_fee_per_gas)),
+                priority_fee_per_gas=max(priority, _bumped(outgoing.priority_fee_per_gas)),
+            )
+        )
+        self._outbox.put(dearer)
+        self._broadcast(dearer)
+
+    def _lost(self, outgoing: Outgoing) -> bool:
+        """Tell whether the node has forgotten the transaction (restart, reorganisation)."""
+        try:
+            with named():
+                self.web3.eth.get_transaction(hex0x(outgoing.tx_hashes[-1]))  # type: ignore[arg-type]
+        except NodeUnreachable as error:
+            if isinstance(error.__cause__, TransactionNotFound):
+                return True
+            raise
+        return False
+
+    def _receipt(self, tx_hash: bytes) -> Any | None:
+        try:
+            with named():
+                return self.web3.eth.get_transaction_receipt(hex0x(tx_hash))  # type: ignore[arg-type]
+        except NodeUnreachable as error:
+            if isinstance(error.__cause__, TransactionNotFound):
+                return None
+            raise
+
+    def _mined(self, outgoing: Outgoing, receipt: Any) -> Mined | None:
+        with named():
+            head = self.web3.eth.block_number
+        if head - receipt["blockNumber"] < self._confirmations:
+            return None
+        if receipt["status"] != 1:
+            self._outbox.put(replace(outgoing, done=True))
+            raise self._why(outgoing, receipt["blockNumber"])
+        self._outbox.put(replace(outgoing, done=True))
+        address = receipt.get("contractAddress")
+        return Mined(
+            tx_hash=bytes(receipt["transactionHash"]),
+            block_number=int(receipt["blockNumber"]),
+            block_hash=bytes(receipt["blockHash"]),
+            gas_used=int(receipt["gasUsed"]),
+            logs=receipt["logs"],
+            contract=bytes.fromhex(address[2:]) if address else None,
+        )
+
+    def _why(self, outgoing: Outgoing, block: int) -> TransactionReverted:
+        call: dict[str, Any] = {"from": checksum(self.address), "data": hex0x(outgoing.data), "gas": outgoing.gas}
+        if outgoing.to is not None:
+            call["to"] = checksum(outgoing.to)
+        try:
+            with named():
+                self.web3.eth.call(call, block)  # type: ignore[arg-type]
+        except TransactionReverted as reason:
+            return reason
+        except ChainError:
+            pass
+        return decode_revert(b"")
+
+
+def _bumped(fee: int) -> int:
+    return fee * (100 + FEE_BUMP_PERCENT) // 100 + 1
