@@ -92,9 +92,7 @@ class Profile:
         if rpc_url is None:
             raise _missing("rpc-url", "node", "Give --rpc-url, or start `market up` with the same --data-dir.")
         deployment = self.deployment or (Path(self.network.deployment) if self.network else None)
-        if deployment is not None:
-            return Chain.connect(rpc_url, deployment)
-        return Chain.connect_known(rpc_url, self.chain_id)
+        return Chain.connect(rpc_url, deployment, chain_id=self.chain_id)
 
     def wallet(self, role: str = "client") -> Wallet:
         """Open the keystore of the options, else the local network's `role`.

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from contracts.protocol.errors import CodedError, Retry
+from contracts.protocol.hexes import checksum
+from contracts.protocol.money import format_amount
 
 
 class ClientError(CodedError):
@@ -60,7 +62,7 @@ class GatewayMisbehaved(ClientError):
 
 
 class ReceiptInvalid(ClientError):
-    """A receipt does not hold; `field` names the check that failed."""
+    """A receipt cannot be read; `field` names what is wrong."""
 
     code = "receipt-invalid"
 
@@ -76,6 +78,19 @@ class SpendingLimit(ClientError):
     """The price is above what the caller allows."""
 
     code = "spending-limit"
+
+
+class NotEnoughTokens(ClientError):
+    """The account holds fewer tokens than the transaction takes."""
+
+    code = "not-enough-tokens"
+
+    def __init__(self, account: bytes, held: int, wanted: int) -> None:
+        super().__init__(
+            f"{checksum(account)} holds {format_amount(held)}, {format_amount(wanted)} are needed.",
+            field="amount",
+            remedy="Choose a smaller amount, or get tokens (`market mint` on test networks).",
+        )
 
 
 class NoChannel(ClientError):

@@ -1,0 +1,209 @@
+"""The chain from a client's, an owner's or an operator's side: read what is there, send what their key may send.
+
+Decides nothing about money: it encodes, sends, waits and reads. Reads satisfy `market.sdk.verify.ChainFacts`. Called by
+the commands, the demonstration and client programs.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from web3 import Web3
+
+from contracts.bindings.deploy import Contracts, Terms, bind, deploy
+from contracts.bindings.rpc import connect, named
+from contracts.bindings.transactor import Mined, Transactor
+from contracts.deployments import Deployment
+from contracts.deployments import load as load_deployment
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import Channel, Domain, WorkerConsent
+from market.sdk.errors import NotEnoughTokens
+from market.sdk.verify import ListedModel, RegisteredWorker
+from market.sdk.wallet import Wallet
+
+_CONSENT_SECONDS = 3_600
+
+
+class Chain:
+    """One deployment on one node."""
+
+    def __init__(self, web3: Web3, deployment: Deployment) -> None:
+        self._web3 = web3
+        self.deployment = deployment
+        self._bound: Contracts = bind(web3, deployment)
+        self._domain = Domain(deployment.chain_id, deployment.escrow)
+        self._senders: dict[bytes, Transactor] = {}
+
+    @classmethod
+    def connect(cls, rpc_url: str, deployment_file: Path | None = None, *, chain_id: int | None = None) -> Chain:
+        """Open a node, and the deployment that a file names or that the project publishes for the node's chain.
+
+        Raises:
+            ChainError: the node does not answer, is another chain's, or has no contracts there.
+            NoDeployment: no addresses are known.
+        """
+        web3 = connect(rpc_url, chain_id)
+        with named(rpc_url):
+            served = web3.eth.chain_id
+        return cls(web3, load_deployment(served, deployment_file))
+
+    @classmethod
+    def deploy(cls, rpc_url: str, wallet: Wallet, deployment_file: Path, *, terms: Terms | None = None) -> Chain:
+        """Deploy the contracts with test dollars, and write their addresses to a file.
+
+        Raises:
+            ChainError: the node refuses.
+        """
+        web3 = connect(rpc_url)
+        deployment = deploy(Transactor(web3, wallet.key), terms=terms)
+        deployment.save(deployment_file)
+        return cls(web3, deployment)
+
+    @property
+    def domain(self) -> Domain:
+        """Where signatures are valid."""
+        return self._domain
+
+    def contracts(self) -> dict[str, bytes]:
+        """Return the contracts' addresses by name."""
+        known = self.deployment
+        return {
+            "escrow": known.escrow,
+            "worker_registry": known.worker_registry,
+            "model_registry": known.model_registry,
+            "token": known.token,
+            "disputes": known.disputes,
+        }
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def balance(self, account: bytes) -> int:
+        """Return an account's tokens, atomic units."""
+        return self._bound.token.balance_of(account)
+
+    def native_balance(self, account: bytes) -> int:
+        """Return an account's gas money, wei."""
+        with named():
+            return int(self._web3.eth.get_balance(checksum(account)))  # type: ignore[arg-type]
+
+    def is_listed(self, model_id: bytes) -> bool:
+        """Tell whether a model is listed."""
+        return any(self._bound.models.model(model_id).owner)
+
+    def is_registered(self, worker: bytes) -> bool:
+        """Tell whether a worker is registered with enough stake."""
+        return self._bound.workers.is_active(worker)
+
+    def min_stake(self) -> int:
+        """Return the smallest stake of a worker, atomic units."""
+        return self._bound.workers.min_stake()
+
+    def credited(self, gateway: bytes, payee: bytes) -> int:
+        """Return what a gateway's settlements credited a payee in all, atomic units."""
+        return self._bound.escrow.credits(gateway, payee)[0]
+
+    def gas_used(self, tx_hash: bytes) -> int:
+        """Return the gas of a mined transaction."""
+        with named():
+            return int(self._web3.eth.get_transaction_receipt(hex0x(tx_hash))["gasUsed"])  # type: ignore[arg-type]
+
+    def settled_root(self, gateway: bytes, epoch: int) -> bytes:
+        """See `ChainFacts.settled_root`."""
+        return self._bound.escrow.settlement_root(gateway, epoch)
+
+    def registered_worker(self, worker: bytes) -> RegisteredWorker:
+        """See `ChainFacts.registered_worker`."""
+        state = self._bound.workers.worker(worker)
+        return RegisteredWorker(state.operator, state.stake)
+
+    def listed_model(self, model_id: bytes) -> ListedModel:
+        """See `ChainFacts.listed_model`."""
+        state = self._bound.models.model(model_id)
+        return ListedModel(state.name, state.owner, state.royalty_ppm)
+
+    def channel_settled(self, channel_id: bytes) -> int:
+        """See `ChainFacts.channel_settled`."""
+        return self._bound.escrow.channel(channel_id).settled
+
+    def receipt_is_included(self, gateway: bytes, epoch: int, digest: bytes, proof: Sequence[bytes]) -> bool:
+        """See `ChainFacts.receipt_is_included`."""
+        return self._bound.escrow.verify_receipt(gateway, epoch, digest, proof)
+
+    # --- sending ----------------------------------------------------------------------------------------------
+
+    def open_channel(self, wallet: Wallet, gateway: bytes, amount: int) -> Channel:
+        """Open a new channel to a gateway with a deposit of `amount` atomic units.
+
+        Raises:
+            NotEnoughTokens: the wallet holds less.
+            ChainError: a transaction failed.
+        """
+        channel = wallet.new_channel(gateway)
+        self.deposit(wallet, channel, amount)
+        return channel
+
+    def deposit(self, wallet: Wallet, channel: Channel, amount: int) -> Mined:
+        """Deposit `amount` atomic units into a channel."""
+        self._allow(wallet, self.deployment.escrow, amount)
+        return self._send(wallet, "deposit", self.deployment.escrow, self._bound.escrow.deposit(channel, amount))
+
+    def initiate_exit(self, wallet: Wallet, channel: Channel, amount: int) -> Mined:
+        """Start to take `amount` atomic units out of a channel; they can be drawn after the escrow's delay."""
+        return self._send(wallet, "exit", self.deployment.escrow, self._bound.escrow.initiate_exit(channel, amount))
+
+    def finalize_exit(self, wallet: Wallet, channel: Channel) -> Mined:
+        """Draw what an exit whose delay is over gives."""
+        return self._send(wallet, "draw", self.deployment.escrow, self._bound.escrow.finalize_exit(channel))
+
+    def withdraw(self, wallet: Wallet, gateway: bytes, amount: int) -> Mined:
+        """Draw what a gateway's settlements credited the wallet."""
+        data = self._bound.escrow.withdraw(gateway, wallet.address, amount)
+        return self._send(wallet, "withdraw", self.deployment.escrow, data)
+
+    def mint(self, wallet: Wallet, to: bytes, amount: int) -> Mined:
+        """Make test dollars, where the token is TestUSD."""
+        return self._send(wallet, "mint", self.deployment.token, self._bound.token.mint(to, amount))
+
+    def list_model(
+        self,
+        wallet: Wallet,
+        manifest: Manifest,
+        *,
+        name: str,
+        min_price: int,
+        max_price: int,
+        royalty_ppm: int,
+        uri: str,
+    ) -> Mined:
+        """List a model under a name; prices are per unit, atomic token units."""
+        data = self._bound.models.list_model(
+            manifest.model_id, name, min_price, max_price, royalty_ppm, int(manifest.unit), uri
+        )
+        return self._send(wallet, "list", self.deployment.model_registry, data)
+
+    def register_worker(
+        self, wallet: Wallet, worker: PrivateKey, *, stake: int, region: str, hardware: str, endpoint: str
+    ) -> Mined:
+        """Stake `stake` atomic units for a worker key and register it; the wallet becomes its operator."""
+        self._allow(wallet, self.deployment.worker_registry, stake)
+        deadline = int(time.time()) + _CONSENT_SECONDS
+        consent = worker.sign_digest(WorkerConsent(wallet.address, worker.address, deadline).digest(self._domain))
+        data = self._bound.workers.register(worker.address, stake, region, hardware, endpoint, deadline, consent)
+        return self._send(wallet, "register", self.deployment.worker_registry, data)
+
+    def _allow(self, wallet: Wallet, spender: bytes, amount: int) -> None:
+        held = self.balance(wallet.address)
+        if held < amount:
+            raise NotEnoughTokens(wallet.address, held, amount)
+        if self._bound.token.allowance(wallet.address, spender) < amount:
+            self._send(wallet, "approve", self.deployment.token, self._bound.token.approve(spender, amount))
+
+    def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
+        sender = self._senders.setdefault(wallet.address, Transactor(self._web3, wallet.key))
+        # A person's command is a purpose of its own each time; only programs repeat a purpose.
+        return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
