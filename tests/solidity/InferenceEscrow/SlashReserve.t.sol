@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {IInferenceEscrow} from "@market/interfaces/IInferenceEscrow.sol";
+import {TypedData} from "@market/libraries/TypedData.sol";
+
+import {Fixture} from "../support/Fixture.sol";
+
+contract SlashReserveTest is Fixture {
+    address private constant BURN = 0x000000000000000000000000000000000000dEaD;
+
+    function test_HalfIsBurnt() public {
+        fundReserve(101);
+        vm.expectEmit(address(escrow));
+        emit IInferenceEscrow.ReserveSlashed(gateway, STRANGER, 51, 50);
+        vm.prank(address(disputes));
+        assertEq(escrow.slashReserve(gateway, 51, STRANGER), 51, "slashed");
+        assertBalance(STRANGER, 25);
+        assertBalance(BURN, 26);
+    }
+
+    function test_NotesComeFirst() public {
+        escrow.redeemCreditNote(
+            gateway, operator, 80, sign(GATEWAY_KEY, TypedData.hashCreditNote(gateway, operator, 80))
+        );
+        fundReserve(100);
+        vm.prank(address(disputes));
+        assertEq(escrow.slashReserve(gateway, 100, STRANGER), 20, "slashed");
+    }
+
+    function test_AnEmptyReserveSlashesNothing() public {
+        vm.prank(address(disputes));
+        assertEq(escrow.slashReserve(gateway, 100, STRANGER), 0, "slashed");
+    }
+
+    function test_RevertWhen_NotTheDisputeManager() public {
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                IInferenceEscrow.InferenceEscrowNotDisputeManager.selector, address(disputes), STRANGER
+            )
+        );
+        vm.prank(STRANGER);
+        escrow.slashReserve(gateway, 1, STRANGER);
+    }
+
+    function test_TheDeployerNamesItOnce() public {
+        IInferenceEscrow fresh = IInferenceEscrow(
+            vm.deployCode("InferenceEscrow.sol", abi.encode(address(token), EXIT_DELAY, RESERVE_THAW))
+        );
+        vm.expectRevert(
+            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotDeployer.selector, address(this), STRANGER)
+        );
+        vm.prank(STRANGER);
+        fresh.setDisputeManager(STRANGER);
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowZeroAddress.selector));
+        fresh.setDisputeManager(address(0));
+        vm.expectEmit(address(fresh));
+        emit IInferenceEscrow.DisputeManagerSet(address(disputes));
+        fresh.setDisputeManager(address(disputes));
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                IInferenceEscrow.InferenceEscrowDisputeManagerSet.selector, address(disputes)
+            )
+        );
+        fresh.setDisputeManager(STRANGER);
+        assertEq(fresh.disputeManager(), address(disputes), "manager");
+    }
+}
