@@ -1,0 +1,143 @@
+"""The client pays what it must, never more than it may, and believes no answer that does not hold."""
+
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import Domain
+from market.sdk.client import Market
+from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.papers import PaperStore
+from market.sdk.wallet import Wallet
+
+X = {"x": np.array([[1.5, 2.0]], dtype=np.float32)}
+
+
+def infers(gateway) -> list:
+    return [call for call in gateway.calls if call.url.path.endswith("/infer")]
+
+
+def test_a_request_is_paid_checked_and_kept(market, gateway, papers):
+    outcome = market.infer("m", X)
+    assert outcome.outputs["y"].tolist() == [[3.0, 4.0]]
+    assert (outcome.charged, outcome.cumulative) == (1_000, 1_000)
+    assert [paper.receipt for paper in papers.receipts()] == [outcome.paper.receipt]
+    market.infer("m", X)
+    assert papers.channels()[0].charged == 2_000
+    assert len(infers(gateway)) == 2, "one round trip a request"
+
+
+def test_the_price_follows_the_rows(market):
+    assert market.infer("m", {"x": np.ones((3, 2), dtype=np.float32)}).charged == 3_000
+
+
+def test_a_higher_price_is_paid_up_to_the_limit(market, gateway):
+    gateway.advertised = 10
+    assert market.infer("m", X).charged == 1_000
+    gateway.unit_price = 50_000
+    with pytest.raises(SpendingLimit):
+        market.infer("m", X, max_price=40_000)
+    assert gateway.charged == 1_000
+
+
+def test_nothing_is_signed_above_the_limit(market, gateway, papers):
+    gateway.advertised = gateway.unit_price = 10_000_000
+    with pytest.raises(SpendingLimit):
+        market.infer("m", X)
+    assert infers(gateway) == []
+    assert papers.channels()[0].signed == 0
+
+
+def test_a_claim_above_what_was_signed_is_a_fraud(market, gateway):
+    gateway.charged = 99_000
+    with pytest.raises(GatewayMisbehaved, match="more than was ever signed"):
+        market.infer("m", X)
+
+
+def test_another_program_may_use_the_channel_too(market, gateway, papers):
+    market.infer("m", X)
+    with Market("http://g", market.wallet, papers=papers, transport=httpx.MockTransport(gateway.handle)) as other:
+        other.infer("m", X)
+    assert market.infer("m", X).cumulative == 3_000
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("requestId", {"request_id": b"\x01" * 32}),
+        ("channelId", {"channel_id": b"\x01" * 32}),
+        ("payer", {"payer": b"\x01" * 20}),
+        ("modelId", {"model_id": b"\x01" * 32}),
+        ("inputHash", {"input_hash": b"\x01" * 32}),
+        ("outputHash", {"output_hash": b"\x01" * 32}),
+        ("cumulative", {"cumulative": 10**9}),
+        ("cumulative", {"price": 10**9}),
+    ],
+)
+def test_a_receipt_for_something_else_is_refused(market, gateway, papers, field, change):
+    gateway.tamper = lambda receipt, answer: (replace(receipt, **change), answer)
+    with pytest.raises(GatewayMisbehaved) as raised:
+        market.infer("m", X)
+    assert raised.value.field == field
+    assert list(papers.receipts()) == []
+
+
+def test_one_changed_output_is_refused(market, gateway):
+    def flip(receipt, answer):
+        answer["outputs"][0]["data"][0] = 3.0000002
+        return receipt, answer
+
+    gateway.tamper = flip
+    with pytest.raises(GatewayMisbehaved) as raised:
+        market.infer("m", X)
+    assert raised.value.field == "outputHash"
+
+
+def test_a_foreign_workers_signature_is_refused(market, gateway):
+    honest = gateway.worker.address
+    gateway.worker = PrivateKey.generate()
+    gateway.tamper = lambda receipt, answer: (replace(receipt, worker=honest), answer)
+    with pytest.raises(GatewayMisbehaved) as raised:
+        market.infer("m", X)
+    assert raised.value.field == "workerSignature"
+
+
+def test_a_refusal_keeps_the_gateways_code_and_remedy(papers):
+    problem = {"code": "unknown-model", "detail": "no.", "field": "model", "remedy": "look.", "retry": "never"}
+    with (
+        Market("http://g", transport=httpx.MockTransport(lambda _: httpx.Response(404, json=problem))) as market,
+        pytest.raises(GatewayRefused) as raised,
+    ):
+        market.model("x")
+    assert (raised.value.code, raised.value.field, raised.value.remedy) == ("unknown-model", "model", "look.")
+
+
+def test_a_dead_gateway_is_named():
+    def refuse(_):
+        raise httpx.ConnectError("refused")
+
+    with Market("http://g", transport=httpx.MockTransport(refuse)) as market, pytest.raises(GatewayUnreachable):
+        market.status()
+
+
+def test_without_a_channel_there_is_a_remedy(gateway):
+    with (
+        Market("http://g", Wallet.generate(), transport=httpx.MockTransport(gateway.handle)) as market,
+        pytest.raises(NoChannel, match="market channel open"),
+    ):
+        market.infer("m", X)
+
+
+def test_papers_outlive_the_program(tmp_path, gateway):
+    wallet = Wallet.generate()
+    gateway.channel = wallet.new_channel(gateway.key.address)
+    for count in (1, 2):
+        papers = PaperStore(tmp_path / "papers.db")
+        with Market("http://g", wallet, papers=papers, transport=httpx.MockTransport(gateway.handle)) as market:
+            if count == 1:
+                market.use_channel(gateway.channel, Domain(31_337, b"\x05" * 20))
+            assert market.infer("m", X).cumulative == 1_000 * count
+        papers.close()
