@@ -24,6 +24,7 @@ from market.devnet import keys, services
 from market.devnet.keys import LocalAccount
 from market.devnet.network_file import NetworkFile
 from market.devnet.process import Child, ProcessFailed, Supervisor, free_port
+from market.sdk import packages
 from market.sdk.chain import Chain
 from market.sdk.wallet import Wallet
 
@@ -38,13 +39,18 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a local market is run; `settle_interval_seconds` long enough means settlement on demand only."""
+    """How a local market is run; `settle_interval_seconds` long enough means settlement on demand only.
+
+    `packages` are folders of further models to list and serve, each under its folder's name; `grpc` opens that port too.
+    """
 
     data_dir: Path
     keep_state: bool
     port: int = 0
     settle_interval_seconds: float = 5.0
     confirmations: int = 1
+    packages: tuple[Path, ...] = ()
+    grpc: bool = False
 
 
 class LocalMarket:
@@ -56,7 +62,7 @@ class LocalMarket:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.supervisor = Supervisor(self.data_dir / "logs", self.data_dir)
         self.accounts: dict[str, LocalAccount] = {}
-        self.redis_url = self.rpc_url = self.database_url = self.gateway_url = ""
+        self.redis_url = self.rpc_url = self.database_url = self.gateway_url = self.grpc_address = ""
         self._chain: Chain | None = None
         self._manifest: Manifest | None = None
 
@@ -116,15 +122,20 @@ class LocalMarket:
         """Pack the demonstration's model and list it by its hash, with its price bounds and royalty."""
         package = self.data_dir / "packages" / minilm.NAME
         self._manifest = minilm.build_package(package)
-        if not self.chain.is_listed(self._manifest.model_id):
+        self._list(minilm.NAME, self._manifest, package)
+        for folder in self.options.packages:
+            self._list(folder.name, packages.load(folder), folder)
+
+    def _list(self, name: str, manifest: Manifest, folder: Path) -> None:
+        if not self.chain.is_listed(manifest.model_id):
             self.chain.list_model(
                 self.wallet("owner"),
-                self._manifest,
-                name=minilm.NAME,
+                manifest,
+                name=name,
                 min_price=MIN_PRICE,
                 max_price=MAX_PRICE,
                 royalty_ppm=ROYALTY_PPM,
-                uri=package.as_uri(),
+                uri=folder.resolve().as_uri(),
             )
 
     def register_worker(self) -> None:
@@ -140,6 +151,10 @@ class LocalMarket:
         port = self.options.port or free_port()
         self.gateway_url = f"http://127.0.0.1:{port}"
         environment = {**self.gateway_environment(), "MARKET_PORT": str(port)}
+        if self.options.grpc:
+            grpc_port = free_port()
+            self.grpc_address = f"127.0.0.1:{grpc_port}"
+            environment["MARKET_GRPC_PORT"] = str(grpc_port)
         jobs = self.supervisor.start("jobs", program("market", "jobs"), environment)
         gateway = self.supervisor.start("gateway", program("market", "serve"), environment)
         self._await(gateway, lambda: self._get("/v2/health/ready") is not None, "GET /v2/health/ready", also=jobs)
@@ -193,7 +208,7 @@ class LocalMarket:
             "WORKER_REDIS_URL": self.redis_url,
             "WORKER_KEYSTORE": str(self.accounts["worker"].keystore),
             "WORKER_KEYSTORE_PASSWORD_FILE": str(keys.password_file(self.data_dir)),
-            "WORKER_MODELS": minilm.NAME,
+            "WORKER_MODELS": ",".join((minilm.NAME, *(folder.name for folder in self.options.packages))),
             "WORKER_UNIT_PRICE": str(UNIT_PRICE),
             "WORKER_GATEWAYS": checksum(self.accounts["gateway"].address),
             "WORKER_MODEL_DIR": str(self.data_dir / "models"),
