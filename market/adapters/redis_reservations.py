@@ -56,7 +56,7 @@ end
 local now = now_ms()
 expire(now)
 -- a channel unused for a day is built again from the ledger
-redis.call('EXPIRE', KEYS[1], 86400) redis.call('EXPIRE', KEYS[2], 86400)
+redis.call('EXPIRE', KEYS[1], 86400)
 state = redis.call('HMGET', KEYS[1], 'charged', 'reserved', 'ceiling')
 local charged, reserved, ceiling = tonumber(state[1]), tonumber(state[2]), tonumber(state[3])
 local price, limit, voucher = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -78,6 +78,7 @@ redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8])
 redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[7])), ARGV[1])
+redis.call('EXPIRE', KEYS[2], 86400)
 return {'ok', text(seq), text(cumulative), best[1], best[2]}
 """
 )

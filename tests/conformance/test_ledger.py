@@ -1,0 +1,257 @@
+"""One suite for every adapter of `payments.ports.Ledger`; PostgreSQL joins where MARKET_TEST_POSTGRES names one."""
+
+import asyncio
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.exc import IntegrityError
+
+from market.adapters.database import tables_ledger as t
+from market.adapters.database.engine import open_engine, reading, writing
+from market.adapters.database.ledger import DatabaseLedger
+from market.adapters.database.migrate import upgrade
+from market.adapters.database.schema import metadata
+from market.adapters.memory_ledger import MemoryLedger
+from market.errors import DatabaseUnreachable, InsufficientVoucher
+from market.payments.model import Evidence
+from market.payments.ports import DuplicateCharge
+from tests.support.money import GATEWAY, charge
+
+WORKER_PAYEE, OWNER_PAYEE = b"\x07" * 20, b"\x08" * 20
+POSTGRES = os.environ.get("MARKET_TEST_POSTGRES")
+
+
+def fresh_postgres() -> sa.Engine:
+    engine = open_engine(POSTGRES)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    return engine
+
+
+SERVERS = ["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no server"))]
+
+
+def open_database(kind, folder) -> sa.Engine:
+    made = open_engine(f"sqlite:///{folder}/ledger.db") if kind == "sqlite" else fresh_postgres()
+    upgrade(made)
+    return made
+
+
+@pytest.fixture(params=SERVERS)
+def engine(request, tmp_path):
+    made = open_database(request.param, tmp_path)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def database(engine):
+    ledger = DatabaseLedger(engine, GATEWAY.address)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+def ledger(request, tmp_path):
+    if request.param == "memory":
+        yield MemoryLedger()
+        return
+    made = open_database(request.param, tmp_path)
+    ledger = DatabaseLedger(made, GATEWAY.address)
+    yield ledger
+    ledger.close()
+    made.dispose()
+
+
+async def test_charge_moves_everything_at_once(ledger):
+    first = await ledger.record(charge(100, 1_000, request=1))
+    second = await ledger.record(charge(50, 500, request=2, seq=5))
+    assert (first.charged, second.charged) == (100, 150)
+    assert (first.worker_earned, second.worker_earned) == (80, 120)
+    channel_id = charge(1, 1, request=1).receipt.channel_id
+    account = await ledger.account(channel_id)
+    assert (account.charged, account.ceiling, account.last_seq) == (150, 1_000, 5)
+    assert account.voucher_signature == (1_000).to_bytes(65, "big")
+    assert (await ledger.earned(WORKER_PAYEE), await ledger.earned(OWNER_PAYEE)) == (120, 15)
+    assert {(one.role, one.requests, one.earned) for one in await ledger.earnings(WORKER_PAYEE)} == {("worker", 2, 120)}
+    stored = await ledger.receipts(channel_id)
+    assert [one.receipt.price for one in stored] == [100, 50]
+    assert stored[0].receipt == charge(100, 1_000, request=1).receipt
+    assert (stored[0].epoch, stored[0].leaf_index) == (None, None)
+    assert stored[0].position < stored[1].position
+    assert [one.receipt.price for one in await ledger.receipts(channel_id, after=stored[0].position)] == [50]
+
+
+async def test_total_never_passes_the_best_voucher(ledger):
+    await ledger.record(charge(60, 100, request=1))
+    with pytest.raises(InsufficientVoucher) as caught:
+        await ledger.record(charge(41, 90, request=2))
+    assert caught.value.required == 101
+    assert (await ledger.record(charge(40, 90, request=3))).charged == 100
+    assert await ledger.receipt((2).to_bytes(32, "big")) is None
+
+
+async def test_one_request_id_is_charged_once_a_channel(ledger):
+    await ledger.record(charge(10, 100, request=1))
+    with pytest.raises(DuplicateCharge):
+        await ledger.record(charge(10, 100, request=1, seq=2))
+    await ledger.record(charge(10, 100, request=1, salt=1))
+    channel_id = charge(1, 1, request=1).receipt.channel_id
+    assert (await ledger.account(channel_id)).charged == 10
+    assert await ledger.receipt((1).to_bytes(32, "big")) is None
+    assert (await ledger.receipt((1).to_bytes(32, "big"), channel_id)).receipt.channel_id == channel_id
+
+
+async def test_answers_are_kept_for_their_time(ledger):
+    await ledger.record(charge(10, 100, request=1, outputs=b"out"))
+    await ledger.record(charge(10, 100, request=2))
+    channel_id = charge(1, 1, request=1).receipt.channel_id
+    assert (await ledger.answer(channel_id, (1).to_bytes(32, "big"))).outputs == b"out"
+    assert (await ledger.answer(channel_id, (2).to_bytes(32, "big"))).outputs is None
+    assert await ledger.answer(channel_id, (3).to_bytes(32, "big")) is None
+    assert await ledger.answer(b"\x00" * 32, (1).to_bytes(32, "big")) is None
+    assert await ledger.sweep(999.0) == 0
+    assert await ledger.sweep(1_000.0) == 1
+    assert (await ledger.answer(channel_id, (1).to_bytes(32, "big"))).outputs is None
+
+
+async def test_unknown_channel_and_payee(ledger):
+    assert await ledger.account(b"\x00" * 32) is None
+    assert await ledger.earned(b"\x00" * 20) == 0
+    assert list(await ledger.earnings(b"\x00" * 20)) == []
+
+
+async def test_one_bad_charge_does_not_fail_its_neighbours(ledger):
+    await ledger.record(charge(10, 10_000, request=0))
+    charges = [charge(10, 10_000, request=i // 2, salt=0) for i in range(60)]
+    charges += [charge(100, 99, request=i, salt=2) for i in range(5)]
+    done = await asyncio.gather(*(ledger.record(one) for one in charges), return_exceptions=True)
+    assert sum(isinstance(one, DuplicateCharge) for one in done) == 31
+    assert sum(isinstance(one, InsufficientVoucher) for one in done) == 5
+    assert (await ledger.account(charges[0].receipt.channel_id)).charged == 300
+
+
+async def test_concurrent_charges_add_up(ledger):
+    charges = [charge(7, 10**6, request=i, salt=i % 13) for i in range(1_500)]
+    totals = await asyncio.gather(*(ledger.record(one) for one in charges))
+    assert await ledger.earned(WORKER_PAYEE) == sum(one.receipt.worker_amount for one in charges)
+    assert max(total.worker_earned for total in totals) == await ledger.earned(WORKER_PAYEE)
+    for salt in range(13):
+        mine = [one for one in charges if one.channel.salt == salt]
+        assert (await ledger.account(mine[0].receipt.channel_id)).charged == 7 * len(mine)
+
+
+async def test_largest_salt(ledger):
+    assert (await ledger.record(charge(1, 1, request=1, salt=2**64 - 1))).charged == 1
+
+
+async def test_evidence_is_kept(database, engine):
+    receipt = charge(1, 1, request=1).receipt
+    await database.keep_evidence(Evidence("receipt-mismatch", b"\x01" * 20, receipt, b"sig", "why", 5.0))
+    with reading(engine) as connection:
+        row = connection.execute(sa.select(t.evidence)).one()
+    assert (row.receipt, row.signature, row.detail) == (receipt.to_bytes(), b"sig", "why")
+
+
+# --- the database alone --------------------------------------------------------------------------------------------
+
+
+async def test_a_new_ledger_on_the_same_database_continues(database, engine):
+    await database.record(charge(60, 100, request=1, seq=9))
+    again = DatabaseLedger(engine, GATEWAY.address)
+    assert (await again.record(charge(40, 100, request=2))).charged == 100
+    with pytest.raises(InsufficientVoucher):
+        await again.record(charge(1, 100, request=3))
+    again.close()
+
+
+async def test_two_processes_charge_one_channel(engine):
+    ledgers = [DatabaseLedger(engine, GATEWAY.address) for _ in range(3)]
+    charges = [charge(10, 4_000, request=i) for i in range(600)]
+    done = await asyncio.gather(
+        *(ledgers[i % 3].record(one) for i, one in enumerate(charges)), return_exceptions=True
+    )
+    assert sum(isinstance(one, InsufficientVoucher) for one in done) == 200
+    assert sum(not isinstance(one, Exception) for one in done) == 400
+    assert (await ledgers[0].account(charges[0].receipt.channel_id)).charged == 4_000
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.mark.parametrize("values", [{"charged": 101}, {"charged": -1}, {"voucher_amount": 99}])
+async def test_the_table_itself_refuses_an_uncovered_charge(database, engine, values):
+    await database.record(charge(100, 100, request=1))
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.execute(t.channel_accounts.update().values(values))
+
+
+async def test_a_group_that_breaks_off_leaves_nothing(database, engine):
+    broken = charge(10, 100, request=1)
+    broken = replace(broken, worker_payee=None)  # NOT NULL: the receipts insert fails half way
+    done = await asyncio.gather(
+        database.record(charge(10, 100, request=2)), database.record(broken), return_exceptions=True
+    )
+    assert all(isinstance(one, Exception) for one in done)
+    assert await database.account(broken.receipt.channel_id) is None
+    assert await database.earned(OWNER_PAYEE) == 0
+
+
+async def test_a_cancelled_caller_is_charged_all_the_same(database):
+    task = asyncio.create_task(database.record(charge(10, 100, request=1)))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (await database.record(charge(10, 100, request=2))).charged == 20
+
+
+async def test_readers_do_not_wait_for_a_writer(database, engine):
+    await database.record(charge(10, 100, request=1))
+    with writing(engine) as connection:
+        connection.execute(t.payee_totals.update().values(earned=1))
+        assert await asyncio.wait_for(database.earned(WORKER_PAYEE), 2) == 8
+
+
+def test_sqlite_is_durable(engine):
+    if engine.dialect.name != "sqlite":
+        pytest.skip("SQLite's settings")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_migrations_make_exactly_the_declared_schema(engine):
+    with engine.begin() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_upgrades_at_the_same_time_take_turns(tmp_path):
+    engines = [open_engine(f"sqlite:///{tmp_path}/both.db") for _ in range(3)]
+    faults = []
+
+    def run(engine):
+        try:
+            upgrade(engine)
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=run, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    for engine in engines:
+        engine.dispose()
+
+
+def test_unreachable_database_is_named(tmp_path):
+    with pytest.raises(DatabaseUnreachable):
+        upgrade(open_engine(f"sqlite:///{tmp_path}/no/such/folder.db"))
+    with pytest.raises(DatabaseUnreachable):
+        open_engine("nonsense://")

@@ -1,0 +1,218 @@
+"""One suite for every adapter of `payments.ports.Reservations`."""
+
+import asyncio
+import secrets
+
+import pytest
+import redis as sync_redis
+
+from market.adapters.memory_ledger import MemoryLedger
+from market.adapters.memory_reservations import MemoryReservations
+from market.adapters.redis_reservations import RedisReservations
+from market.errors import InsufficientVoucher, RedisUnreachable, RequestInProgress, StaleVoucher
+from market.payments.channels import REBUILD_SEQ_GAP
+from market.payments.model import Account
+from market.payments.ports import AlreadyCharged, OverLimit
+from tests.support.money import claim as claim_on
+
+TOP = 2**63 - 1
+
+
+@pytest.fixture
+def channel_id():
+    return secrets.token_bytes(32)
+
+
+@pytest.fixture
+def ledger():
+    return MemoryLedger()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def reservations(request, ledger):
+    if request.param == "memory":
+        yield MemoryReservations(ledger)
+        return
+    adapter = RedisReservations(request.getfixturevalue("redis_url"), ledger)
+    yield adapter
+    await adapter.close()
+
+
+@pytest.fixture
+def claim(channel_id):
+    def make(price, ceiling, **changes):
+        return claim_on(price, ceiling, **{"request": 1, "channel_id": channel_id} | changes)
+
+    return make
+
+
+async def test_reserve_commit_release(reservations, claim, channel_id):
+    first = await reservations.reserve(claim(30, 100, request=1))
+    second = await reservations.reserve(claim(30, 100, request=2))
+    assert (first.seq, first.cumulative) == (1, 30)
+    assert (second.seq, second.cumulative, second.voucher_amount) == (2, 60, 100)
+    assert second.voucher_signature == (100).to_bytes(65, "big")
+    assert await reservations.commit(first, 30)
+    assert await reservations.release(second)
+    assert not await reservations.release(second)
+    assert not await reservations.commit(first, 30)
+    account = await reservations.account(channel_id)
+    assert (account.charged, account.reserved, account.ceiling, account.last_seq) == (30, 0, 100, 2)
+
+
+async def test_exactly_the_ceiling_fits(reservations, claim):
+    await reservations.reserve(claim(60, 100, request=1))
+    await reservations.reserve(claim(40, 100, request=2))
+    with pytest.raises(InsufficientVoucher) as caught:
+        await reservations.reserve(claim(1, 100, request=3))
+    assert caught.value.required == 101
+
+
+async def test_spent_voucher_is_stale(reservations, claim):
+    await reservations.commit(await reservations.reserve(claim(100, 100, request=1)), 100)
+    with pytest.raises(StaleVoucher) as caught:
+        await reservations.reserve(claim(1, 100, request=2))
+    assert caught.value.required == 101
+
+
+async def test_limit_is_told_apart_from_the_voucher(reservations, claim):
+    await reservations.reserve(claim(10, 100, request=1))
+    with pytest.raises(OverLimit) as caught:
+        await reservations.reserve(claim(10, 100, request=2, limit=19))
+    account = caught.value.account
+    assert (account.charged, account.reserved, account.ceiling) == (0, 10, 100)
+
+
+async def test_best_voucher_counts_whatever_the_order(reservations, claim):
+    await reservations.reserve(claim(10, 100, request=1))
+    second = await reservations.reserve(claim(10, 15, request=2))
+    assert (second.voucher_amount, second.cumulative) == (100, 20)
+
+
+async def test_voucher_refused_for_its_price_still_raises_the_ceiling(reservations, claim, channel_id):
+    with pytest.raises(InsufficientVoucher):
+        await reservations.reserve(claim(200, 150, request=1))
+    assert (await reservations.account(channel_id)).ceiling == 150
+
+
+async def test_one_request_id_holds_once(reservations, claim):
+    held = await reservations.reserve(claim(10, 100, token=1))
+    with pytest.raises(RequestInProgress):
+        await reservations.reserve(claim(10, 100, token=2))
+    await reservations.release(held)
+    await reservations.reserve(claim(10, 100, token=2))
+
+
+async def test_named_request_is_remembered_after_its_charge(reservations, claim, channel_id):
+    held = await reservations.reserve(claim(10, 100, remember=True))
+    await reservations.commit(held, 10)
+    with pytest.raises(AlreadyCharged):
+        await reservations.reserve(claim(10, 100, token=9, remember=True))
+    assert not await reservations.release(held)
+    assert (await reservations.account(channel_id)).reserved == 0
+
+
+async def test_expired_reservation_gives_its_money_back_and_fences_its_holder(reservations, claim, channel_id):
+    late = await reservations.reserve(claim(100, 100, token=1, ttl_seconds=0.05))
+    await asyncio.sleep(0.08)
+    fresh = await reservations.reserve(claim(100, 100, token=2))
+    assert not await reservations.release(late)
+    assert (await reservations.account(channel_id)).reserved == 100
+    assert not await reservations.commit(late, 0)
+    assert await reservations.commit(fresh, 100)
+    assert (await reservations.account(channel_id)).charged == 100
+
+
+async def test_remembered_request_is_forgotten_at_its_time(reservations, claim, channel_id):
+    held = await reservations.reserve(claim(10, 100, remember=True, ttl_seconds=0.05))
+    await reservations.commit(held, 10)
+    await asyncio.sleep(0.08)
+    assert (await reservations.reserve(claim(10, 100, token=2))).cumulative == 20
+    assert (await reservations.account(channel_id)).reserved == 10
+
+
+async def test_ledger_total_only_grows(reservations, claim, channel_id):
+    first = await reservations.reserve(claim(10, 100, request=1))
+    second = await reservations.reserve(claim(10, 100, request=2))
+    await reservations.commit(second, 20)
+    await reservations.commit(first, 10)
+    assert (await reservations.account(channel_id)).charged == 20
+
+
+async def test_account_is_rebuilt_from_the_ledger(reservations, claim, ledger, channel_id):
+    ledger.accounts[channel_id] = Account(40, 0, 90, b"v" * 65, 7)
+    assert (await reservations.account(channel_id)).charged == 40
+    held = await reservations.reserve(claim(50, 10))
+    assert (held.cumulative, held.voucher_amount, held.voucher_signature) == (90, 90, b"v" * 65)
+    assert held.seq == 7 + REBUILD_SEQ_GAP + 1
+
+
+async def test_concurrent_requests_never_pass_the_ceiling(reservations, claim, channel_id):
+    done = await asyncio.gather(
+        *(reservations.reserve(claim(7, 1_000, request=i)) for i in range(1, 301)), return_exceptions=True
+    )
+    held = [one for one in done if not isinstance(one, Exception)]
+    assert len(held) == 1_000 // 7
+    assert len({one.seq for one in held}) == len(held)
+    assert sorted(one.cumulative for one in held) == [7 * i for i in range(1, len(held) + 1)]
+    await asyncio.gather(*(reservations.release(one) for one in held))
+    assert (await reservations.account(channel_id)).reserved == 0
+
+
+async def test_largest_voucher_keeps_its_exact_amount(reservations, claim):
+    held = await reservations.reserve(claim(10, TOP))
+    assert held.voucher_amount == TOP
+
+
+async def test_amounts_beyond_doubles_are_exact_or_refused(reservations, claim):
+    price = 2**52 + 1
+    assert (await reservations.reserve(claim(price, TOP, limit=TOP))).cumulative == price
+
+
+# --- Redis alone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+async def test_two_processes_share_the_money(redis_url, ledger, claim):
+    one, two = RedisReservations(redis_url, ledger), RedisReservations(redis_url, ledger)
+    both = [one, two]
+    done = await asyncio.gather(
+        *(both[i % 2].reserve(claim(7, 1_000, request=i)) for i in range(1, 301)), return_exceptions=True
+    )
+    assert sum(not isinstance(result, Exception) for result in done) == 142
+    for adapter in both:
+        await adapter.close()
+
+
+@pytest.mark.integration
+async def test_losing_redis_loses_no_money(redis_url, ledger, claim, channel_id):
+    adapter = RedisReservations(redis_url, ledger)
+    held = await adapter.reserve(claim(10, 100, request=1))
+    ledger.accounts[channel_id] = Account(10, 0, 100, b"v" * 65, held.seq)
+    with sync_redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        client.script_flush()
+    # The charge was durable, so the commit finds nothing to do and the next use starts from the ledger.
+    assert not await adapter.commit(held, 10)
+    again = await adapter.reserve(claim(10, 100, request=2))
+    assert again.cumulative == 20
+    assert again.seq > held.seq
+    await adapter.close()
+
+
+@pytest.mark.integration
+async def test_channel_state_goes_away_by_itself(redis_url, ledger, claim, channel_id):
+    adapter = RedisReservations(redis_url, ledger)
+    await adapter.reserve(claim(10, 100))
+    with sync_redis.Redis.from_url(redis_url) as client:
+        ttls = [client.ttl(key) for key in client.keys(f"channel:*{channel_id.hex()}*")]
+    assert len(ttls) == 2
+    assert all(0 < ttl <= 86_400 for ttl in ttls)
+    await adapter.close()
+
+
+async def test_unreachable_redis_is_named(ledger, claim):
+    adapter = RedisReservations("redis://127.0.0.1:1/0", ledger)
+    with pytest.raises(RedisUnreachable):
+        await adapter.reserve(claim(10, 100))
+    await adapter.close()
