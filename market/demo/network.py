@@ -41,7 +41,7 @@ START_SECONDS = 60.0
 class Options:
     """How a local market is run; `settle_interval_seconds` long enough means settlement on demand only.
 
-    `packages` are folders of further models to list and serve, each under its folder's name; `grpc` opens that port too.
+    `packages` are folders of further models to list and serve under their folders' names; `grpc` opens that port too.
     """
 
     data_dir: Path
