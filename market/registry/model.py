@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A model and its terms; `unit` is `contracts.protocol.pricing.Unit`'s number."""
+    """A model and its terms; `unit` is `contracts.protocol.pricing.Unit`'s number.
+
+    `superseded_by` is the model id of the newer version that took over the name, empty for the newest.
+    """
 
     model_id: bytes
     name: str
@@ -22,6 +25,7 @@ class Listing:
     unit: int
     uri: str
     active: bool
+    superseded_by: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class WorkerRecord:
     hardware: str
     endpoint: str
     thawing: int = 0
+    registered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,16 @@ class ChannelRecord:
 
 @dataclass(frozen=True, slots=True)
 class PayeeCredit:
-    """What a payee was credited by a gateway and has withdrawn, both totals since the beginning."""
+    """What a payee was credited by a gateway and has withdrawn, both totals since the beginning.
+
+    `owed` is the part of a presented credit note that still waits for the gateway's reserve.
+    """
 
     gateway: bytes
     payee: bytes
     credited: int
     withdrawn: int
+    owed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +87,13 @@ class SettlementRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReserveRecord:
-    """A gateway's reserve and the part of it that is thawing."""
+    """A gateway's reserve and the part of it that is thawing; `arrears` is what presented credit notes claim of it."""
 
     gateway: bytes
     amount: int
     thawing: int
     thawed_at: int
+    arrears: int = 0
 
 
 Record = Listing | WorkerRecord | ChannelRecord | PayeeCredit | SettlementRecord | ReserveRecord

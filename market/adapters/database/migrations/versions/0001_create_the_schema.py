@@ -16,6 +16,48 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "chain_blocks",
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("timestamp", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_chain_blocks")),
+    )
+    op.create_table(
+        "chain_cursor",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.Column("block_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("block_timestamp", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_chain_cursor")),
+    )
+    op.create_table(
+        "chain_events",
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("block_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.Column("contract", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("args", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("tx_hash", "block_hash", "log_index", name=op.f("pk_chain_events")),
+    )
+    with op.batch_alter_table("chain_events", schema=None) as batch_op:
+        batch_op.create_index("ix_chain_events_order", ["block_number", "log_index"], unique=False)
+
+    op.create_table(
+        "chain_records",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "key", name=op.f("pk_chain_records")),
+    )
+    with op.batch_alter_table("chain_records", schema=None) as batch_op:
+        batch_op.create_index("ix_chain_records_version", ["version"], unique=False)
+
+    op.create_table(
         "channel_accounts",
         sa.Column("channel_id", sa.LargeBinary(length=32), nullable=False),
         sa.Column("payer", sa.LargeBinary(length=20), nullable=False),
@@ -55,6 +97,22 @@ def upgrade() -> None:
     with op.batch_alter_table("evidence", schema=None) as batch_op:
         batch_op.create_index("ix_evidence_worker", ["worker"], unique=False)
 
+    op.create_table(
+        "outbox_transactions",
+        sa.Column("account", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("to", sa.LargeBinary(length=20), nullable=True),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("gas", sa.BigInteger(), nullable=False),
+        sa.Column("nonce", sa.BigInteger(), nullable=False),
+        sa.Column("max_fee_per_gas", sa.Text(), nullable=False),
+        sa.Column("priority_fee_per_gas", sa.Text(), nullable=False),
+        sa.Column("raw", sa.LargeBinary(), nullable=False),
+        sa.Column("tx_hashes", sa.LargeBinary(), nullable=False),
+        sa.Column("sent_at", sa.Float(), nullable=False),
+        sa.Column("done", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("account", "purpose", name=op.f("pk_outbox_transactions")),
+    )
     op.create_table(
         "payee_totals",
         sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
@@ -120,9 +178,32 @@ def upgrade() -> None:
     with op.batch_alter_table("responses", schema=None) as batch_op:
         batch_op.create_index("ix_responses_expires_at", ["expires_at"], unique=False)
 
+    op.create_table(
+        "settled_totals",
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("account", sa.LargeBinary(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("gateway", "account", name=op.f("pk_settled_totals")),
+    )
+    op.create_table(
+        "settlement_batches",
+        sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("receipt_count", sa.Integer(), nullable=False),
+        sa.Column("debited", sa.BigInteger(), nullable=False),
+        sa.Column("credited", sa.BigInteger(), nullable=False),
+        sa.Column("call_data", sa.LargeBinary(), nullable=False),
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("gas_used", sa.BigInteger(), nullable=True),
+        sa.Column("block_number", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("gateway", "epoch", name=op.f("pk_settlement_batches")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("settlement_batches")
+    op.drop_table("settled_totals")
     with op.batch_alter_table("responses", schema=None) as batch_op:
         batch_op.drop_index("ix_responses_expires_at")
 
@@ -140,9 +221,20 @@ def downgrade() -> None:
 
     op.drop_table("receipts")
     op.drop_table("payee_totals")
+    op.drop_table("outbox_transactions")
     with op.batch_alter_table("evidence", schema=None) as batch_op:
         batch_op.drop_index("ix_evidence_worker")
 
     op.drop_table("evidence")
     op.drop_table("earnings")
     op.drop_table("channel_accounts")
+    with op.batch_alter_table("chain_records", schema=None) as batch_op:
+        batch_op.drop_index("ix_chain_records_version")
+
+    op.drop_table("chain_records")
+    with op.batch_alter_table("chain_events", schema=None) as batch_op:
+        batch_op.drop_index("ix_chain_events_order")
+
+    op.drop_table("chain_events")
+    op.drop_table("chain_cursor")
+    op.drop_table("chain_blocks")

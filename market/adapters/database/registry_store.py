@@ -1,0 +1,284 @@
+"""Keeps the chain's events and what they fold to; a view of it in memory for everybody who only reads.
+
+A range is applied in one transaction, after a check that the cursor is where the caller saw it. Implements
+`market.registry.ports.RegistryStore` and `RegistryView`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import msgpack
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from market.adapters.database.engine import reading, writing
+from market.adapters.database.tables_chain import chain_blocks, chain_cursor, chain_events, chain_records
+from market.registry.fold import Fold, key_of
+from market.registry.indexer import KEPT_BLOCKS
+from market.registry.model import (
+    ChannelRecord,
+    Listing,
+    PayeeCredit,
+    Record,
+    ReserveRecord,
+    SettlementRecord,
+    WorkerRecord,
+)
+from market.registry.ports import Block, ChainEvent
+
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Listing, WorkerRecord, ChannelRecord, PayeeCredit, SettlementRecord, ReserveRecord)
+}
+_R = TypeVar("_R", bound=Record)
+
+
+def _pack(value: Any) -> bytes:
+    return bytes(msgpack.packb(value, default=_big, use_bin_type=True))
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, raw=False, use_list=False, ext_hook=lambda _, body: int.from_bytes(body, "big"))
+
+
+def _big(value: Any) -> Any:
+    if isinstance(value, int):  # beyond 64 bits
+        return msgpack.ExtType(1, value.to_bytes(32, "big"))
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+class _Session:
+    """The fold's state inside one transaction: records read on demand, changed ones written at the end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._records: dict[tuple[str, bytes], Record | None] = {}
+        self._changed: set[tuple[str, bytes]] = set()
+
+    def get(self, kind: type[_R], key: Hashable) -> _R | None:
+        name = (kind.__name__, _pack(key))
+        if name not in self._records:
+            row = self._connection.execute(
+                sa.select(chain_records.c.data).where(chain_records.c.kind == name[0], chain_records.c.key == name[1])
+            ).one_or_none()
+            self._records[name] = None if row is None else kind(*_unpack(row.data))
+        return self._records[name]  # type: ignore[return-value]  # the kind is part of the name
+
+    def put(self, record: Record) -> None:
+        name = (type(record).__name__, _pack(key_of(record)))
+        self._records[name] = record
+        self._changed.add(name)
+
+    def flush(self, version: int) -> None:
+        for kind, key in self._changed:
+            record = self._records[kind, key]
+            here = (chain_records.c.kind == kind) & (chain_records.c.key == key)
+            self._connection.execute(sa.delete(chain_records).where(here))
+            data = _pack([getattr(record, f.name) for f in fields(_KINDS[kind])])
+            self._connection.execute(sa.insert(chain_records).values(kind=kind, key=key, data=data, version=version))
+
+
+class DatabaseRegistryStore:
+    """Implements `RegistryStore`; `min_stake` is the worker registry's constant."""
+
+    def __init__(self, engine: Engine, *, min_stake: int) -> None:
+        self._engine = engine
+        self._fold = Fold(min_stake)
+
+    def cursor(self) -> Block | None:
+        """See `RegistryStore.cursor`."""
+        with reading(self._engine) as connection:
+            row = connection.execute(sa.select(chain_cursor)).one_or_none()
+        return None if row is None or row.block_number < 0 else _cursor_block(row)
+
+    def block_hash(self, number: int) -> bytes | None:
+        """See `RegistryStore.block_hash`."""
+        with reading(self._engine) as connection:
+            found = connection.execute(
+                sa.select(chain_blocks.c.hash).where(chain_blocks.c.number == number)
+            ).scalar_one_or_none()
+        return None if found is None else bytes(found)
+
+    def known_blocks(self) -> Sequence[Block]:
+        """See `RegistryStore.known_blocks`."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(sa.select(chain_blocks).order_by(chain_blocks.c.number.desc())).all()
+        return [Block(row.number, bytes(row.hash), row.timestamp) for row in rows]
+
+    def apply(self, after: Block | None, blocks: Sequence[Block], events: Sequence[ChainEvent]) -> bool:
+        """See `RegistryStore.apply`."""
+        with writing(self._engine) as connection:
+            row = connection.execute(sa.select(chain_cursor).with_for_update()).one_or_none()
+            stored = None if row is None or row.block_number < 0 else _cursor_block(row)
+            if stored != after:
+                return False
+            version = 1 if row is None else row.version + 1
+            session = _Session(connection)
+            for event in events:
+                connection.execute(sa.insert(chain_events).values(_event_row(event)))
+                self._fold.apply(session, event)
+            session.flush(version)
+            connection.execute(
+                sa.insert(chain_blocks),
+                [{"number": b.number, "hash": b.hash, "timestamp": b.timestamp} for b in blocks],
+            )
+            last = blocks[-1]
+            connection.execute(sa.delete(chain_blocks).where(chain_blocks.c.number <= last.number - KEPT_BLOCKS))
+            _move(connection, row, last, version, generation=0 if row is None else row.generation)
+        return True
+
+    def rewind(self, to_block: int) -> None:
+        """See `RegistryStore.rewind`."""
+        with writing(self._engine) as connection:
+            row = connection.execute(sa.select(chain_cursor).with_for_update()).one()
+            if row.block_number <= to_block:
+                return
+            connection.execute(sa.delete(chain_events).where(chain_events.c.block_number > to_block))
+            connection.execute(sa.delete(chain_blocks).where(chain_blocks.c.number > to_block))
+            connection.execute(sa.delete(chain_records))
+            session = _Session(connection)
+            order = sa.select(chain_events).order_by(chain_events.c.block_number, chain_events.c.log_index)
+            for stored in connection.execute(order):
+                self._fold.apply(session, _stored_event(stored))
+            version = row.version + 1
+            session.flush(version)
+            kept = connection.execute(sa.select(chain_blocks).where(chain_blocks.c.number == to_block)).one()
+            block = Block(kept.number, bytes(kept.hash), kept.timestamp)
+            _move(connection, row, block, version, generation=row.generation + 1)
+
+
+class DatabaseRegistryView:
+    """Implements `RegistryView`: all records in memory, brought up to date by `refresh`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._seen = (-1, 0)
+        self._cursor: int | None = None
+        self._records: dict[type[Any], dict[Hashable, Any]] = {kind: {} for kind in _KINDS.values()}
+        self._names: dict[str, Listing] = {}
+        self._settlements: dict[bytes, list[SettlementRecord]] = {}
+
+    def refresh(self) -> bool:
+        """Read what changed since the last call; True if anything did.
+
+        Raises:
+            DatabaseUnreachable: the view stays as it was.
+        """
+        with self._lock, reading(self._engine) as connection:
+            row = connection.execute(sa.select(chain_cursor)).one_or_none()
+            if row is None or (row.generation, row.version) == self._seen:
+                return False
+            whole = row.generation != self._seen[0]
+            since = 0 if whole else self._seen[1]
+            changed = connection.execute(sa.select(chain_records).where(chain_records.c.version > since)).all()
+        records = {kind: {} if whole else dict(known) for kind, known in self._records.items()}
+        for stored in changed:
+            kind = _KINDS[stored.kind]
+            record = kind(*_unpack(stored.data))
+            records[kind][key_of(record)] = record
+        # Replaced as a whole, so that a reader in another thread never sees half of it.
+        self._names = {found.name: found for found in records[Listing].values() if found.name}
+        settlements: dict[bytes, list[SettlementRecord]] = {}
+        for found in sorted(records[SettlementRecord].values(), key=lambda s: s.epoch):
+            settlements.setdefault(found.gateway, []).append(found)
+        self._settlements = settlements
+        self._records = records
+        self._seen = (row.generation, row.version)
+        self._cursor = row.block_number
+        return True
+
+    def cursor(self) -> int | None:
+        """See `RegistryView.cursor`."""
+        return self._cursor
+
+    def listing(self, model_id: bytes) -> Listing | None:
+        """See `RegistryView.listing`."""
+        return self._get(Listing, model_id)
+
+    def listing_by_name(self, name: str) -> Listing | None:
+        """See `RegistryView.listing_by_name`."""
+        return self._names.get(name)
+
+    def listings(self) -> Sequence[Listing]:
+        """See `RegistryView.listings`."""
+        return self._all(Listing, lambda found: found.name)
+
+    def worker(self, worker: bytes) -> WorkerRecord | None:
+        """See `RegistryView.worker`."""
+        return self._get(WorkerRecord, worker)
+
+    def workers(self) -> Sequence[WorkerRecord]:
+        """See `RegistryView.workers`."""
+        return self._all(WorkerRecord, lambda found: found.worker)
+
+    def channel(self, channel_id: bytes) -> ChannelRecord | None:
+        """See `RegistryView.channel`."""
+        return self._get(ChannelRecord, channel_id)
+
+    def channels(self) -> Sequence[ChannelRecord]:
+        """See `RegistryView.channels`."""
+        return self._all(ChannelRecord, lambda found: found.channel_id)
+
+    def credits(self, gateway: bytes, payee: bytes) -> PayeeCredit:
+        """See `RegistryView.credits`."""
+        return self._get(PayeeCredit, (gateway, payee)) or PayeeCredit(gateway, payee, 0, 0)
+
+    def reserve(self, gateway: bytes) -> ReserveRecord:
+        """See `RegistryView.reserve`."""
+        return self._get(ReserveRecord, gateway) or ReserveRecord(gateway, 0, 0, 0)
+
+    def settlements(self, gateway: bytes) -> Sequence[SettlementRecord]:
+        """See `RegistryView.settlements`."""
+        return self._settlements.get(gateway, [])
+
+    def _get(self, kind: type[_R], key: Hashable) -> _R | None:
+        return self._records[kind].get(key)
+
+    def _all(self, kind: type[_R], order: Callable[[_R], Any]) -> list[_R]:
+        return sorted(self._records[kind].values(), key=order)
+
+
+def _cursor_block(row: Any) -> Block:
+    return Block(row.block_number, bytes(row.block_hash), row.block_timestamp)
+
+
+def _move(connection: Connection, row: Any, block: Block, version: int, *, generation: int) -> None:
+    values = {
+        "block_number": block.number,
+        "block_hash": block.hash,
+        "block_timestamp": block.timestamp,
+        "generation": generation,
+        "version": version,
+    }
+    if row is None:
+        connection.execute(sa.insert(chain_cursor).values(id=1, **values))
+    else:
+        connection.execute(sa.update(chain_cursor).where(chain_cursor.c.id == 1).values(**values))
+
+
+def _event_row(event: ChainEvent) -> dict[str, Any]:
+    return {
+        "tx_hash": event.tx_hash,
+        "block_hash": event.block_hash,
+        "log_index": event.log_index,
+        "block_number": event.block_number,
+        "contract": event.contract,
+        "name": event.name,
+        "args": _pack(dict(event.args)),
+    }
+
+
+def _stored_event(row: Any) -> ChainEvent:
+    return ChainEvent(
+        contract=row.contract,
+        name=row.name,
+        args=_unpack(row.args),
+        block_number=row.block_number,
+        block_hash=bytes(row.block_hash),
+        tx_hash=bytes(row.tx_hash),
+        log_index=row.log_index,
+    )

@@ -1,0 +1,148 @@
+"""What settlement needs from outside: the book of unsettled receipts and decided batches, and a sender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DueReceipt:
+    """A charged receipt that no batch holds yet; `position` orders the ledger."""
+
+    position: int
+    digest: bytes
+    channel_id: bytes
+    price: int
+    worker_payee: bytes
+    worker_amount: int
+    owner_payee: bytes
+    owner_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueChannel:
+    """A channel with its best voucher, and `claimed`, the total of earlier batches, atomic units."""
+
+    channel_id: bytes
+    payer: bytes
+    signer: bytes
+    salt: int
+    voucher_amount: int
+    voucher_signature: bytes
+    claimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is not settled, read at one moment; `promised` are the payees' totals of earlier batches."""
+
+    receipts: Sequence[DueReceipt]
+    channels: Mapping[bytes, DueChannel]
+    promised: Mapping[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits: receipts, their price in all, the serving time of the oldest (unix seconds, 0 if none)."""
+
+    receipts: int
+    value: int
+    oldest_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decided settlement; `tx_hash` is None until it is confirmed on chain."""
+
+    gateway: bytes
+    epoch: int
+    root: bytes
+    receipt_count: int
+    debited: int
+    credited: int
+    call_data: bytes
+    tx_hash: bytes | None = None
+    gas_used: int | None = None
+    block_number: int | None = None
+
+
+class SettlementBook(Protocol):
+    """The durable side of settlement."""
+
+    def backlog(self, gateway: bytes) -> Backlog:
+        """Return how much is not settled."""
+        ...
+
+    def unsettled_channels(self, gateway: bytes) -> Sequence[bytes]:
+        """Return the channels that unsettled receipts belong to."""
+        ...
+
+    def due(self, gateway: bytes, limit: int) -> Due:
+        """Return the oldest `limit` unsettled receipts and what concerns them."""
+        ...
+
+    def decide(self, batch: Batch, receipts: Sequence[DueReceipt], totals: Mapping[bytes, int]) -> bool:
+        """Store a batch, its receipts in leaf order and the accounts' new totals, all or nothing.
+
+        False, and nothing done, if the epoch is decided or a receipt is already in a batch.
+        """
+        ...
+
+    def open_batch(self, gateway: bytes) -> Batch | None:
+        """Return the batch that is decided and not confirmed; there is at most one."""
+        ...
+
+    def batch(self, gateway: bytes, epoch: int) -> Batch | None:
+        """Return a batch."""
+        ...
+
+    def confirm(self, gateway: bytes, epoch: int, *, tx_hash: bytes, gas_used: int, block_number: int) -> None:
+        """Record that a batch is on chain."""
+        ...
+
+    def digests(self, gateway: bytes, epoch: int) -> Sequence[bytes]:
+        """Return a batch's receipt digests in leaf order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A settlement in a confirmed block."""
+
+    tx_hash: bytes
+    gas_used: int
+    block_number: int
+
+
+class SettlementChain(Protocol):
+    """The escrow as settlement uses it."""
+
+    def last_epoch(self) -> int:
+        """Return the gateway's newest epoch on chain.
+
+        Raises:
+            ChainUnreachable: the node does not answer.
+        """
+        ...
+
+    def encode(
+        self,
+        epoch: int,
+        root: bytes,
+        count: int,
+        debits: Sequence[tuple[DueChannel, int]],
+        credit_rows: Sequence[tuple[bytes, int]],
+    ) -> bytes:
+        """Return the call data; a debit is a channel and its claim total, a credit a payee and its total."""
+        ...
+
+    def send(self, epoch: int, call_data: bytes) -> Sent | None:
+        """Submit once per epoch, ever, and look; None while it is not confirmed.
+
+        Raises:
+            ChainUnreachable: the node does not answer; what was signed goes out again later.
+            SettlementRefused: the contract refuses it.
+        """
+        ...
