@@ -78,7 +78,7 @@ def configure_logging(level: str = "info", log_format: str = "text", *, service:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
-    for noisy in ("web3", "urllib3", "httpx", "httpcore", "kombu", "amqp", "asyncio"):
+    for noisy in ("web3", "urllib3", "httpx", "httpcore", "kombu", "amqp", "asyncio", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(threshold, logging.WARNING))
     structlog.contextvars.bind_contextvars(service=service)
 

@@ -1,0 +1,295 @@
+"""The only place that joins ports to adapters: settings in, running programs' parts out.
+
+Decides which adapter stands behind each port, and refuses to start where a service is missing, wrong or another
+network's, saying what and how to mend it. Holds no rule of the market. Called by the commands and `market.jobs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import Engine
+from web3 import Web3
+
+from contracts.bindings.deploy import Contracts, bind
+from contracts.bindings.errors import ChainError, NodeUnreachable
+from contracts.bindings.keystore import KeystoreError, load_keystore
+from contracts.bindings.rpc import connect
+from contracts.deployments import Deployment, NoDeployment
+from contracts.deployments import load as load_deployment
+from contracts.protocol.errors import CodedError
+from contracts.protocol.hexes import address_from_hex
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import Channel, Domain
+from market.adapters.celery_dispatch import CeleryDispatcher
+from market.adapters.database.engine import open_engine
+from market.adapters.database.ledger import DatabaseLedger
+from market.adapters.database.migrate import upgrade
+from market.adapters.database.proofs import DatabaseProofs
+from market.adapters.database.registry_store import DatabaseRegistryView
+from market.adapters.redis_announcements import RedisAnnouncements
+from market.adapters.redis_client import open_redis, reachable
+from market.adapters.redis_reservations import RedisReservations
+from market.errors import (
+    ChainUnreachable,
+    ConfigurationError,
+    DatabaseUnreachable,
+    RedisUnreachable,
+    WrongNetwork,
+)
+from market.inference.papers import PapersDesk
+from market.inference.service import InferenceLimits, InferenceService
+from market.payments.authorize import Authorizer
+from market.payments.model import ChannelFacts, StoredReceipt
+from market.payments.ports import Ledger, Reservations
+from market.registry.offers import LiveOffers
+from market.registry.ports import RegistryView
+from market.settings import MarketSettings
+
+REGISTRY_REFRESH_SECONDS = 0.25
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every program of a gateway stands on, opened and checked."""
+
+    settings: MarketSettings
+    key: PrivateKey
+    web3: Web3
+    deployment: Deployment
+    contracts: Contracts
+    engine: Engine
+
+    @cached_property
+    def domain(self) -> Domain:
+        """Where signatures are valid."""
+        return Domain(self.deployment.chain_id, self.deployment.escrow)
+
+
+def open_services(settings: MarketSettings) -> Services:
+    """Open key, chain, database and Redis, each with a clear refusal.
+
+    Raises:
+        ConfigurationError: the key does not open, or no addresses are known.
+        ChainUnreachable | WrongNetwork: the node is away, or not the one meant.
+        DatabaseUnreachable | RedisUnreachable: the service does not answer.
+    """
+    key = _open_key(settings)
+    web3, deployment, contracts = _open_chain(settings)
+    engine = open_engine(settings.database_url)
+    try:
+        upgrade(engine)
+    except DatabaseUnreachable as error:
+        raise DatabaseUnreachable(
+            f"{settings.masked_database_url()} does not answer.", field="MARKET_DATABASE_URL"
+        ) from error
+    asyncio.run(_check_redis(settings))
+    return Services(settings, key, web3, deployment, contracts, engine)
+
+
+def _open_key(settings: MarketSettings) -> PrivateKey:
+    if settings.keystore is None:
+        raise ConfigurationError(
+            "the gateway's key is not named.",
+            field="MARKET_KEYSTORE",
+            remedy="Name a keystore file; `market wallet new` makes one.",
+        )
+    try:
+        return load_keystore(settings.keystore, settings.keystore_password_file)
+    except KeystoreError as error:
+        raise ConfigurationError(error.detail, field="MARKET_KEYSTORE", remedy=error.remedy) from error
+
+
+def _open_chain(settings: MarketSettings) -> tuple[Web3, Deployment, Contracts]:
+    try:
+        web3 = connect(settings.rpc_url, settings.chain_id)
+        deployment = _deployment(settings)
+        return web3, deployment, bind(web3, deployment)
+    except NodeUnreachable as error:
+        raise ChainUnreachable(error.detail, field="MARKET_RPC_URL") from error
+    except (ChainError, NoDeployment) as error:
+        raise WrongNetwork(error.detail, field=error.field, remedy=error.remedy) from error
+
+
+def _deployment(settings: MarketSettings) -> Deployment:
+    given: dict[str, Any] = {
+        name: address_from_hex(text, field=f"MARKET_{name.upper()}")
+        for name in ("escrow", "worker_registry", "model_registry", "token", "disputes")
+        if (text := getattr(settings, name)) is not None
+    }
+    try:
+        return replace(load_deployment(settings.chain_id, settings.deployment), **given)
+    except NoDeployment:
+        if settings.deployment is None and len(given) == 5:
+            return Deployment(chain_id=settings.chain_id, **given)
+        raise
+
+
+async def _check_redis(settings: MarketSettings) -> None:
+    client = open_redis(settings.redis_url, max_connections=1)
+    try:
+        with reachable():
+            await client.ping()
+    except RedisUnreachable as error:
+        raise RedisUnreachable(f"{settings.masked_redis_url()} does not answer.", field="MARKET_REDIS_URL") from error
+    finally:
+        await client.aclose()
+
+
+class RegistryChannels:
+    """The `Channels` port over the registry's view."""
+
+    def __init__(self, registry: RegistryView) -> None:
+        self._registry = registry
+
+    def facts(self, channel_id: bytes) -> ChannelFacts | None:
+        """See `Channels.facts`."""
+        found = self._registry.channel(channel_id)
+        if found is None:
+            return None
+        return ChannelFacts(
+            channel_id=found.channel_id,
+            channel=Channel(found.payer, found.signer, found.gateway, found.salt),
+            deposited=found.deposited,
+            settled=found.settled,
+            exiting=found.exit_amount if found.exit_at else 0,
+        )
+
+
+class SettlementProofs(Protocol):
+    """Where a receipt's place in its settled batch is found."""
+
+    def of(self, stored: StoredReceipt) -> dict[str, Any] | None:
+        """Return epoch, root, index, proof and transaction of a receipt settled on chain, None until then."""
+        ...
+
+
+@dataclass
+class GatewayRuntime:
+    """One gateway process: what the routes use, and the loops behind it."""
+
+    settings: MarketSettings
+    gateway: bytes
+    domain: Domain
+    contracts: Mapping[str, bytes]
+    registry: RegistryView
+    offers: LiveOffers
+    inference: InferenceService
+    ledger: Ledger
+    reservations: Reservations
+    proofs: SettlementProofs
+    refresh_registry: Callable[[], object]
+    on_start: Sequence[Callable[[], object]] = ()
+    on_close: Sequence[Callable[[], Awaitable[object] | None]] = ()
+    _loops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Read the registry and the offers once, then keep both fresh; call it inside the event loop."""
+        await asyncio.to_thread(self.refresh_registry)
+        await self.offers.refresh()
+        for begin in self.on_start:
+            begin()
+        for loop in (self._follow_registry(), self.offers.run()):
+            self._loops.append(asyncio.create_task(loop))
+
+    async def close(self) -> None:
+        """Finish what is charged, end the loops, drop the connections."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for end in self.on_close:
+            pending = end()
+            if pending is not None:
+                await pending
+
+    async def settlement_of(self, stored: StoredReceipt) -> dict[str, Any] | None:
+        """Return where a receipt was settled, with its Merkle proof."""
+        return await asyncio.to_thread(self.proofs.of, stored)
+
+    async def _follow_registry(self) -> None:
+        while True:
+            await asyncio.sleep(REGISTRY_REFRESH_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh_registry)
+            except CodedError as error:
+                log.warning("registry-unreadable", code=error.code)
+
+
+def build_gateway(settings: MarketSettings) -> GatewayRuntime:
+    """Join one gateway process.
+
+    Raises:
+        OperationError: see `open_services`.
+    """
+    services = open_services(settings)
+    gateway, domain = services.key.address, services.domain
+    view = DatabaseRegistryView(services.engine)
+    ledger = DatabaseLedger(services.engine, gateway)
+    reservations = RedisReservations(settings.redis_url, ledger)
+    announcements = RedisAnnouncements(settings.redis_url)
+    offers = LiveOffers(
+        announcements=announcements, registry=view, domain=domain, gateway=gateway, fee_ppm=settings.fee_ppm
+    )
+    papers = PapersDesk(key=services.key, domain=domain)
+    dispatcher = CeleryDispatcher(
+        settings.redis_url,
+        process_id=f"{settings.gateway_id}-{os.getpid()}-{secrets.token_hex(4)}",
+        papers=papers,
+        is_live=offers.is_live,
+        max_batch=offers.max_batch,
+    )
+    inference = InferenceService(
+        key=services.key,
+        domain=domain,
+        registry=view,
+        offers=offers,
+        authorizer=Authorizer(
+            domain=domain,
+            gateway=gateway,
+            channels=RegistryChannels(view),
+            reservations=reservations,
+            exposure_cap=settings.exposure_cap,
+        ),
+        reservations=reservations,
+        ledger=ledger,
+        dispatcher=dispatcher,
+        papers=papers,
+        limits=InferenceLimits(fee_ppm=settings.fee_ppm, timeout_seconds=settings.request_timeout_seconds),
+    )
+    return GatewayRuntime(
+        settings=settings,
+        gateway=gateway,
+        domain=domain,
+        contracts=contract_addresses(services.deployment),
+        registry=view,
+        offers=offers,
+        inference=inference,
+        ledger=ledger,
+        reservations=reservations,
+        proofs=DatabaseProofs(services.engine, view),
+        refresh_registry=view.refresh,
+        on_start=(dispatcher.start,),
+        on_close=(
+            inference.close,
+            dispatcher.close,
+            announcements.close,
+            reservations.close,
+            ledger.close,
+            services.engine.dispose,
+        ),
+    )
+
+
+def contract_addresses(deployment: Deployment) -> dict[str, bytes]:
+    """Return a deployment's addresses by name."""
+    names = ("escrow", "worker_registry", "model_registry", "token", "disputes")
+    return {name: getattr(deployment, name) for name in names}
