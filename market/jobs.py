@@ -1,0 +1,98 @@
+"""The gateway's background work on a clock: read the chain, settle, tidy up. Celery beat and one worker in one process.
+
+Each task is a shell: it takes the joined parts, does one step and reports. A step that fails is tried again at the next
+beat; what must not be lost is in the database. Started by `market jobs`; several may run, the database lets one win.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from celery import Celery
+from celery.beat import EmbeddedService
+
+from contracts.protocol.errors import CodedError
+from market.bootstrap import Jobs, build_jobs
+from market.settings import MarketSettings
+from market.telemetry import configure_logging
+
+QUEUE = "market.jobs"
+INDEX_SECONDS = 0.5
+SETTLE_SECONDS = 1.0
+SWEEP_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+app = Celery("market.jobs")
+_joined: list[Jobs] = []
+
+
+def run(settings: MarketSettings, *, state_dir: Path) -> None:
+    """Run beat and worker until told to stop.
+
+    Raises:
+        OperationError: a service is missing or wrong; nothing was started.
+    """
+    configure_logging(settings)
+    _joined[:] = [build_jobs(settings)]
+    state_dir.mkdir(parents=True, exist_ok=True)
+    app.conf.update(
+        broker_url=settings.redis_url,
+        broker_connection_retry_on_startup=True,
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        beat_schedule_filename=str(state_dir / "beat-schedule"),
+        beat_schedule={
+            name: {"task": f"market.jobs.{name}", "schedule": seconds, "options": {"expires": max(1.0, seconds)}}
+            for name, seconds in (("index", INDEX_SECONDS), ("settle", SETTLE_SECONDS), ("sweep", SWEEP_SECONDS))
+        },
+    )
+    logging.getLogger("celery.beat").setLevel(logging.WARNING)
+    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, thread=True)
+    beat.start()
+    try:
+        app.Worker(
+            pool="solo",
+            queues=[QUEUE],
+            hostname=f"market-jobs@{settings.gateway_id}",
+            loglevel="WARNING",
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            quiet=True,
+        ).start()
+    finally:
+        beat.stop()
+
+
+def _step(name: str, work: Callable[[Jobs], object]) -> None:
+    try:
+        work(_joined[0])
+    except CodedError as error:
+        log.warning("job-failed", job=name, code=error.code, detail=error.detail)
+
+
+@app.task(name="market.jobs.index")
+def index() -> None:
+    """Apply new confirmed blocks."""
+    _step("index", lambda joined: joined.index())
+
+
+@app.task(name="market.jobs.settle")
+def settle() -> None:
+    """Carry the open settlement on, or start one if it is time."""
+    _step("settle", lambda joined: joined.settle())
+
+
+@app.task(name="market.jobs.sweep")
+def sweep() -> None:
+    """Drop answers that are kept no longer."""
+    _step("sweep", lambda joined: joined.sweep())
