@@ -10,8 +10,6 @@ import json
 import os
 from pathlib import Path
 
-from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
-
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum
 from contracts.protocol.signing import PrivateKey
@@ -39,6 +37,8 @@ def load_keystore(path: Path, password_file: Path | None) -> PrivateKey:
         raise KeystoreError(f"cannot read {error.filename}: {error.strerror}.", field="keystore") from error
     except ValueError as error:
         raise KeystoreError(f"{path} is not a keystore file.", field="keystore") from error
+    from eth_keyfile.keyfile import decode_keyfile_json  # takes a second to import
+
     try:
         return PrivateKey.from_bytes(bytes(decode_keyfile_json(document, password)))
     except Exception as error:  # eth_keyfile raises ValueError, KeyError and TypeError for one and the same thing
@@ -55,6 +55,8 @@ def save_keystore(path: Path, key: PrivateKey, password: bytes, *, light: bool =
     Raises:
         KeystoreError: the file exists or cannot be written.
     """
+    from eth_keyfile.keyfile import create_keyfile_json
+
     document = create_keyfile_json(
         key.secret_bytes(),
         password,

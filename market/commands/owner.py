@@ -22,7 +22,6 @@ from market.commands.profile import (
 )
 from market.errors import ConfigurationError
 from market.sdk import packages
-from market.sdk.chain import Chain
 from market.settings import DEFAULT_DATA_DIR
 
 model_app = typer.Typer(help="Model packages and their listings.", no_args_is_help=True)
@@ -37,6 +36,8 @@ def deploy(
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the contracts with a test token."""
+    from market.sdk.chain import Chain  # web3 takes seconds to import
+
     with errors_as_messages(as_json=as_json):
         if output.exists():
             raise ConfigurationError(f"{output} exists already.", field="output", remedy="Name another file.")

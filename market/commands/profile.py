@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from market.devnet.network_file import NetworkFile
 from market.errors import ConfigurationError
-from market.sdk.chain import Chain
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from market.sdk.wallet import Wallet
 from market.settings import DEFAULT_DATA_DIR
+
+if TYPE_CHECKING:
+    from market.sdk.chain import Chain
 
 DataDirOption = Annotated[
     Path, typer.Option("--data-dir", envvar="MARKET_DATA_DIR", help="Folder of the local network and of your papers.")
@@ -88,6 +90,8 @@ class Profile:
             ConfigurationError: no node or deployment is known.
             ChainError: the node does not answer or is another network's.
         """
+        from market.sdk.chain import Chain  # web3 takes seconds to import
+
         rpc_url = self.rpc_url or (self.network.rpc_url if self.network else None)
         if rpc_url is None:
             raise _missing("rpc-url", "node", "Give --rpc-url, or start `market up` with the same --data-dir.")

@@ -10,16 +10,18 @@ import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.pricing import Unit
 from market.errors import ConfigurationError
 from market.sdk import packages
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NAME = "minilm"
 HIDDEN = 384
@@ -57,6 +59,8 @@ def build_package(folder: Path) -> Manifest:
 
 def load_tokenizer() -> Tokenizer:
     """Return the tokenizer, cutting at `MAX_TOKENS` and padding to the longest sentence."""
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_buffer(_TOKENIZER.read_bytes())
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
 
@@ -25,8 +25,10 @@ from market.devnet.keys import LocalAccount
 from market.devnet.network_file import NetworkFile
 from market.devnet.process import Child, ProcessFailed, Supervisor, free_port
 from market.sdk import packages
-from market.sdk.chain import Chain
 from market.sdk.wallet import Wallet
+
+if TYPE_CHECKING:
+    from market.sdk.chain import Chain
 
 GAS_MONEY_WEI = 100 * 10**18
 MINTED = {"operator": 2_000 * ATOMIC_PER_TOKEN, "client": 100 * ATOMIC_PER_TOKEN, "gateway": 100 * ATOMIC_PER_TOKEN}
@@ -107,6 +109,8 @@ class LocalMarket:
 
     def deploy(self) -> None:
         """Draw the accounts, give them gas money and test dollars, deploy the contracts."""
+        from market.sdk.chain import Chain  # web3 takes seconds to import
+
         for role in keys.ROLES:
             self.accounts[role] = keys.load_or_create(self.data_dir, role)
         if self.deployment_file.exists():

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import redis
 
 from market.devnet.process import Supervisor, free_port
 from market.errors import ConfigurationError
@@ -74,6 +73,8 @@ def find_valkey() -> Path:
 
 
 def _redis_answers(url: str) -> bool:
+    import redis  # half a second to import
+
     try:
         with redis.Redis.from_url(url, socket_timeout=1) as client:
             return bool(client.ping())
