@@ -240,7 +240,7 @@ class World:
         await self.offers.refresh()
         return made
 
-    def announcement(self, worker: FakeWorker, **changes: object) -> Announcement:
+    def announcement(self, worker: FakeWorker, /, **changes: object) -> Announcement:
         offer = Offer(
             worker.key.address, self.model.model_id, GATEWAY.address, worker.price, FEE_PPM, int(time.time()) + 3_600
         )
