@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,21 +23,26 @@ from contracts.bindings.deploy import Contracts, bind
 from contracts.bindings.errors import ChainError, NodeUnreachable
 from contracts.bindings.keystore import KeystoreError, load_keystore
 from contracts.bindings.rpc import connect
+from contracts.bindings.transactor import Transactor
 from contracts.deployments import Deployment, NoDeployment
 from contracts.deployments import load as load_deployment
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import address_from_hex
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import Channel, Domain
+from contracts.protocol.typed_data import Domain
 from market.adapters.celery_dispatch import CeleryDispatcher
+from market.adapters.chain_reader import Web3ChainReader
 from market.adapters.database.engine import open_engine
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import upgrade
+from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
-from market.adapters.database.registry_store import DatabaseRegistryView
+from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
+from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
 from market.adapters.redis_reservations import RedisReservations
+from market.adapters.settlement_chain import EscrowSettlementChain
 from market.errors import (
     ChainUnreachable,
     ConfigurationError,
@@ -44,14 +50,19 @@ from market.errors import (
     RedisUnreachable,
     WrongNetwork,
 )
+from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
-from market.payments.model import ChannelFacts, StoredReceipt
+from market.payments.model import StoredReceipt
 from market.payments.ports import Ledger, Reservations
+from market.registry.indexer import Indexer
 from market.registry.offers import LiveOffers
 from market.registry.ports import RegistryView
 from market.settings import MarketSettings
+from market.settlement.ports import Batch
+from market.settlement.settle import Rhythm, Settler
+from market.settlement.watch import exiting_channels
 
 REGISTRY_REFRESH_SECONDS = 0.25
 
@@ -143,26 +154,6 @@ async def _check_redis(settings: MarketSettings) -> None:
         raise RedisUnreachable(f"{settings.masked_redis_url()} does not answer.", field="MARKET_REDIS_URL") from error
     finally:
         await client.aclose()
-
-
-class RegistryChannels:
-    """The `Channels` port over the registry's view."""
-
-    def __init__(self, registry: RegistryView) -> None:
-        self._registry = registry
-
-    def facts(self, channel_id: bytes) -> ChannelFacts | None:
-        """See `Channels.facts`."""
-        found = self._registry.channel(channel_id)
-        if found is None:
-            return None
-        return ChannelFacts(
-            channel_id=found.channel_id,
-            channel=Channel(found.payer, found.signer, found.gateway, found.salt),
-            deposited=found.deposited,
-            settled=found.settled,
-            exiting=found.exit_amount if found.exit_at else 0,
-        )
 
 
 class SettlementProofs(Protocol):
@@ -293,3 +284,65 @@ def contract_addresses(deployment: Deployment) -> dict[str, bytes]:
     """Return a deployment's addresses by name."""
     names = ("escrow", "worker_registry", "model_registry", "token", "disputes")
     return {name: getattr(deployment, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The gateway's background work, one step a call; see `market.jobs`."""
+
+    indexer: Indexer
+    settler: Settler
+    view: DatabaseRegistryView
+    ledger: DatabaseLedger
+
+    def index(self) -> int:
+        """Apply what the chain has confirmed; returns how many blocks."""
+        return self.indexer.catch_up()
+
+    def settle(self) -> Batch | None:
+        """Take one step of settlement; returns a batch when it is confirmed."""
+        self.view.refresh()
+        return self.settler.step()
+
+    def sweep(self) -> int:
+        """Drop stored answers whose time has passed; returns how many."""
+        return asyncio.run(self.ledger.sweep(time.time()))
+
+
+def build_jobs(settings: MarketSettings) -> Jobs:
+    """Join the background work of one gateway; what was sent and not confirmed is sent again.
+
+    Raises:
+        OperationError: see `open_services`.
+    """
+    services = open_services(settings)
+    gateway = services.key.address
+    try:
+        min_stake = services.contracts.workers.min_stake()
+        transactor = Transactor(
+            services.web3,
+            services.key,
+            outbox=DatabaseOutbox(services.engine),
+            confirmations=settings.confirmations,
+        )
+        transactor.resume()
+    except ChainError as error:
+        raise ChainUnreachable(error.detail, field="MARKET_RPC_URL", remedy=error.remedy) from error
+    view = DatabaseRegistryView(services.engine)
+    return Jobs(
+        indexer=Indexer(
+            Web3ChainReader(services.web3, services.contracts),
+            DatabaseRegistryStore(services.engine, min_stake=min_stake),
+            confirmations=settings.confirmations,
+            first_block=services.deployment.block,
+        ),
+        settler=Settler(
+            gateway=gateway,
+            book=DatabaseSettlementBook(services.engine),
+            chain=EscrowSettlementChain(services.contracts.escrow, transactor),
+            rhythm=Rhythm(settings.settle_interval_seconds, settings.settle_value),
+            exiting=exiting_channels(gateway, view.channels),
+        ),
+        view=view,
+        ledger=DatabaseLedger(services.engine, gateway),
+    )

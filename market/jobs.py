@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from celery import Celery
-from celery.beat import EmbeddedService
+from celery.beat import EmbeddedService, Scheduler
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import Jobs, build_jobs
 from market.settings import MarketSettings
-from market.telemetry import configure_logging
 
 QUEUE = "market.jobs"
 INDEX_SECONDS = 0.5
@@ -29,15 +27,13 @@ app = Celery("market.jobs")
 _joined: list[Jobs] = []
 
 
-def run(settings: MarketSettings, *, state_dir: Path) -> None:
+def run(settings: MarketSettings) -> None:
     """Run beat and worker until told to stop.
 
     Raises:
         OperationError: a service is missing or wrong; nothing was started.
     """
-    configure_logging(settings)
     _joined[:] = [build_jobs(settings)]
-    state_dir.mkdir(parents=True, exist_ok=True)
     app.conf.update(
         broker_url=settings.redis_url,
         broker_connection_retry_on_startup=True,
@@ -49,14 +45,14 @@ def run(settings: MarketSettings, *, state_dir: Path) -> None:
         worker_hijack_root_logger=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
-        beat_schedule_filename=str(state_dir / "beat-schedule"),
         beat_schedule={
             name: {"task": f"market.jobs.{name}", "schedule": seconds, "options": {"expires": max(1.0, seconds)}}
             for name, seconds in (("index", INDEX_SECONDS), ("settle", SETTLE_SECONDS), ("sweep", SWEEP_SECONDS))
         },
     )
     logging.getLogger("celery.beat").setLevel(logging.WARNING)
-    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, thread=True)
+    # In memory, since nothing is lost when a beat is; the default scheduler writes a file into the current folder.
+    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, scheduler_cls=Scheduler, thread=True)
     beat.start()
     try:
         app.Worker(

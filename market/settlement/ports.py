@@ -102,10 +102,6 @@ class SettlementBook(Protocol):
         """Record that a batch is on chain."""
         ...
 
-    def digests(self, gateway: bytes, epoch: int) -> Sequence[bytes]:
-        """Return a batch's receipt digests in leaf order."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:

@@ -145,16 +145,6 @@ class DatabaseSettlementBook:
                 .values(tx_hash=tx_hash, gas_used=gas_used, block_number=block_number)
             )
 
-    def digests(self, gateway: bytes, epoch: int) -> Sequence[bytes]:
-        """See `SettlementBook.digests`."""
-        query = (
-            sa.select(receipts.c.digest)
-            .where(receipts.c.gateway == gateway, receipts.c.epoch == epoch)
-            .order_by(receipts.c.leaf_index)
-        )
-        with reading(self._engine) as connection:
-            return [bytes(found) for found in connection.execute(query).scalars()]
-
 
 def _unsettled(gateway: bytes) -> Any:
     return sa.and_(receipts.c.epoch.is_(None), receipts.c.gateway == gateway)
