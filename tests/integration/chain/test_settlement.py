@@ -1,0 +1,292 @@
+"""Index, settle, reorganise on a real node: the money adds up to the last unit after each step."""
+
+import asyncio
+
+import pytest
+
+from contracts.bindings.transactor import Transactor
+from contracts.protocol.commitments import verify
+from market.adapters.chain_reader import Web3ChainReader
+from market.adapters.database.engine import open_engine
+from market.adapters.database.ledger import DatabaseLedger
+from market.adapters.database.migrate import upgrade
+from market.adapters.database.outbox import DatabaseOutbox
+from market.adapters.database.proofs import DatabaseProofs
+from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
+from market.adapters.database.settlement_book import DatabaseSettlementBook
+from market.adapters.settlement_chain import EscrowSettlementChain
+from market.registry.indexer import Indexer
+from market.settlement.settle import Rhythm, Settler
+from market.settlement.watch import exiting_channels
+from tests.support.chain import Chain, key
+
+pytestmark = pytest.mark.integration
+GATEWAY = key("gateway").address
+OPERATOR, OWNER = key("operator").address, key("owner").address
+
+
+class Gateway:
+    """Ledger, indexer and settler of one gateway over one database; `restart` forgets all that is in memory."""
+
+    def __init__(self, chain: Chain, folder, *, confirmations: int = 0) -> None:
+        self.chain = chain
+        self.confirmations = confirmations
+        self.engine = open_engine(f"sqlite:///{folder}/market.db")
+        upgrade(self.engine)
+        chain.give_gas(GATEWAY)
+        self.restart()
+
+    def restart(self) -> None:
+        chain = self.chain
+        self.ledger = DatabaseLedger(self.engine, GATEWAY)
+        self.view = DatabaseRegistryView(self.engine)
+        self.store = DatabaseRegistryStore(self.engine, min_stake=chain.contracts.workers.min_stake())
+        self.indexer = Indexer(
+            Web3ChainReader(chain.web3, chain.contracts),
+            self.store,
+            confirmations=self.confirmations,
+            first_block=chain.deployment.block,
+        )
+        self.transactor = Transactor(
+            chain.web3, key("gateway"), outbox=DatabaseOutbox(self.engine), confirmations=self.confirmations
+        )
+        self.book = DatabaseSettlementBook(self.engine)
+        self.settler = Settler(
+            gateway=GATEWAY,
+            book=self.book,
+            chain=EscrowSettlementChain(chain.escrow, self.transactor),
+            rhythm=Rhythm(3_600, 10**12),
+            exiting=exiting_channels(GATEWAY, self.view.channels),
+            clock=lambda: 1_700_000_010,
+        )
+
+    def index(self) -> None:
+        self.indexer.catch_up()
+        self.view.refresh()
+
+    def record(self, *charges) -> None:
+        async def go():
+            await asyncio.gather(*(self.ledger.record(charge) for charge in charges))
+
+        asyncio.run(go())
+
+    def settle(self, *, force: bool = True):
+        self.index()
+        done = self.settler.step(force=force)
+        self.index()
+        return done
+
+
+@pytest.fixture
+def gateway(chain, tmp_path):
+    made = Gateway(chain, tmp_path)
+    yield made
+    made.ledger.close()
+    made.engine.dispose()
+
+
+def assert_money_adds_up(chain: Chain, view: DatabaseRegistryView) -> None:
+    """I1 of the escrow, counted from the folded records, and each record against the chain."""
+    escrow = chain.escrow
+    held = 0
+    for channel in view.channels():
+        deposited, settled, exit_amount, exit_at = escrow.channel(channel.channel_id)
+        assert (channel.deposited, channel.settled) == (deposited, settled)
+        assert (channel.exit_amount, channel.exit_at) == (exit_amount, exit_at)
+        held += deposited - settled
+    for payee in (OPERATOR, OWNER, GATEWAY):
+        found = view.credits(GATEWAY, payee)
+        assert (found.credited, found.withdrawn) == escrow.credits(GATEWAY, payee)
+        held += found.credited - found.withdrawn
+    reserve = view.reserve(GATEWAY)
+    assert (reserve.amount, reserve.thawing, reserve.thawed_at) == escrow.reserve(GATEWAY)
+    assert reserve.arrears == escrow.arrears(GATEWAY)
+    held += reserve.amount
+    assert chain.contracts.token.balance_of(escrow.address) == held
+
+
+def test_one_batch_pays_everybody(chain, gateway):
+    chain.list_model()
+    chain.register_worker()
+    channel = chain.deposit(1_000_003)
+    gateway.index()
+    assert gateway.view.listing_by_name("tiny").owner == OWNER
+    assert gateway.view.worker(key("worker").address).active
+    charges = [chain.charge(channel, 101, 101 * (i + 1)) for i in range(20)]
+    gateway.record(*charges)
+
+    batch = gateway.settle()
+
+    assert (batch.epoch, batch.receipt_count) == (1, 20)
+    assert gateway.view.channel(channel.digest(chain.domain)).settled == 20 * 101
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 20 * 80
+    assert gateway.view.credits(GATEWAY, OWNER).credited == 20 * 10
+    assert gateway.view.reserve(GATEWAY).amount == 20 * 11
+    assert_money_adds_up(chain, gateway.view)
+    record = gateway.view.settlements(GATEWAY)[0]
+    assert (record.root, record.first_seq, record.count) == (batch.root, 0, 20)
+    proofs = DatabaseProofs(gateway.engine, gateway.view)
+    for stored in asyncio.run(gateway.ledger.receipts(charges[0].receipt.channel_id)):
+        found = proofs.of(stored)
+        path = [bytes.fromhex(node[2:]) for node in found["proof"]]
+        assert verify(record.root, stored.digest, path)
+        assert chain.escrow.verify_receipt(GATEWAY, 1, stored.digest, path)
+    assert gateway.settle() is None
+
+
+def test_batches_follow_each_other(chain, gateway):
+    channel = chain.deposit(10_000)
+    for turn in range(3):
+        gateway.record(chain.charge(channel, 7, 7 * (turn + 1)))
+        assert gateway.settle().epoch == turn + 1
+    assert [(s.epoch, s.first_seq, s.count) for s in gateway.view.settlements(GATEWAY)] == [(1, 0, 1), (2, 1, 1), (3, 2, 1)]
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 15
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_withdrawals_and_reserve_are_folded(chain, gateway):
+    channel = chain.deposit(10_000)
+    gateway.record(chain.charge(channel, 1_000, 1_000))
+    gateway.settle()
+    chain.send("operator", chain.escrow.address, chain.escrow.withdraw(GATEWAY, OPERATOR, 300))
+    chain.give_tokens("gateway", 5_000)
+    chain.send("gateway", chain.escrow.address, chain.escrow.fund_reserve(GATEWAY, 5_000))
+    note, signature = chain.credit_note("operator", 900)
+    chain.send("operator", chain.escrow.address, chain.escrow.redeem_credit_note(note, signature))
+    gateway.index()
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 900
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_a_note_above_the_reserve_leaves_arrears(chain, gateway):
+    note, signature = chain.credit_note("operator", 900)
+    chain.give_tokens("gateway", 400)
+    chain.send("gateway", chain.escrow.address, chain.escrow.fund_reserve(GATEWAY, 400))
+    chain.send("operator", chain.escrow.address, chain.escrow.redeem_credit_note(note, signature))
+    gateway.index()
+    assert gateway.view.reserve(GATEWAY).arrears == 500
+    assert gateway.view.credits(GATEWAY, OPERATOR).owed == 500
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_an_exit_is_settled_at_once(chain, gateway):
+    channel = chain.deposit(10_000)
+    gateway.record(chain.charge(channel, 500, 500, served_at=1_700_000_009))
+    assert gateway.settle(force=False) is None
+    chain.send("payer", chain.escrow.address, chain.escrow.initiate_exit(channel, 10_000))
+    assert gateway.settle(force=False).epoch == 1
+    chain.pass_seconds(3_601)
+    chain.send("payer", chain.escrow.address, chain.escrow.finalize_exit(channel))
+    gateway.index()
+    assert gateway.view.channel(channel.digest(chain.domain)).deposited == 500
+    assert chain.contracts.token.balance_of(key("payer").address) == 9_500
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_a_payer_in_default_costs_the_gateway_and_what_is_short_is_paid_later(chain, gateway):
+    channel = chain.deposit(100)
+    gateway.record(chain.charge(channel, 1_000, 1_000))
+    gateway.settle()
+    owed_operator, owed_owner = 800, 100
+    credited = gateway.view.credits(GATEWAY, OPERATOR).credited + gateway.view.credits(GATEWAY, OWNER).credited
+    assert credited == 100
+    assert gateway.view.reserve(GATEWAY).amount == 0
+    assert_money_adds_up(chain, gateway.view)
+    # The gateway fills its reserve: what was held back is credited without a new request.
+    chain.give_tokens("gateway", 5_000)
+    chain.send("gateway", chain.escrow.address, chain.escrow.fund_reserve(GATEWAY, 5_000))
+    gateway.settle()
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == owed_operator
+    assert gateway.view.credits(GATEWAY, OWNER).credited == owed_owner
+    assert gateway.view.reserve(GATEWAY).amount == 5_000 - 800
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_a_default_is_claimed_once_the_payer_deposits_again(chain, gateway):
+    channel = chain.deposit(100)
+    gateway.record(chain.charge(channel, 1_000, 1_000))
+    gateway.settle()
+    chain.deposit(2_000, channel)
+    gateway.settle()
+    assert gateway.view.channel(channel.digest(chain.domain)).settled == 1_000
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 800
+    assert gateway.view.reserve(GATEWAY).amount == 100
+    assert_money_adds_up(chain, gateway.view)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_reorganisation_of_folded_blocks_is_followed(chain, gateway, depth):
+    channel = chain.deposit(1_000)
+    gateway.index()
+    before = gateway.view.channel(channel.digest(chain.domain))
+    chain.send("payer", chain.escrow.address, chain.escrow.initiate_exit(channel, 1_000))
+    chain.mine(depth - 1)
+    gateway.index()
+    assert gateway.view.channel(channel.digest(chain.domain)).exit_amount == 1_000
+    chain.reorg(depth)
+    chain.forget_senders()
+    gateway.index()
+    assert gateway.view.channel(channel.digest(chain.domain)) == before
+    assert_money_adds_up(chain, gateway.view)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_settlement_that_a_reorganisation_undid_is_sent_again(chain, gateway, depth):
+    channel = chain.deposit(1_000)
+    gateway.record(chain.charge(channel, 500, 500))
+    assert gateway.settle().epoch == 1
+    chain.mine(depth - 1)
+    gateway.index()
+    chain.reorg(depth)
+    gateway.index()
+    assert gateway.view.settlements(GATEWAY) == []
+    assert chain.escrow.last_epoch(GATEWAY) == 0
+    gateway.restart()
+    gateway.settle()
+    gateway.settle()
+    assert [s.epoch for s in gateway.view.settlements(GATEWAY)] == [1]
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 400
+    assert_money_adds_up(chain, gateway.view)
+    gateway.record(chain.charge(channel, 100, 600))
+    assert gateway.settle().epoch == 2
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_hostile_texts_do_not_stop_the_index(chain, gateway):
+    """Names that look like addresses, broken UTF-8, NUL: all are text that somebody may put on chain."""
+    chain.give_tokens("operator", 10 * 10**8)
+    registry = chain.contracts.workers
+    texts = ("0x" + "ab" * 20, "a\x00b", "\U0001f600")
+    chain.register_worker()
+    for text in texts:
+        chain.send("operator", registry.address, registry.encode("updateMetadata", key("worker").address, text, text, text))
+        gateway.index()
+        assert isinstance(gateway.view.worker(key("worker").address).region, str)
+    data = bytearray(registry.encode("updateMetadata", key("worker").address, "QQQQ", "cpu", ""))
+    at = data.index(b"QQQQ")
+    data[at : at + 4] = b"\xff\xfe\xc3\x28"
+    chain.send("operator", registry.address, bytes(data))
+    gateway.index()
+    assert isinstance(gateway.view.worker(key("worker").address).region, str)
+
+
+def test_amounts_beyond_64_bits_do_not_stop_the_index(chain, gateway):
+    channel = chain.deposit(2**127)
+    models = chain.contracts.models
+    chain.send("owner", models.address, models.list_model(b"\x33" * 32, "dear", 1, 2**128 - 1, 0, 1, ""))
+    gateway.index()
+    assert gateway.view.channel(channel.digest(chain.domain)).deposited == 2**127
+    assert gateway.view.listing_by_name("dear").max_price == 2**128 - 1
+
+
+def test_a_superseded_name_means_the_newest_version(chain, gateway):
+    old = chain.list_model()
+    models = chain.contracts.models
+    newer = bytes(32 - 1) + b"\x01"  # sorts before the old one
+    chain.send("owner", models.address, models.supersede(old, newer, "file:///2"))
+    gateway.index()
+    assert gateway.view.listing_by_name("tiny").model_id == newer
+    assert gateway.view.listing(old).superseded_by == newer
+    gateway.restart()
+    gateway.index()
+    assert gateway.view.listing_by_name("tiny").model_id == newer
