@@ -13,11 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from sqlalchemy import Engine
-from web3 import Web3
 
 from contracts.bindings.deploy import Contracts, bind
 from contracts.bindings.errors import ChainError, NodeUnreachable
@@ -63,6 +61,10 @@ from market.settings import MarketSettings
 from market.settlement.ports import Batch
 from market.settlement.settle import Rhythm, Settler
 from market.settlement.watch import exiting_channels
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from web3 import Web3
 
 REGISTRY_REFRESH_SECONDS = 0.25
 

@@ -84,6 +84,10 @@ def reachable() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated:
+        # A bare DatabaseError is SQLite's word for a file that is no database, or a damaged one.
+        unusable = (
+            isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or type(error) is sa.exc.DatabaseError
+        )
+        if unusable or error.connection_invalidated:
             raise DatabaseUnreachable(f"The database does not answer: {type(error.orig).__name__}.") from error
         raise
