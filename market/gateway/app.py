@@ -80,7 +80,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refused = problem_response(NoRoute(f"{request.method} {request.url.path}: {error.detail}."))
+    missing = NoRoute(f"{request.method} {request.url.path}: {error.detail}.")
+    refused = problem_response(missing, extra={"status": error.status_code})
     refused.status_code = error.status_code
     return refused
 
