@@ -6,9 +6,8 @@ Decides only form; whether a voucher is good is `market.payments`' matter. Calle
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-from starlette.datastructures import Headers
 
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
@@ -26,6 +25,7 @@ RECEIPT = "Market-Receipt"
 CHARGED = "Market-Charged"
 CUMULATIVE = "Market-Cumulative"
 REPEATED = "Market-Repeated"
+_VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER = (name.lower() for name in (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER))
 
 _MAX_DIGITS = len(str(MAX_UINT128))
 
@@ -40,15 +40,23 @@ class PaymentHeaders:
     worker: bytes | None
 
 
-def read_headers(headers: Headers) -> PaymentHeaders:
-    """Read the market's headers.
+def plain_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return a connection's headers by lower-case name, in one pass over them; the first of a name counts."""
+    found: dict[str, str] = {}
+    for name, value in raw:
+        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return found
+
+
+def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
+    """Read the market's headers, by lower-case name.
 
     Raises:
         InvalidVoucher: the voucher header is malformed.
         InvalidRequest: another header is malformed; `field` names it.
     """
-    voucher, request_id = headers.get(VOUCHER), headers.get(REQUEST_ID)
-    max_price, worker = headers.get(MAX_PRICE), headers.get(WORKER)
+    voucher, request_id = headers.get(_VOUCHER), headers.get(_REQUEST_ID)
+    max_price, worker = headers.get(_MAX_PRICE), headers.get(_WORKER)
     try:
         return PaymentHeaders(
             voucher=None if voucher is None else parse_voucher(voucher),

@@ -7,15 +7,16 @@ because routing, dependency solving and response objects cost more than a small 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.gateway.body import read_body
-from market.gateway.headers import answer_headers, read_headers
+from market.gateway.headers import answer_headers, plain_headers, read_headers
 from market.gateway.problems import internal_response, problem_response, status_of
 from market.gateway.serving import serve
 from market.gateway.tensors_json import HEADER_LENGTH, decode_request, encode_answer_for
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 _PREFIX = "/v2/models/"
 _SUFFIX = "/infer"
+_HEADER_LENGTH = HEADER_LENGTH.lower()
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
 
@@ -50,7 +52,7 @@ class InferPath:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, model: str, version: str | None) -> None:
         try:
-            response = await respond(self._joined, model, version, Headers(scope=scope), receive)
+            response = await respond(self._joined, model, version, plain_headers(scope["headers"]), receive)
         except CodedError as error:
             response = refuse(error, scope["path"])
         except Exception:  # the last place to turn a fault into an answer
@@ -60,7 +62,7 @@ class InferPath:
 
 
 async def respond(
-    joined: GatewayRuntime, model: str, version: str | None, headers: Headers, receive: Receive
+    joined: GatewayRuntime, model: str, version: str | None, headers: Mapping[str, str], receive: Receive
 ) -> Response:
     """Read a request, serve it and write the answer; its headers carry the receipt signed by worker and gateway.
 
@@ -69,7 +71,7 @@ async def respond(
     """
     settings = joined.settings
     payment = read_headers(headers)
-    length = headers.get(HEADER_LENGTH)
+    length = headers.get(_HEADER_LENGTH)
     body = await read_body(
         headers, receive, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout_seconds
     )

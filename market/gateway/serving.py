@@ -26,7 +26,7 @@ from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer, InferenceRequest
 from market.registry.model import Listing
-from market.telemetry import CHARGED_UNITS, IN_FLIGHT, REQUESTS, stage
+from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Served:
     answer: Answer
 
 
-async def serve(  # noqa: PLR0917
+async def serve(
     joined: GatewayRuntime,
     model: str,
     version: str | None,
@@ -66,10 +66,10 @@ async def serve(  # noqa: PLR0917
         raise
     finally:
         IN_FLIGHT.dec()
-        REQUESTS.labels(code).inc()
+        requests_by(code).inc()
 
 
-async def _serve(  # noqa: PLR0917
+async def _serve(
     joined: GatewayRuntime,
     model: str,
     version: str | None,

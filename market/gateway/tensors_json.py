@@ -20,19 +20,18 @@ import orjson
 from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
-from contracts.protocol.tensors import ITEM_BYTES, NUMPY_DTYPES, Tensor, pack_bytes
+from contracts.protocol.tensors import ITEM_BYTES, Tensor, pack_bytes
 from market.errors import InvalidRequest, TensorData, WrongTensorName, WrongTensorShape
 from market.gateway.tensors_check import (
-    bfloat16,
     check_all,
     check_datatype,
     check_shape,
-    check_texts,
     input_spec,
     names,
     raw_tensor,
     shorten,
 )
+from market.gateway.tensors_fill import fill
 
 MODEL_VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -273,7 +272,7 @@ def _inputs(raw: Any, manifest: Manifest, data: _Data | None) -> tuple[Tensor, .
     return check_all(given, manifest)
 
 
-def _tensor(  # noqa: PLR0917
+def _tensor(
     row: dict[str, Any], spec: TensorSpec, shape: tuple[int, ...], manifest: Manifest, data: _Data | None, where: str
 ) -> Tensor:
     parameters = row.get("parameters")
@@ -290,90 +289,7 @@ def _tensor(  # noqa: PLR0917
             return raw_tensor(spec, shape, taken, manifest, where)
     if "data" not in row:
         raise TensorData(f"{spec.name} has no data.", field=f"{where}.data")
-    return _fill(spec, shape, row["data"], manifest, f"{where}.data")
-
-
-def _fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest, where: str) -> Tensor:
-    if not isinstance(raw, list):
-        raise TensorData(f"expected a list, got {type(raw).__name__}.", field=where)
-    if spec.datatype == "BYTES":
-        items = _flatten(raw)
-        if not all(isinstance(item, str) for item in items):
-            raise TensorData(f"{spec.name} takes texts.", field=where)
-        _check_count(len(items), shape, spec, where)
-        try:
-            encoded = [item.encode() for item in items]
-        except UnicodeEncodeError as error:
-            raise TensorData(f"{spec.name} holds a text that is not Unicode.", field=where) from error
-        check_texts(encoded, spec, manifest, where)
-        return Tensor(spec.name, spec.datatype, shape, pack_bytes(encoded, spec.name))
-    try:
-        array = np.array(raw)
-    except ValueError as error:
-        raise TensorData(f"{spec.name} is ragged or mixes lists and numbers.", field=where) from error
-    _check_count(array.size, shape, spec, where)
-    if array.ndim > 1 and array.shape != shape:
-        raise WrongTensorShape(f"the nested data have shape {list(array.shape)}, not {list(shape)}.", field=where)
-    flat = array.reshape(-1)
-    if spec.datatype == "UINT64" and flat.dtype.kind == "f":
-        flat = _exact(_flatten(raw), spec, where)
-    data = _cast(flat, spec, where).tobytes() if flat.size else b""
-    return Tensor(spec.name, spec.datatype, shape, data)
-
-
-def _exact(items: list[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
-    """Read numbers beyond int64, which numpy mixes with smaller ones only as floats."""
-    if not all(type(item) is int and 0 <= item < 1 << 64 for item in items):
-        raise TensorData(f"{spec.name} takes whole numbers of {spec.datatype}.", field=where)
-    return np.array(items, dtype="<u8")
-
-
-def _cast(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
-    kind = array.dtype.kind
-    dtype = NUMPY_DTYPES.get(spec.datatype)
-    if dtype is None or dtype.kind == "f":
-        if kind not in "fiu":
-            raise TensorData(f"{spec.name} takes numbers.", field=where)
-        with np.errstate(over="ignore"):
-            cast = array.astype("<f4" if dtype is None else dtype)
-            if dtype is None:  # BF16; rounding up may reach infinity
-                rounded = bfloat16(cast)
-                cast = (rounded.astype("<u4") << 16).view("<f4")
-        if not np.isfinite(cast).all():
-            raise TensorData(f"{spec.name} has a number that is not finite in {spec.datatype}.", field=where)
-        return rounded if dtype is None else cast
-    if dtype.kind == "b":
-        if kind != "b":
-            raise TensorData(f"{spec.name} takes true and false.", field=where)
-        return array.astype(dtype)
-    if kind not in "iu":
-        raise TensorData(f"{spec.name} takes whole numbers of {spec.datatype}.", field=where)
-    limits = np.iinfo(dtype)
-    low, high = int(array.min()), int(array.max())
-    if low < limits.min or high > limits.max:
-        raise TensorData(f"{spec.name} has {low if low < limits.min else high}, outside {spec.datatype}.", field=where)
-    return array.astype(dtype, copy=False)
-
-
-def _check_count(count: int, shape: tuple[int, ...], spec: TensorSpec, where: str) -> None:
-    if count != prod(shape):
-        raise TensorData(f"{spec.name} has {count} elements where shape {list(shape)} has {prod(shape)}.", field=where)
-
-
-def _flatten(raw: list[Any]) -> list[Any]:
-    if not any(isinstance(item, list) for item in raw):
-        return raw
-    flat: list[Any] = []
-    waiting = [iter(raw)]
-    while waiting:
-        for item in waiting[-1]:
-            if isinstance(item, list):
-                waiting.append(iter(item))
-                break
-            flat.append(item)
-        else:
-            waiting.pop()
-    return flat
+    return fill(spec, shape, row["data"], manifest, f"{where}.data")
 
 
 def _truth(value: Any, where: str) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from starlette.datastructures import Headers
 
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, pack_bytes
@@ -87,7 +86,7 @@ def read_payment(message: Any, metadata: Mapping[str, str]) -> PaymentHeaders:
                 field=f"parameters.{key[:80]}",
             )
         given[header.lower()] = value
-    return read_headers(Headers(given))
+    return read_headers(given)
 
 
 def decode(message: Any, manifest: Manifest) -> InferenceBody:
