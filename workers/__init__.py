@@ -1,0 +1,1 @@
+"""The worker: runs ONNX models for pay, signs a receipt for each request, trusts nobody."""

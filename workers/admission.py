@@ -1,0 +1,155 @@
+"""Whether a job will be paid: everything the gateway says is computed or read again before anything runs.
+
+Decides nothing about the inputs' meaning for the model; that is `workers.execution`. Each refusal names the field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from contracts.protocol.errors import Retry, TensorError
+from contracts.protocol.messages import Job
+from contracts.protocol.money import split_price
+from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.signing import is_signed_by
+from contracts.protocol.tensors import Tensor, content_hash, decode_tensors
+from contracts.protocol.typed_data import Domain, Voucher
+from workers.chain import ChainFacts
+from workers.errors import InputsRefused, JobRefused, JobTooLate
+from workers.models.store import Package
+
+VOUCHERS_KEPT = 50_000
+
+
+class ChainAway(JobRefused):
+    """The worker cannot see the channel on chain now."""
+
+    code = "chain-away"
+    retry = Retry.OTHER_WORKER
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model this worker serves and the price it asks."""
+
+    package: Package
+    unit_price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job in order, with its decoded inputs."""
+
+    job: Job
+    tensors: tuple[Tensor, ...]
+    parameters: Mapping[str, object]
+    channel_id: bytes
+
+
+class Admission:
+    """The checks of one worker."""
+
+    def __init__(
+        self,
+        *,
+        domain: Domain,
+        gateways: frozenset[bytes],
+        served: Mapping[bytes, Served],
+        max_fee_ppm: int,
+        chain: ChainFacts,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._domain = domain
+        self._gateways = gateways
+        self._served = served
+        self._max_fee_ppm = max_fee_ppm
+        self._chain = chain
+        self._clock = clock
+        # Vouchers whose signature was checked: a client that signs ahead sends one many times.
+        self._verified: dict[bytes, tuple[int, bytes]] = {}
+        # Ids of channels, by their wire form: a digest costs more than a look-up.
+        self._channel_ids: dict[bytes, bytes] = {}
+
+    def check(self, job: Job, inputs: bytes) -> Admitted:
+        """Return the job with its inputs decoded.
+
+        Raises:
+            JobTooLate: the deadline has passed.
+            JobRefused: price, split, channel, voucher or deposit is not in order.
+            InputsRefused: the inputs are not what was hashed, or not decodable.
+        """
+        if job.deadline_at <= self._clock():
+            raise JobTooLate("the deadline has passed.", field="deadline_at")
+        served = self._served.get(job.model_id)
+        if served is None:
+            raise JobRefused("this worker does not serve the model.", field="model_id")
+        if job.channel.gateway not in self._gateways:
+            raise JobRefused("this worker does not work for the gateway.", field="gateway")
+        if content_hash(inputs) != job.input_hash:
+            raise InputsRefused("the inputs do not have the hash they came with.", field="input_hash")
+        try:
+            tensors, parameters = decode_tensors(inputs)
+        except TensorError as error:
+            raise InputsRefused(error.detail, field=error.field) from error
+        self._check_price(job, served, tensors)
+        channel_id = self._channel_id(job)
+        self._check_voucher(job, channel_id)
+        self._check_deposit(job, channel_id)
+        return Admitted(job, tuple(tensors), parameters, channel_id)
+
+    def _check_price(self, job: Job, served: Served, tensors: list[Tensor]) -> None:
+        manifest = served.package.manifest
+        units = count_units(manifest.unit, tensors, manifest.batch_axis)
+        asked = price_up(served.unit_price, units)
+        if job.price < asked:
+            raise JobRefused(f"{job.price} for {units} units, {asked} asked.", field="price")
+        if job.fee_ppm > self._max_fee_ppm:
+            raise JobRefused(f"a fee of {job.fee_ppm} ppm, {self._max_fee_ppm} accepted.", field="fee_ppm")
+        listing = self._chain.listing(job.model_id)
+        if listing is None:
+            raise ChainAway("the listing cannot be read.", field="model_id")
+        if job.royalty_ppm != listing.royalty_ppm:
+            raise JobRefused(
+                f"a royalty of {job.royalty_ppm} ppm, {listing.royalty_ppm} on chain.", field="royalty_ppm"
+            )
+        split = split_price(job.price, job.royalty_ppm, job.fee_ppm)
+        if job.worker_amount < split.worker_amount or job.owner_amount != split.owner_amount:
+            raise JobRefused(
+                f"worker {job.worker_amount} and owner {job.owner_amount} of {job.price}, "
+                f"{split.worker_amount} and {split.owner_amount} due.",
+                field="worker_amount",
+            )
+
+    def _channel_id(self, job: Job) -> bytes:
+        wire = job.channel.to_bytes()
+        known = self._channel_ids.get(wire)
+        if known is None:
+            if len(self._channel_ids) >= VOUCHERS_KEPT:
+                self._channel_ids.clear()
+            known = self._channel_ids[wire] = job.channel.digest(self._domain)
+        return known
+
+    def _check_voucher(self, job: Job, channel_id: bytes) -> None:
+        if job.voucher_amount < job.cumulative or job.cumulative < job.price:
+            raise JobRefused(
+                f"the voucher's {job.voucher_amount} does not cover {job.cumulative}.", field="voucher_amount"
+            )
+        seen = (job.voucher_amount, job.voucher_signature)
+        if self._verified.get(channel_id) == seen:
+            return
+        digest = Voucher(channel_id, job.voucher_amount).digest(self._domain)
+        if not is_signed_by(digest, job.voucher_signature, job.channel.signer):
+            raise JobRefused("the voucher is not signed by the channel's signer.", field="voucher_signature")
+        if len(self._verified) >= VOUCHERS_KEPT:
+            self._verified.clear()
+        self._verified[channel_id] = seen
+
+    def _check_deposit(self, job: Job, channel_id: bytes) -> None:
+        state = self._chain.channel(channel_id, job.cumulative)
+        if state is None:
+            raise ChainAway("the channel cannot be read.", field="channel")
+        available = state.deposited - state.exit_amount
+        if available < job.cumulative:
+            raise JobRefused(f"the deposit of {available} does not cover {job.cumulative}.", field="channel")

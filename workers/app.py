@@ -1,0 +1,38 @@
+"""The Celery application of a worker: one queue, one process, messages that are data.
+
+Remote control, gossip, mingling and events are off: a broker is for jobs, not for orders.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from contracts.protocol.messages import worker_queue
+from workers.settings import WorkerSettings
+
+# Longer than any job may take; a shorter one would hand the same pack out twice.
+VISIBILITY_TIMEOUT_SECONDS = 3_600
+
+app = Celery("workers", include=["workers.tasks"])
+
+
+def configure(settings: WorkerSettings, worker: bytes) -> str:
+    """Point the application at its broker and queue; returns the queue's name."""
+    queue = worker_queue(worker)
+    app.conf.update(
+        broker_url=settings.redis_url,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS},
+        accept_content=["msgpack"],
+        task_serializer="msgpack",
+        task_default_queue=queue,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_store_errors_even_if_ignored=False,
+        worker_prefetch_multiplier=2,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+    )
+    return queue

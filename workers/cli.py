@@ -1,0 +1,281 @@
+"""`worker`: run a worker, register it, move its stake, see whether this machine is ready."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from contracts.bindings.errors import ChainError
+from contracts.bindings.keystore import load_keystore
+from contracts.bindings.transactor import Transactor
+from contracts.protocol.errors import CodedError
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.money import format_amount, parse_amount
+from contracts.protocol.typed_data import WorkerConsent
+from workers import node as nodes
+from workers.errors import StartError
+from workers.settings import WorkerSettings, load_settings
+from workers.telemetry import configure_logging
+
+EXIT_REFUSED = 1
+EXIT_UNUSABLE = 2
+CONSENT_SECONDS = 3_600
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Earn by running ONNX models.")
+
+EnvFile = Annotated[
+    Path | None, typer.Option("--env-file", envvar="WORKER_ENV_FILE", help="File with WORKER_… settings.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+OperatorKeystore = Annotated[
+    Path, typer.Option("--operator-keystore", envvar="WORKER_OPERATOR_KEYSTORE", help="The staking account's keystore.")
+]
+OperatorPassword = Annotated[
+    Path | None,
+    typer.Option("--operator-password-file", envvar="WORKER_OPERATOR_PASSWORD_FILE", help="Its password file."),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def _messages(*, as_json: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except CodedError as error:
+        if as_json:
+            said = {"code": error.code, "detail": error.detail, "field": error.field, "remedy": error.remedy}
+            sys.stdout.write(json.dumps({"error": said}, indent=2) + "\n")
+        else:
+            where = f"{error.field}: " if error.field else ""
+            typer.echo(f"error ({error.code}) {where}{error.detail}", err=True)
+            if error.remedy:
+                typer.echo(f"  {error.remedy}", err=True)
+        raise typer.Exit(EXIT_UNUSABLE if isinstance(error, StartError) else EXIT_REFUSED) from None
+
+
+def _say(data: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        width = max(len(name) for name in data)
+        for name, value in data.items():
+            typer.echo(f"{name.ljust(width)}  {value}")
+
+
+@app.command()
+def run(env_file: EnvFile = None) -> None:
+    """Serve models until told to stop; the jobs in hand are finished first."""
+    with _messages():
+        settings = load_settings(env_file)
+        configure_logging(settings.log_level, settings.log_format)
+        from workers import tasks
+        from workers.announce import Announcer
+        from workers.app import app as celery_app
+        from workers.app import configure
+
+        node = nodes.build(settings)
+        queue = configure(settings, node.key.address)
+        announcer = Announcer(node)
+        tasks.join(node, announcer)
+        announcer.start()
+        typer.echo(
+            f"worker {checksum(node.key.address)} serves {len(node.served)} model(s) on {node.provider}", err=True
+        )
+        try:
+            worker = celery_app.Worker(
+                pool="solo",
+                queues=[queue],
+                hostname=f"worker@{node.key.address.hex()[:12]}",
+                loglevel="WARNING",
+                without_mingle=True,
+                without_gossip=True,
+                without_heartbeat=True,
+                quiet=True,
+            )
+            _stop_offering_on_shutdown(announcer)
+            worker.start()
+        finally:
+            announcer.stop()
+            node.journal.close()
+        raise typer.Exit(worker.exitcode or 0)
+
+
+def _stop_offering_on_shutdown(announcer: Any) -> None:
+    from celery.signals import worker_shutting_down
+
+    def stop(**_: object) -> None:
+        announcer.stop()
+
+    worker_shutting_down.connect(stop, weak=False)
+
+
+@app.command()
+def register(
+    operator_keystore: OperatorKeystore,
+    stake: Annotated[str, typer.Option(help="Stake in tokens, for example 100.")],
+    operator_password_file: OperatorPassword = None,
+    region: Annotated[str, typer.Option(help="Where the machine stands, for example eu-west.")] = "",
+    hardware: Annotated[str, typer.Option(help="What it is, for example rtx-4090.")] = "",
+    endpoint: Annotated[str, typer.Option(help="Public address, if it has one.")] = "",
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stake for this worker's key and register it on chain."""
+    with _messages(as_json=as_json):
+        settings = load_settings(env_file)
+        side = nodes.open_chain(settings)
+        amount = parse_amount(stake, field="stake")
+        sender = _operator(side, operator_keystore, operator_password_file)
+        deadline = int(time.time()) + CONSENT_SECONDS
+        consent = WorkerConsent(sender.address, side.key.address, deadline)
+        signature = side.key.sign_digest(consent.digest(side.domain))
+        registry, token = side.contracts.workers, side.contracts.token
+        sender.run("approve", token.address, token.approve(registry.address, amount))
+        mined = sender.run(
+            "register",
+            registry.address,
+            registry.register(side.key.address, amount, region, hardware, endpoint, deadline, signature),
+        )
+        _said(side, sender.address, mined.tx_hash, as_json=as_json)
+
+
+@app.command()
+def stake(
+    amount: Annotated[str, typer.Argument(help="Tokens to add to the stake.")],
+    operator_keystore: OperatorKeystore,
+    operator_password_file: OperatorPassword = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add to the worker's stake."""
+
+    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
+        units = parse_amount(amount, field="amount")
+        registry, token = side.contracts.workers, side.contracts.token
+        sender.run("approve", token.address, token.approve(registry.address, units))
+        return sender.run("stake", registry.address, registry.add_stake(side.key.address, units)).tx_hash
+
+    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+
+
+@app.command()
+def unstake(
+    amount: Annotated[str, typer.Argument(help="Tokens to take out of the stake after the thaw.")],
+    operator_keystore: OperatorKeystore,
+    operator_password_file: OperatorPassword = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start taking stake out; `worker withdraw` pays it when it has thawed."""
+
+    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
+        registry = side.contracts.workers
+        units = parse_amount(amount, field="amount")
+        return sender.run("thaw", registry.address, registry.thaw(side.key.address, units)).tx_hash
+
+    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+
+
+@app.command()
+def withdraw(
+    operator_keystore: OperatorKeystore,
+    operator_password_file: OperatorPassword = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pay out stake that has thawed."""
+
+    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
+        registry = side.contracts.workers
+        return sender.run("withdraw", registry.address, registry.withdraw_stake(side.key.address)).tx_hash
+
+    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+
+
+@app.command()
+def doctor(env_file: EnvFile = None, as_json: AsJson = False) -> None:
+    """Check key, chain, registration, models, broker and runtime; say what to do about each fault."""
+    rows: list[dict[str, str]] = []
+
+    def check(what: str, look: Callable[[], str]) -> bool:
+        try:
+            rows.append({"check": what, "state": "ok", "detail": look()})
+        except CodedError as error:
+            remedy = error.remedy or ""
+            rows.append({"check": what, "state": "fault", "code": error.code, "detail": f"{error.detail} {remedy}"})
+        return rows[-1]["state"] == "ok"
+
+    with _messages(as_json=as_json):
+        settings = load_settings(env_file)
+        configure_logging("error", settings.log_format)
+        side: list[nodes.ChainSide] = []
+
+        def chain() -> str:
+            side.append(nodes.open_chain(settings))
+            return f"chain {settings.chain_id}, worker {checksum(side[0].key.address)}"
+
+        if check("key and chain", chain):
+            check("registration", lambda: f"operator {checksum(nodes.check_registered(side[0]))}")
+            check("models", lambda: ", ".join(m.name for _, m, _ in nodes.find_models(side[0], settings)))
+        check("broker", lambda: str(nodes.open_redis(settings).info("server").get("redis_version")))
+        check("runtime", lambda: _runtime(settings))
+    faults = sum(row["state"] != "ok" for row in rows)
+    if as_json:
+        sys.stdout.write(json.dumps({"checks": rows, "faults": faults}, indent=2) + "\n")
+    else:
+        for row in rows:
+            typer.echo(f"{'ok   ' if row['state'] == 'ok' else 'FAULT'}  {row['check'].ljust(14)} {row['detail']}")
+    raise typer.Exit(EXIT_REFUSED if faults else 0)
+
+
+def _runtime(settings: WorkerSettings) -> str:
+    from workers.models.runtime import choose_provider
+
+    return choose_provider(settings.provider)
+
+
+def _operator(side: nodes.ChainSide, keystore: Path, password_file: Path | None) -> Transactor:
+    return Transactor(side.contracts.escrow.web3, load_keystore(keystore, password_file))
+
+
+def _as_operator(
+    act: Callable[[nodes.ChainSide, Transactor], bytes],
+    keystore: Path,
+    password_file: Path | None,
+    env_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    with _messages(as_json=as_json):
+        side = nodes.open_chain(load_settings(env_file))
+        sender = _operator(side, keystore, password_file)
+        _said(side, sender.address, act(side, sender), as_json=as_json)
+
+
+def _said(side: nodes.ChainSide, operator: bytes, tx_hash: bytes, *, as_json: bool) -> None:
+    try:
+        state = side.contracts.workers.worker(side.key.address)
+    except ChainError as error:
+        raise StartError(error.detail, field="WORKER_RPC_URL") from error
+    _say(
+        {
+            "worker": checksum(side.key.address),
+            "operator": checksum(operator),
+            "stake": format_amount(state.stake),
+            "thawing": format_amount(state.thawing),
+            "active": state.active,
+            "transaction": hex0x(tx_hash),
+        },
+        as_json=as_json,
+    )

@@ -1,0 +1,123 @@
+"""What a worker refuses or fails at, with a stable code and who may usefully try again.
+
+WorkerError
+├── StartError      the worker does not start; a person must mend something
+├── ModelError      a package or model cannot be served
+└── JobError        one job is refused or failed; travels to the gateway as data
+"""
+
+from __future__ import annotations
+
+from contracts.protocol.errors import CodedError, Retry
+
+
+class WorkerError(CodedError):
+    """Base of the worker's errors."""
+
+    code = "worker"
+
+
+class StartError(WorkerError):
+    """The worker cannot start as configured."""
+
+    code = "worker-configuration"
+
+
+class ChainNotReady(StartError):
+    """The chain's node is away, serves another chain, or has no contracts where they should be."""
+
+    code = "worker-chain"
+
+
+class RedisNotReady(StartError):
+    """The broker does not answer."""
+
+    code = "worker-redis"
+
+
+class NotRegistered(StartError):
+    """The worker's key is not registered on chain with enough stake."""
+
+    code = "worker-not-registered"
+
+
+class ModelNotListed(StartError):
+    """A model is not listed on chain, or its owner took it down."""
+
+    code = "model-not-listed"
+
+
+class OfferOutsideBounds(StartError):
+    """The worker's price is outside the bounds that the model's owner set."""
+
+    code = "offer-outside-bounds"
+
+
+class ModelError(WorkerError):
+    """A model package cannot be fetched, checked or loaded."""
+
+    code = "model"
+
+
+class PackageUnavailable(ModelError):
+    """A model package cannot be fetched from its address."""
+
+    code = "package-unavailable"
+    retry = Retry.LATER
+
+
+class ModelHashMismatch(ModelError):
+    """A file of the package is not what the model id on chain stands for."""
+
+    code = "model-hash-mismatch"
+
+
+class UnsafePackage(ModelError):
+    """A package has a file that must not be followed or is larger than allowed."""
+
+    code = "unsafe-package"
+
+
+class ModelUnusable(ModelError):
+    """The runtime cannot load the model, or it does not do what its manifest says."""
+
+    code = "model-unusable"
+
+
+class JobError(WorkerError):
+    """A job is refused or failed."""
+
+    code = "job"
+
+
+class JobRefused(JobError):
+    """The job's papers are not in order: this worker would not be paid for it."""
+
+    code = "job-refused"
+    retry = Retry.OTHER_WORKER
+
+
+class InputsRefused(JobError):
+    """The inputs are not what the model takes; no worker will take them."""
+
+    code = "inputs-refused"
+
+
+class JobTooLate(JobError):
+    """The deadline has passed."""
+
+    code = "job-too-late"
+
+
+class InputsGone(JobError):
+    """The inputs that the job names by reference are not there."""
+
+    code = "inputs-gone"
+    retry = Retry.SAME
+
+
+class ExecutionFailed(JobError):
+    """The model failed on these inputs."""
+
+    code = "execution-failed"
+    retry = Retry.OTHER_WORKER

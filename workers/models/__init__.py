@@ -1,0 +1,1 @@
+"""Model packages on this machine: fetched, checked, loaded, run in batches."""

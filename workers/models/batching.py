@@ -1,0 +1,56 @@
+"""Which requests run together: those whose tensors differ in the batch axis only, up to the model's cap. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def group(requests: Sequence[Arrays], batch_axis: int | None, cap: int) -> list[list[int]]:
+    """Return the positions of the requests that run together, in order; at most `cap` rows a group if it can be."""
+    if batch_axis is None:
+        return [[i] for i in range(len(requests))]
+    open_groups: dict[tuple[Any, ...], tuple[list[int], int]] = {}
+    done: list[list[int]] = []
+    for i, request in enumerate(requests):
+        rows = _rows(request, batch_axis)
+        if rows is None:
+            done.append([i])
+            continue
+        key = tuple(
+            (name, str(array.dtype), array.shape[:batch_axis] + array.shape[batch_axis + 1 :])
+            for name, array in sorted(request.items())
+        )
+        members, count = open_groups.get(key, ([], 0))
+        if members and count + rows > cap:
+            done.append(members)
+            members, count = [], 0
+        members.append(i)
+        open_groups[key] = (members, count + rows)
+    done.extend(members for members, _ in open_groups.values())
+    return done
+
+
+def join(requests: Sequence[Arrays], batch_axis: int) -> dict[str, NDArray[Any]]:
+    """Concatenate requests of one group along the batch axis."""
+    return {name: np.concatenate([request[name] for request in requests], batch_axis) for name in requests[0]}
+
+
+def split(outputs: Arrays, requests: Sequence[Arrays], batch_axis: int) -> list[dict[str, NDArray[Any]]] | None:
+    """Give each request its rows of the joint outputs; None if an output does not follow the batch."""
+    sizes = [_rows(request, batch_axis) or 0 for request in requests]
+    total, ends = sum(sizes), np.cumsum(sizes)[:-1]
+    if any(array.ndim <= batch_axis or array.shape[batch_axis] != total for array in outputs.values()):
+        return None
+    pieces = {name: np.split(array, ends, batch_axis) for name, array in outputs.items()}
+    return [{name: parts[i] for name, parts in pieces.items()} for i in range(len(requests))]
+
+
+def _rows(request: Arrays, batch_axis: int) -> int | None:
+    sizes = {array.shape[batch_axis] for array in request.values() if array.ndim > batch_axis}
+    return sizes.pop() if len(sizes) == 1 and all(a.ndim > batch_axis for a in request.values()) else None

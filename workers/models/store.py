@@ -1,0 +1,207 @@
+"""Fetches model packages and holds every byte against the model id on chain.
+
+A package is served only if its manifest hashes to the id and each file to the manifest. Checked packages lie in a
+folder named by the id; a folder that is half written is never used. Nothing outside the package is read, no link is
+followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from contracts.protocol.errors import ManifestError
+from contracts.protocol.hashing import sha256
+from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, Manifest
+from workers.errors import ModelHashMismatch, PackageUnavailable, UnsafePackage
+
+_CHUNK = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A checked package on disk."""
+
+    model_id: bytes
+    manifest: Manifest
+    folder: Path
+
+    def read(self, name: str) -> bytes:
+        """Return the content of one of the manifest's files, checked again as it is read.
+
+        Raises:
+            ModelHashMismatch: the file on disk has changed.
+        """
+        data = (self.folder / name).read_bytes()
+        if sha256(data) != self.manifest.files[name].sha256:
+            raise ModelHashMismatch(
+                f"{name} was changed on this machine.", field=name, remedy="Delete the cache folder."
+            )
+        return data
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+
+class PackageStore:
+    """The cache of packages under one folder."""
+
+    def __init__(self, root: Path, *, allow_file_uri: bool, max_package_bytes: int) -> None:
+        self._root = root.expanduser()
+        self._allow_file_uri = allow_file_uri
+        self._max_bytes = max_package_bytes
+
+    def get(self, model_id: bytes, uri: str) -> Package:
+        """Return a package from the cache, or fetch it.
+
+        Raises:
+            PackageUnavailable: it is not at its address, or the address is of a kind not allowed.
+            ModelHashMismatch: something there is not what the chain names.
+            UnsafePackage: links, or more bytes than allowed.
+        """
+        folder = self._root / model_id.hex()
+        if (folder / FILENAME).is_file():
+            manifest = self._manifest(model_id, _read_small(folder / FILENAME))
+            for name, entry in manifest.files.items():
+                path = folder / name
+                if not path.is_file() or path.stat().st_size != entry.size:
+                    break
+            else:
+                return Package(model_id, manifest, folder)
+            shutil.rmtree(folder)
+        return self._fetch(model_id, uri, folder)
+
+    def _fetch(self, model_id: bytes, uri: str, folder: Path) -> Package:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._root, prefix="fetching-") as partial:
+            target = Path(partial) / "package"
+            target.mkdir()
+            source = self._source(uri)
+            with source.open(FILENAME) as stream:
+                data = stream.read(MAX_MANIFEST_BYTES + 1)
+            manifest = self._manifest(model_id, data)
+            total = sum(entry.size for entry in manifest.files.values())
+            if total > self._max_bytes:
+                raise UnsafePackage(f"{total} bytes, {self._max_bytes} allowed.", field="WORKER_MAX_PACKAGE_BYTES")
+            for name, entry in manifest.files.items():
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with source.open(name) as stream, path.open("wb") as sink:
+                    _copy_checked(stream, sink, name, entry.size, entry.sha256)
+            (target / FILENAME).write_bytes(data)
+            try:
+                target.rename(folder)
+            except OSError:
+                if not (folder / FILENAME).is_file():  # another worker of this machine was first
+                    raise
+        return Package(model_id, manifest, folder)
+
+    def _source(self, uri: str) -> _FolderSource | _HttpSource:
+        parts = urlsplit(uri)
+        if parts.scheme == "file" and self._allow_file_uri:
+            return _FolderSource(Path(unquote(parts.path)))
+        if parts.scheme in ("http", "https"):
+            return _HttpSource(uri)
+        raise PackageUnavailable(
+            f"packages are not taken from {parts.scheme or 'no scheme'}: addresses.",
+            field="uri",
+            remedy="Set WORKER_ALLOW_FILE_URI=true for file:// on one machine; else the owner must list https.",
+        )
+
+    @staticmethod
+    def _manifest(model_id: bytes, data: bytes) -> Manifest:
+        if sha256(data) != model_id:
+            raise ModelHashMismatch(
+                f"the manifest hashes to {sha256(data).hex()}, the chain names {model_id.hex()}.",
+                field=FILENAME,
+                remedy="The owner must publish the package that was listed.",
+            )
+        try:
+            return Manifest.parse(data)
+        except ManifestError as error:
+            raise UnsafePackage(error.detail, field=error.field) from error
+
+
+class _FolderSource:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        path = self._folder
+        for part in name.split("/"):
+            path /= part
+            if path.is_symlink():
+                raise UnsafePackage(f"{name} is a link.", field=name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise PackageUnavailable(f"cannot read {path}: {error.strerror}.", field="uri") from error
+        with os.fdopen(descriptor, "rb") as stream:
+            yield stream
+
+
+class _HttpStream:
+    """Just enough of a binary file over a streaming answer."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.iter_bytes(_CHUNK)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._rest += chunk
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+class _HttpSource:
+    def __init__(self, base: str) -> None:
+        self._base = base.rstrip("/") + "/"
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[_HttpStream]:
+        try:
+            with httpx.stream("GET", self._base + name, timeout=_TIMEOUT_SECONDS) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise PackageUnavailable(f"{self._base}{name} answers {response.status_code}.", field="uri")
+                yield _HttpStream(response)
+        except httpx.HTTPError as error:
+            raise PackageUnavailable(f"{self._base}{name}: {type(error).__name__}.", field="uri") from error
+
+
+def _copy_checked(stream: BinaryIO | _HttpStream, sink: BinaryIO, name: str, size: int, expected: bytes) -> None:
+    digest, seen = hashlib.sha256(), 0
+    while chunk := stream.read(min(_CHUNK, size - seen + 1)):
+        seen += len(chunk)
+        if seen > size:
+            raise ModelHashMismatch(f"{name} is longer than the {size} bytes of its manifest.", field=name)
+        digest.update(chunk)
+        sink.write(chunk)
+    if seen != size or digest.digest() != expected:
+        raise ModelHashMismatch(
+            f"{name} is not the file that the manifest names ({seen} bytes, SHA-256 {digest.hexdigest()}).",
+            field=name,
+            remedy="The owner must publish the package that was listed.",
+        )
+
+
+def _read_small(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(MAX_MANIFEST_BYTES + 1)

@@ -1,0 +1,227 @@
+"""Joins one worker's parts, with every refusal to start said clearly: chain, registration, models, prices, broker.
+
+Called by the command line; the tasks use what it joined.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import redis
+import structlog
+
+from contracts.bindings.deploy import Contracts, bind
+from contracts.bindings.errors import ChainError
+from contracts.bindings.keystore import KeystoreError, load_keystore
+from contracts.bindings.model_registry import ModelState
+from contracts.bindings.rpc import connect
+from contracts.deployments import NoDeployment
+from contracts.deployments import load as load_deployment
+from contracts.protocol.errors import InvalidHex
+from contracts.protocol.hexes import checksum, from_hex
+from contracts.protocol.money import format_amount
+from contracts.protocol.signing import PrivateKey
+from contracts.protocol.typed_data import Domain
+from workers.admission import Admission, Served
+from workers.chain import CachedChainFacts
+from workers.errors import ChainNotReady, ModelNotListed, NotRegistered, OfferOutsideBounds, RedisNotReady, StartError
+from workers.execution import Executor
+from workers.models.runtime import choose_provider
+from workers.models.sessions import SessionCache
+from workers.models.store import Package, PackageStore
+from workers.papers import Journal
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A worker ready to serve."""
+
+    settings: WorkerSettings
+    key: PrivateKey
+    domain: Domain
+    operator: bytes
+    provider: str
+    served: Mapping[bytes, Served]
+    sessions: SessionCache
+    executor: Executor
+    journal: Journal
+    redis: redis.Redis
+
+
+@dataclass(frozen=True)
+class ChainSide:
+    """The worker's key and the contracts it works under."""
+
+    key: PrivateKey
+    contracts: Contracts
+    domain: Domain
+
+
+def open_chain(settings: WorkerSettings) -> ChainSide:
+    """Open key and chain.
+
+    Raises:
+        StartError: the key does not open.
+        ChainNotReady: node, chain id or contracts are wrong.
+    """
+    if settings.keystore is None:
+        raise StartError(
+            "the worker's key is not named.", field="WORKER_KEYSTORE", remedy="`market wallet new` makes a keystore."
+        )
+    try:
+        key = load_keystore(settings.keystore, settings.keystore_password_file)
+    except KeystoreError as error:
+        raise StartError(error.detail, field="WORKER_KEYSTORE", remedy=error.remedy) from error
+    try:
+        web3 = connect(settings.rpc_url, settings.chain_id)
+        deployment = load_deployment(settings.chain_id, settings.deployment)
+        contracts = bind(web3, deployment)
+    except (ChainError, NoDeployment) as error:
+        raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
+    return ChainSide(key, contracts, Domain(deployment.chain_id, deployment.escrow))
+
+
+def check_registered(side: ChainSide) -> bytes:
+    """Return the operator of the worker's key.
+
+    Raises:
+        NotRegistered: the key is not registered, or its stake is too low.
+    """
+    try:
+        state = side.contracts.workers.worker(side.key.address)
+        min_stake = side.contracts.workers.min_stake()
+    except ChainError as error:
+        raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
+    address = checksum(side.key.address)
+    if not state.registered:
+        raise NotRegistered(
+            f"{address} is not registered on chain.", field="WORKER_KEYSTORE", remedy="Run `worker register`."
+        )
+    if not state.active:
+        raise NotRegistered(
+            f"{address} has {format_amount(state.stake - state.thawing)} at stake, {format_amount(min_stake)} needed.",
+            field="stake",
+            remedy="Run `worker stake`.",
+        )
+    return state.operator
+
+
+def find_models(side: ChainSide, settings: WorkerSettings) -> list[tuple[bytes, ModelState, int]]:
+    """Return (model id, listing, unit price) for each model to serve.
+
+    Raises:
+        ModelNotListed: a name or id is not on chain, or is taken down.
+        OfferOutsideBounds: the price is not one the owner allows.
+    """
+    wanted = settings.priced_models()
+    if not wanted:
+        raise StartError("no models are named.", field="WORKER_MODELS", remedy="Name at least one listed model.")
+    found = []
+    for name, price in wanted:
+        try:
+            model_id = from_hex(name, 32, field="WORKER_MODELS") if name.startswith("0x") else b""
+            model_id = model_id or side.contracts.models.by_name(name)
+            listing = side.contracts.models.model(model_id)
+        except InvalidHex as error:
+            raise ModelNotListed(error.detail, field="WORKER_MODELS") from error
+        except ChainError as error:
+            raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
+        if listing.owner == bytes(20) or not listing.active:
+            raise ModelNotListed(
+                f"{name} is not an active listing on chain.",
+                field="WORKER_MODELS",
+                remedy="Check the name, or ask its owner to list it.",
+            )
+        if not listing.min_price <= price <= listing.max_price:
+            raise OfferOutsideBounds(
+                f"{price} for {name}; its owner allows {listing.min_price} to {listing.max_price}.",
+                field="WORKER_UNIT_PRICE",
+            )
+        found.append((model_id, listing, price))
+    return found
+
+
+def open_redis(settings: WorkerSettings) -> redis.Redis:
+    """Open the broker's Redis.
+
+    Raises:
+        RedisNotReady: it does not answer.
+    """
+    client = redis.Redis.from_url(
+        settings.redis_url,
+        socket_connect_timeout=5,
+        socket_timeout=15,
+        socket_keepalive=True,
+        health_check_interval=15,
+        protocol=2,
+    )
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        scheme, _, rest = settings.redis_url.partition("://")
+        raise RedisNotReady(
+            f"{scheme}://{rest.rpartition('@')[2]} does not answer.",
+            field="WORKER_REDIS_URL",
+            remedy="Start Redis or Valkey, or name another.",
+        ) from error
+    return client
+
+
+def build(settings: WorkerSettings) -> Node:
+    """Join a worker: check everything, fetch and load its models.
+
+    Raises:
+        WorkerError: what is wrong, in which setting, and how to mend it.
+    """
+    if not settings.gateway_addresses:
+        raise StartError("no gateway is named.", field="WORKER_GATEWAYS", remedy="Name the gateway's address.")
+    side = open_chain(settings)
+    operator = check_registered(side)
+    client = open_redis(settings)
+    provider = choose_provider(settings.provider)
+    store = PackageStore(
+        settings.model_dir, allow_file_uri=settings.allow_file_uri, max_package_bytes=settings.max_package_bytes
+    )
+    sessions = SessionCache(
+        provider=provider, threads=settings.threads, memory_budget_bytes=settings.memory_budget_bytes
+    )
+    served: dict[bytes, Served] = {}
+    for model_id, listing, price in find_models(side, settings):
+        package = _fetch(store, model_id, listing)
+        sessions.get(package)
+        served[model_id] = Served(package, price)
+    facts = CachedChainFacts(side.contracts)
+    admission = Admission(
+        domain=side.domain,
+        gateways=frozenset(settings.gateway_addresses),
+        served=served,
+        max_fee_ppm=settings.max_fee_ppm,
+        chain=facts,
+    )
+    journal = Journal(
+        settings.state_dir.expanduser() / f"papers-{side.key.address.hex()}.db", domain=side.domain, operator=operator
+    )
+    return Node(
+        settings=settings,
+        key=side.key,
+        domain=side.domain,
+        operator=operator,
+        provider=provider,
+        served=served,
+        sessions=sessions,
+        executor=Executor(key=side.key, domain=side.domain, admission=admission, served=served, sessions=sessions),
+        journal=journal,
+        redis=client,
+    )
+
+
+def _fetch(store: PackageStore, model_id: bytes, listing: ModelState) -> Package:
+    started = time.monotonic()
+    package = store.get(model_id, listing.uri)
+    log.info("package-checked", model=listing.name, id=model_id.hex(), seconds=round(time.monotonic() - started, 2))
+    return package

@@ -1,0 +1,90 @@
+"""The two tasks a gateway may call by name. Thin: decode, hand over, reply. What went wrong is in the reply."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import redis
+import structlog
+
+from contracts.protocol.errors import MessageError
+from contracts.protocol.messages import (
+    INLINE_LIMIT_BYTES,
+    REPLY_TTL_SECONDS,
+    TASK_FILE_PAPERS,
+    TASK_RUN,
+    Job,
+    Papers,
+    Result,
+    blob_key,
+    decode_pack,
+    decode_papers,
+    encode_results,
+)
+from workers.announce import Announcer
+from workers.app import app
+from workers.node import Node
+
+log = structlog.get_logger(__name__)
+_joined: list[tuple[Node, Announcer]] = []
+
+
+def join(node: Node, announcer: Announcer) -> None:
+    """Say whose tasks these are; called once, before the Celery worker starts."""
+    _joined[:] = [(node, announcer)]
+
+
+@app.task(name=TASK_RUN)
+def run(data: bytes) -> None:
+    """Run a pack of jobs and push their results to where the gateway listens."""
+    node, announcer = _joined[0]
+    try:
+        pack = decode_pack(data)
+    except MessageError as error:
+        log.warning("unreadable-pack", detail=error.detail)
+        return
+    announcer.in_flight = len(pack.jobs)
+    results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs])
+    _reply(node.redis, pack.jobs, results)
+    announcer.in_flight = 0
+    if work:
+        node.journal.keep_work(work)
+    _file(node, pack.papers)
+
+
+@app.task(name=TASK_FILE_PAPERS)
+def file_papers(data: bytes) -> None:
+    """Keep papers that came without jobs."""
+    node, _ = _joined[0]
+    try:
+        _file(node, decode_papers(data))
+    except MessageError as error:
+        log.warning("unreadable-papers", detail=error.detail)
+
+
+def _file(node: Node, papers: Papers) -> None:
+    if papers.countersigned or papers.credit_note is not None:
+        node.journal.file(papers)
+
+
+def _inputs(client: redis.Redis, job: Job) -> bytes | None:
+    if job.inputs is not None or job.inputs_ref is None:
+        return job.inputs
+    found = client.get(job.inputs_ref)
+    return found if isinstance(found, bytes) else None
+
+
+def _reply(client: redis.Redis, jobs: tuple[Job, ...], results: list[Result]) -> None:
+    by_list: dict[str, list[Result]] = defaultdict(list)
+    with client.pipeline(transaction=False) as pipeline:
+        for job, result in zip(jobs, results, strict=True):
+            if result.outputs is not None and len(result.outputs) > INLINE_LIMIT_BYTES:
+                name = blob_key("out", job.request_id, job.attempt)
+                pipeline.set(name, result.outputs, ex=REPLY_TTL_SECONDS)
+                result = replace(result, outputs=None, outputs_ref=name)  # noqa: PLW2901  # the smaller one travels
+            by_list[job.reply_to].append(result)
+        for name, rows in by_list.items():
+            pipeline.rpush(name, encode_results(rows))
+            pipeline.expire(name, REPLY_TTL_SECONDS)
+        pipeline.execute()
