@@ -29,9 +29,12 @@ _EXPIRE = """
 local function now_ms() local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function text(n) return string.format('%.0f', n) end
 local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d)$') end
+local function give_back(price)
+  if price ~= 'charged' and price ~= '0' then redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price) end
+end
 local function drop(id, price)
   redis.call('HDEL', KEYS[1], 'h:' .. id) redis.call('ZREM', KEYS[2], id)
-  if price ~= 'charged' then redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price) end
+  give_back(price)
 end
 local function expire(now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now))) do
@@ -96,7 +99,7 @@ if not hold then return 0 end
 local token, price, remember = split(hold)
 if token ~= ARGV[2] or price == 'charged' then return 0 end
 if ARGV[3] ~= '' and remember == '1' then
-  redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price)
+  give_back(price)
   redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], token .. ':charged:1')
 else
   drop(ARGV[1], price)

@@ -93,7 +93,8 @@ def plain(redis_url):
 
 async def test_a_real_celery_worker_answers(lane, celery_worker):
     result = await lane.run(seconds=30)
-    assert result.ok and result.outputs == b"input"
+    assert result.ok
+    assert result.outputs == b"input"
 
 
 async def test_many_at_once_share_messages(lane, celery_worker, plain):

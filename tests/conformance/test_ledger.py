@@ -174,9 +174,7 @@ async def test_a_new_ledger_on_the_same_database_continues(database, engine):
 async def test_two_processes_charge_one_channel(engine):
     ledgers = [DatabaseLedger(engine, GATEWAY.address) for _ in range(3)]
     charges = [charge(10, 4_000, request=i) for i in range(600)]
-    done = await asyncio.gather(
-        *(ledgers[i % 3].record(one) for i, one in enumerate(charges)), return_exceptions=True
-    )
+    done = await asyncio.gather(*(ledgers[i % 3].record(one) for i, one in enumerate(charges)), return_exceptions=True)
     assert sum(isinstance(one, InsufficientVoucher) for one in done) == 200
     assert sum(not isinstance(one, Exception) for one in done) == 400
     assert (await ledgers[0].account(charges[0].receipt.channel_id)).charged == 4_000

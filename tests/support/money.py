@@ -187,7 +187,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.registry = FakeRegistry()
-        self.listing = Listing(self.model.model_id, "tiny", OWNER, ROYALTY_PPM, 1, 10_000, int(self.model.unit), "", True)
+        self.listing = Listing(
+            self.model.model_id, "tiny", OWNER, ROYALTY_PPM, 1, 10_000, int(self.model.unit), "", True
+        )
         self.registry.by_id[self.model.model_id] = self.listing
         self.open_channel()
         self.announcements = FakeAnnouncements()

@@ -78,6 +78,16 @@ def file_papers(data):
 
 if __name__ == "__main__":
     app.worker_main(
-        ["worker", "--pool=solo", "--without-mingle", "--without-gossip", "--without-heartbeat", "--loglevel=WARNING",
-         "-Q", worker_queue(ADDRESS), "-n", f"w{ADDRESS.hex()}@test"]
+        [
+            "worker",
+            "--pool=solo",
+            "--without-mingle",
+            "--without-gossip",
+            "--without-heartbeat",
+            "--loglevel=WARNING",
+            "-Q",
+            worker_queue(ADDRESS),
+            "-n",
+            f"w{ADDRESS.hex()}@test",
+        ]
     )

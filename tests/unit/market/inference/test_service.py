@@ -91,7 +91,9 @@ async def test_spent_voucher_is_stale():
 async def test_parallel_replays_of_one_voucher_make_one_job():
     world = World()
     worker = await world.add_worker("w1", pause=0.01)
-    done = await asyncio.gather(*(world.service.infer(world.request(pay=100)) for _ in range(20)), return_exceptions=True)
+    done = await asyncio.gather(
+        *(world.service.infer(world.request(pay=100)) for _ in range(20)), return_exceptions=True
+    )
     assert sum(not isinstance(one, Exception) for one in done) == 1
     assert worker.served == 1
     assert await settled(world) == (100, 0)
@@ -238,7 +240,8 @@ async def test_repeated_request_id_is_answered_once_charged():
     worker = await world.add_worker("w1")
     first = await world.service.infer(world.request(request_id=RID))
     again = await world.service.infer(world.request(request_id=RID))
-    assert again.repeated and not first.repeated
+    assert again.repeated
+    assert not first.repeated
     assert again.receipt == first.receipt
     assert np.array_equal(again.tensors[0].to_numpy(), first.tensors[0].to_numpy())
     assert again.cumulative == 100
@@ -273,7 +276,8 @@ async def test_request_id_in_progress_and_found_right_after():
 
     world.ledger.answer = late_answer
     again = await world.service.infer(world.request(request_id=RID))
-    assert again.repeated and again.receipt == first.receipt
+    assert again.repeated
+    assert again.receipt == first.receipt
     assert worker.served == 1
 
 
@@ -298,7 +302,9 @@ async def test_quotes_are_sorted_by_price():
 async def test_window_of_concurrent_requests_under_one_voucher():
     world = World()
     await world.add_worker("w1", pause=0.001)
-    done = await asyncio.gather(*(world.service.infer(world.request(pay=5_000)) for _ in range(60)), return_exceptions=True)
+    done = await asyncio.gather(
+        *(world.service.infer(world.request(pay=5_000)) for _ in range(60)), return_exceptions=True
+    )
     served = [one for one in done if not isinstance(one, Exception)]
     assert len(served) == 50
     assert sorted(one.receipt.cumulative for one in served) == [100 * i for i in range(1, 51)]

@@ -55,7 +55,7 @@ async def test_offer_outside_the_terms_is_not_shown(changes):
 
 
 async def test_offer_signed_by_another_is_not_shown():
-    world, worker = await world_with()
+    world, _ = await world_with()
     announcement = world.announcements.current[0]
     (offer, _) = announcement.offers[0]
     forged = (replace(offer, unit_price=1), SIGNER.sign_digest(replace(offer, unit_price=1).digest(DOMAIN)))

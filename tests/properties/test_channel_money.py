@@ -1,0 +1,139 @@
+"""I11, I12, I13 off chain: the channel's money under any order of requests, expiries, crashes and lost state."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+
+from market.adapters.memory_ledger import MemoryLedger
+from market.errors import InsufficientVoucher, RequestInProgress, StaleVoucher
+from market.payments.channels import ChannelAccount
+from market.payments.model import Reservation
+from market.payments.ports import AlreadyCharged, DuplicateCharge, OverLimit
+from tests.support.money import CHANNEL_ID, charge, claim
+
+DEPOSIT = 1_000
+
+
+def now_done(coroutine):
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waited")
+
+
+class ChannelMoney(RuleBasedStateMachine):
+    """One gateway process and its ledger; a crash loses the reservations and the requests under way."""
+
+    held = Bundle("held")
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+        self.tokens = 0
+        self.signed = 0
+        self.ledger = MemoryLedger()
+        self.account = ChannelAccount()
+        self.alive: set[bytes] = set()
+
+    @rule(
+        target=held,
+        price=st.integers(0, 300),
+        ceiling=st.integers(0, 1_500),
+        request=st.integers(1, 12),
+        ttl=st.integers(1, 30),
+        remember=st.booleans(),
+    )
+    def reserve(self, price, ceiling, request, ttl, remember):
+        self.tokens += 1
+        self.signed = max(self.signed, ceiling)
+        before = self.account.view()
+        wish = claim(
+            price, ceiling, request=request, token=self.tokens, ttl_seconds=ttl, remember=remember, limit=DEPOSIT
+        )
+        try:
+            made = self.account.reserve(wish, self.now)
+        except (InsufficientVoucher, StaleVoucher) as error:
+            refused_at = error.required
+            return self.refused(refused_at > max(before.ceiling, ceiling))
+        except (OverLimit, RequestInProgress, AlreadyCharged):
+            return multiple()
+        assert made.cumulative <= min(made.voucher_amount, DEPOSIT)
+        self.alive.add(made.token)
+        return made
+
+    def refused(self, rightly):
+        assert rightly
+        return multiple()
+
+    @rule(reservation=held, tell=st.booleans())
+    def charge(self, reservation: Reservation, tell):
+        """Serve and charge; with `tell` False the process dies between the ledger and the reservation."""
+        if reservation.token not in self.alive or self.now >= reservation.expires_at:
+            return
+        self.alive.discard(reservation.token)
+        request = int.from_bytes(reservation.request_id, "big")
+        made = charge(reservation.price, reservation.voucher_amount, request=request, seq=reservation.seq)
+        try:
+            recorded = now_done(self.ledger.record(made))
+        except DuplicateCharge:
+            self.account.release(reservation.request_id, reservation.token, self.now)
+            return
+        if tell:
+            assert self.account.commit(reservation.request_id, reservation.token, recorded.charged, self.now)
+        else:
+            self.crash()
+
+    @rule(reservation=held)
+    def release(self, reservation: Reservation):
+        expected = reservation.token in self.alive and self.now < reservation.expires_at
+        assert self.account.release(reservation.request_id, reservation.token, self.now) == expected
+        self.alive.discard(reservation.token)
+
+    @rule(reservation=held)
+    def late_holder_changes_nothing(self, reservation: Reservation):
+        if reservation.token in self.alive and self.now < reservation.expires_at:
+            return
+        before = self.account.view()
+        assert not self.account.commit(reservation.request_id, reservation.token, 0, self.now)
+        assert not self.account.release(reservation.request_id, reservation.token, self.now)
+        self.account.expire(self.now)
+        assert self.account.view().charged == before.charged
+
+    @rule(seconds=st.integers(1, 20))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def crash(self):
+        self.alive.clear()
+        self.account = ChannelAccount.rebuilt(now_done(self.ledger.account(CHANNEL_ID)))
+
+    @invariant()
+    def never_more_than_promised(self):
+        view = self.account.view()
+        assert view.reserved >= 0
+        assert view.charged + view.reserved <= min(max(view.ceiling, 0), DEPOSIT) or view.charged + view.reserved == 0
+        assert view.ceiling <= self.signed
+
+    @invariant()
+    def ledger_adds_up(self):
+        durable = now_done(self.ledger.account(CHANNEL_ID))
+        stored = [one.receipt for one in self.ledger.stored.values()]
+        charged = 0 if durable is None else durable.charged
+        assert charged == sum(receipt.price for receipt in stored) <= min(self.signed, DEPOSIT)
+        assert len({receipt.request_id for receipt in stored}) == len(stored)
+        assert len({receipt.seq for receipt in stored}) == len(stored)
+        # I11: every payee can add up its own receipts.
+        assert self.ledger.owed.get(b"\x07" * 20, 0) == sum(receipt.worker_amount for receipt in stored)
+        assert self.ledger.owed.get(b"\x08" * 20, 0) == sum(receipt.owner_amount for receipt in stored)
+
+    @invariant()
+    def process_knows_what_is_charged(self):
+        durable = now_done(self.ledger.account(CHANNEL_ID))
+        assert self.account.charged == (0 if durable is None else durable.charged)
+
+
+ChannelMoney.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestChannelMoney = ChannelMoney.TestCase

@@ -1,0 +1,73 @@
+from contracts.protocol.signing import recover
+from market.inference import papers as papers_module
+from market.inference.load import WorkerLoad
+from market.inference.papers import PapersDesk
+from tests.support.money import DOMAIN, GATEWAY
+
+WORKER, PAYEE = b"\x01" * 20, b"\x02" * 20
+
+
+def desk() -> PapersDesk:
+    return PapersDesk(key=GATEWAY, domain=DOMAIN)
+
+
+def test_papers_are_taken_once_with_a_signed_note():
+    of = desk()
+    of.add(WORKER, b"a" * 32, b"1" * 65, PAYEE, 10)
+    of.add(WORKER, b"b" * 32, b"2" * 65, PAYEE, 30)
+    assert of.waiting() == [WORKER]
+    papers = of.take(WORKER)
+    assert papers.countersigned == ((b"a" * 32, b"1" * 65), (b"b" * 32, b"2" * 65))
+    note = papers.credit_note
+    assert (note.gateway, note.payee, note.cumulative_amount) == (GATEWAY.address, PAYEE, 30)
+    assert recover(note.digest(DOMAIN), papers.credit_note_signature) == GATEWAY.address
+    assert of.take(WORKER) is None
+    assert of.waiting() == []
+
+
+def test_the_promise_only_grows():
+    of = desk()
+    of.add(WORKER, b"a" * 32, b"1" * 65, PAYEE, 30)
+    of.add(WORKER, b"b" * 32, b"2" * 65, PAYEE, 10)
+    assert of.take(WORKER).credit_note.cumulative_amount == 30
+
+
+def test_a_new_payee_starts_with_its_own_total():
+    of = desk()
+    of.add(WORKER, b"a" * 32, b"1" * 65, PAYEE, 30)
+    of.add(WORKER, b"b" * 32, b"2" * 65, b"\x03" * 20, 10)
+    note = of.take(WORKER).credit_note
+    assert (note.payee, note.cumulative_amount) == (b"\x03" * 20, 10)
+
+
+def test_papers_that_could_not_be_sent_are_kept():
+    of = desk()
+    of.add(WORKER, b"a" * 32, b"1" * 65, PAYEE, 30)
+    papers = of.take(WORKER)
+    of.add(WORKER, b"b" * 32, b"2" * 65, PAYEE, 40)
+    of.put_back(WORKER, papers)
+    again = of.take(WORKER)
+    assert len(again.countersigned) == 2
+    assert again.credit_note.cumulative_amount == 40
+
+
+def test_an_absent_worker_costs_bounded_memory(monkeypatch):
+    monkeypatch.setattr(papers_module, "MAX_WAITING", 3)
+    of = desk()
+    for i in range(5):
+        of.add(WORKER, bytes([i]) * 32, b"1" * 65, PAYEE, i)
+    assert [request_id[0] for request_id, _ in of.take(WORKER).countersigned] == [2, 3, 4]
+
+
+def test_load_counts_and_smooths():
+    load = WorkerLoad()
+    load.begin(WORKER)
+    load.begin(WORKER)
+    assert load.in_flight(WORKER) == 2
+    load.end(WORKER, 0.010)
+    load.end(WORKER, None)
+    assert (load.in_flight(WORKER), load.latency_ms(WORKER)) == (0, 10.0)
+    load.begin(WORKER)
+    load.end(WORKER, 0.020)
+    assert load.latency_ms(WORKER) == 12.0
+    assert load.latency_ms(PAYEE) == 0.0

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+
+from market.adapters.memory_ledger import MemoryLedger
+from market.adapters.memory_reservations import MemoryReservations
+from market.errors import (
+    ChannelExiting,
+    ExposureLimit,
+    InsufficientDeposit,
+    InsufficientVoucher,
+    InvalidSignature,
+    UnknownChannel,
+    WrongGateway,
+)
+from market.payments.authorize import Authorizer
+from market.payments.model import ChannelFacts
+from tests.support.money import CHANNEL, CHANNEL_ID, DOMAIN, GATEWAY, PAYER, channel_of, voucher
+
+FACTS = ChannelFacts(CHANNEL_ID, CHANNEL, deposited=1_000, settled=0, exiting=0)
+
+
+class Facts(dict):
+    facts = dict.get
+
+
+def authorizer(*, exposure_cap=10_000, facts=FACTS) -> Authorizer:
+    return Authorizer(
+        domain=DOMAIN,
+        gateway=GATEWAY.address,
+        channels=Facts({facts.channel_id: facts}),
+        reservations=MemoryReservations(MemoryLedger()),
+        exposure_cap=exposure_cap,
+    )
+
+
+async def reserve(of: Authorizer, price: int, ceiling: int, facts=FACTS, request: int = 1):
+    made = voucher(ceiling)
+    return await of.reserve(
+        made, facts, price=price, request_id=request.to_bytes(32, "big"), ttl_seconds=60, remember=False
+    )
+
+
+def test_channel_and_signature_are_checked():
+    of = authorizer()
+    assert of.check(voucher(5)) == FACTS
+    with pytest.raises(UnknownChannel):
+        of.check(voucher(5, channel_id=b"\x01" * 32))
+    with pytest.raises(InvalidSignature):
+        of.check(voucher(5, key=PAYER))
+
+
+def test_channel_of_another_gateway():
+    channel = channel_of(gateway=b"\x09" * 20)
+    facts = ChannelFacts(channel.digest(DOMAIN), channel, 1_000, 0, 0)
+    with pytest.raises(WrongGateway):
+        authorizer(facts=facts).check(voucher(5, channel_id=facts.channel_id))
+
+
+async def test_up_to_the_deposit_and_not_beyond():
+    of = authorizer()
+    await reserve(of, 1_000, 5_000)
+    with pytest.raises(InsufficientDeposit) as caught:
+        await reserve(of, 1, 5_000, request=2)
+    assert caught.value.required == 1_001
+    assert "1 more" in caught.value.remedy
+
+
+async def test_the_exiting_part_is_not_lent_on():
+    facts = replace(FACTS, exiting=400)
+    of = authorizer(facts=facts)
+    await reserve(of, 600, 5_000, facts)
+    with pytest.raises(ChannelExiting):
+        await reserve(of, 1, 5_000, facts, request=2)
+
+
+async def test_exit_larger_than_the_deposit_leaves_nothing():
+    assert replace(FACTS, exiting=5_000).spendable == 0
+
+
+async def test_exposure_counts_from_what_is_settled():
+    of = authorizer(exposure_cap=100)
+    await reserve(of, 100, 5_000)
+    with pytest.raises(ExposureLimit):
+        await reserve(of, 1, 5_000, request=2)
+    await reserve(of, 50, 5_000, replace(FACTS, settled=50), request=2)
+
+
+async def test_voucher_is_named_before_the_deposit():
+    with pytest.raises(InsufficientVoucher):
+        await reserve(authorizer(), 2_000, 1_500)

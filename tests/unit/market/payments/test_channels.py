@@ -1,0 +1,28 @@
+from market.payments.channels import REBUILD_SEQ_GAP, ChannelAccount
+from market.payments.model import Account
+from tests.support.money import claim
+
+
+def test_expiries_do_not_pile_up():
+    account = ChannelAccount()
+    for i in range(1, 2_000):
+        held = account.reserve(claim(1, 10**6, request=i), now=0.0)
+        account.commit(held.request_id, held.token, i, now=0.0)
+    assert account.holds == {}
+    assert len(account._expiries) <= 65
+
+
+def test_released_and_reserved_again_expires_at_its_own_time():
+    account = ChannelAccount()
+    first = account.reserve(claim(1, 10, request=1, ttl_seconds=10), now=0.0)
+    account.release(first.request_id, first.token, now=1.0)
+    account.reserve(claim(1, 10, request=1, token=2, ttl_seconds=20), now=1.0)
+    account.expire(15.0)
+    assert account.view().reserved == 1
+    account.expire(21.0)
+    assert account.view().reserved == 0
+
+
+def test_rebuilt_numbers_start_beyond_those_in_flight():
+    assert ChannelAccount.rebuilt(None).last_seq == 0
+    assert ChannelAccount.rebuilt(Account(5, 3, 9, b"s", 7)).view() == Account(5, 0, 9, b"s", 7 + REBUILD_SEQ_GAP)
