@@ -20,8 +20,7 @@ from contracts.protocol.errors import InvalidHex, Retry
 from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
-from contracts.protocol.money import split_price
-from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.pricing import count_units
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
 from contracts.protocol.typed_data import Domain
@@ -31,7 +30,6 @@ from market.errors import (
     NoCapacity,
     NoPayment,
     Overloaded,
-    PriceAboveLimit,
     ReceiptMismatch,
     RequestError,
     RequestIdReused,
@@ -42,6 +40,7 @@ from market.errors import (
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, PriceTerms, Quote
 from market.inference.papers import PapersDesk
+from market.inference.placement import Placement
 from market.inference.ports import Dispatcher, WorkerGone
 from market.payments.authorize import Authorizer
 from market.payments.model import ChannelFacts, Charge, Evidence, Recorded, Reservation, StoredAnswer
@@ -49,7 +48,6 @@ from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reser
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
 from market.registry.ports import RegistryView
-from market.registry.selection import Candidate, Limits, choose
 from market.telemetry import stage
 from market.verification.result_check import CheckedResult, Mismatch, check_result
 
@@ -120,6 +118,7 @@ class InferenceService:
         self._wall_clock = wall_clock
         self._clock = clock
         self._load = WorkerLoad()
+        self._placement = Placement(offers, self._load, limits.fee_ppm)
         self._background: set[asyncio.Task[Any]] = set()
 
     def quote(self, model_ref: str) -> list[Quote]:
@@ -171,7 +170,8 @@ class InferenceService:
 
     async def close(self) -> None:
         """Wait for charges that outlived their client."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
 
     # --- steps -------------------------------------------------------------------------------------------------
 
@@ -180,8 +180,8 @@ class InferenceService:
         reservation: Reservation | None = None
         try:
             while True:
-                live = self._choose(running, failed)
-                terms = self._terms(running, live)
+                live = self._placement.choose(running.listing, running.units, running.request, failed)
+                terms = self._placement.terms(running.listing, running.units, live)
                 if reservation is not None and reservation.price != terms.price:
                     held, reservation = reservation, None
                     await self._give_back(held)
@@ -206,53 +206,6 @@ class InferenceService:
             if reservation is not None:
                 await self._give_back(reservation)
             raise
-
-    def _choose(self, running: _Running, failed: dict[bytes, MarketError]) -> LiveOffer:
-        request = running.request
-        live = {offer.offer.worker: offer for offer in self._offers.offers(running.listing.model_id)}
-        candidates = [
-            Candidate(
-                worker=worker,
-                operator=offer.worker.operator,
-                unit_price=offer.offer.unit_price,
-                in_flight=self._load.in_flight(worker),
-                latency_ms=self._load.latency_ms(worker),
-                stake=offer.worker.stake,
-            )
-            for worker, offer in live.items()
-        ]
-        limits = Limits(
-            max_unit_price=None if request.max_price is None else request.max_price // running.units,
-            only_worker=request.worker,
-            excluded=frozenset(failed),
-        )
-        chosen = choose(candidates, limits)
-        if chosen is not None:
-            return live[chosen.worker]
-        if failed:
-            raise next(reversed(failed.values()))
-        if limits.max_unit_price is not None:
-            cheapest = choose(candidates, Limits(only_worker=request.worker))
-            if cheapest is not None:
-                price = price_up(cheapest.unit_price, running.units)
-                raise PriceAboveLimit(
-                    f"The cheapest offer asks {price}; the request allows {request.max_price}.",
-                    field="Market-Max-Price",
-                )
-        wanted = "" if request.worker is None else " at the worker that was asked for"
-        raise NoCapacity(f"No live worker offers {running.listing.name}{wanted}.", field="model")
-
-    def _terms(self, running: _Running, live: LiveOffer) -> PriceTerms:
-        price = price_up(live.offer.unit_price, running.units)
-        split = split_price(price, running.listing.royalty_ppm, self._limits.fee_ppm)
-        return PriceTerms(
-            units=running.units,
-            price=price,
-            worker_amount=split.worker_amount,
-            owner_amount=split.owner_amount,
-            royalty_ppm=running.listing.royalty_ppm,
-            fee_ppm=self._limits.fee_ppm,
-        )
 
     async def _reserve(self, running: _Running, price: int) -> Reservation:
         voucher = running.request.voucher
@@ -366,12 +319,16 @@ class InferenceService:
         self._papers.add(
             receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, recorded.worker_earned
         )
+        # The answer need not wait: charged and reserved together stay the same.
+        self._spawn(self._close(reservation, recorded.charged))
+        return recorded
+
+    async def _close(self, reservation: Reservation, charged: int) -> None:
         try:
-            await self._reservations.commit(reservation, recorded.charged)
+            await self._reservations.commit(reservation, charged)
         except MarketError as error:
             # The charge is durable; the reservation runs out by itself and the next commit brings the total.
             log.warning("reservation-not-closed", code=error.code)
-        return recorded
 
     async def _give_back(self, reservation: Reservation) -> None:
         try:

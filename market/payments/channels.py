@@ -137,7 +137,8 @@ class ChannelAccount:
 
 def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVoucher | InsufficientVoucher:
     """Say why the best voucher does not cover a claim that needs a total of `required`."""
-    kind = StaleVoucher if claim.voucher_amount <= account.charged else InsufficientVoucher
+    spent = claim.voucher_amount <= account.charged + account.reserved
+    kind = StaleVoucher if spent else InsufficientVoucher
     return kind(
         f"The voucher allows {claim.voucher_amount} in all; {account.charged} is charged, "
         f"{account.reserved} reserved, and this request costs {claim.price}.",

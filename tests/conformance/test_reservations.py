@@ -62,10 +62,13 @@ async def test_reserve_commit_release(reservations, claim, channel_id):
 
 async def test_exactly_the_ceiling_fits(reservations, claim):
     await reservations.reserve(claim(60, 100, request=1))
-    await reservations.reserve(claim(40, 100, request=2))
+    await reservations.reserve(claim(39, 100, request=2))
     with pytest.raises(InsufficientVoucher) as caught:
-        await reservations.reserve(claim(1, 100, request=3))
+        await reservations.reserve(claim(2, 100, request=3))
     assert caught.value.required == 101
+    await reservations.reserve(claim(1, 100, request=4))
+    with pytest.raises(StaleVoucher):
+        await reservations.reserve(claim(1, 100, request=5))
 
 
 async def test_spent_voucher_is_stale(reservations, claim):

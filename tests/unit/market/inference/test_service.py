@@ -28,6 +28,7 @@ RID = b"\x77" * 32
 
 
 async def settled(world: World) -> tuple[int, int]:
+    await world.service.close()
     account = await world.account()
     return account.charged, account.reserved
 
