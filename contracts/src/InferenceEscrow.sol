@@ -181,12 +181,12 @@ contract InferenceEscrow is EscrowSettlement, ReentrancyGuardTransient {
     // ---------------------------------------------------------------- disputes
 
     /// @inheritdoc IInferenceEscrow
-    function setDisputeManager(address disputeManager_) external {
+    function setDisputeManager(address manager) external {
         require(msg.sender == _DEPLOYER, InferenceEscrowNotDeployer(_DEPLOYER, msg.sender));
         require(disputeManager == address(0), InferenceEscrowDisputeManagerSet(disputeManager));
-        require(disputeManager_ != address(0), InferenceEscrowZeroAddress());
-        disputeManager = disputeManager_;
-        emit DisputeManagerSet(disputeManager_);
+        require(manager != address(0), InferenceEscrowZeroAddress());
+        disputeManager = manager;
+        emit DisputeManagerSet(manager);
     }
 
     /// @inheritdoc IInferenceEscrow

@@ -163,12 +163,12 @@ contract WorkerRegistry is IWorkerRegistry, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IWorkerRegistry
-    function setDisputeManager(address disputeManager_) external {
+    function setDisputeManager(address manager) external {
         require(msg.sender == _DEPLOYER, WorkerRegistryNotDeployer(_DEPLOYER, msg.sender));
         require(disputeManager == address(0), WorkerRegistryDisputeManagerSet(disputeManager));
-        require(disputeManager_ != address(0), WorkerRegistryZeroAddress());
-        disputeManager = disputeManager_;
-        emit DisputeManagerSet(disputeManager_);
+        require(manager != address(0), WorkerRegistryZeroAddress());
+        disputeManager = manager;
+        emit DisputeManagerSet(manager);
     }
 
     /// @inheritdoc IWorkerRegistry

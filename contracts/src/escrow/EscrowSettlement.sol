@@ -6,7 +6,7 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 
 import {IInferenceEscrow} from "../interfaces/IInferenceEscrow.sol";
-import {GatewayState, Pair, gatewayState, pair} from "../libraries/Packing.sol";
+import {GatewayState, Pair, gatewayState} from "../libraries/Packing.sol";
 import {TypedData} from "../libraries/TypedData.sol";
 import {VoucherHasher} from "../libraries/VoucherHasher.sol";
 import {EscrowState} from "./EscrowState.sol";

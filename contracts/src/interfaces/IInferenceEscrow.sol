@@ -199,7 +199,7 @@ interface IInferenceEscrow {
         bytes32 receiptsRoot,
         uint32 count,
         Debit[] calldata debits,
-        Credit[] calldata credits
+        Credit[] calldata payeeCredits
     ) external;
 
     /// @notice As `settleBatch`, relayed by anyone with the gateway's signature of
@@ -212,7 +212,7 @@ interface IInferenceEscrow {
         bytes32 receiptsRoot,
         uint32 count,
         Debit[] calldata debits,
-        Credit[] calldata credits,
+        Credit[] calldata payeeCredits,
         bytes calldata signature
     ) external;
 
@@ -260,7 +260,7 @@ interface IInferenceEscrow {
     // ---------------------------------------------------------------- disputes
 
     /// @notice Deployer only, once: names the contract that may slash reserves. Until then nobody can.
-    function setDisputeManager(address disputeManager) external;
+    function setDisputeManager(address manager) external;
 
     /// @notice Dispute manager only: takes up to `amount` from a reserve, half of it (rounded down) to `beneficiary`, the
     /// rest out of circulation. What presented notes claim cannot be slashed.
@@ -305,8 +305,8 @@ interface IInferenceEscrow {
     /// @notice Sum of what presented notes still claim from the gateway's reserve.
     function arrears(address gateway) external view returns (uint128);
 
-    /// @notice Whether `receiptDigest` is a leaf under the root of the gateway's batch `epoch`.
-    function verifyReceipt(address gateway, uint64 epoch, bytes32 receiptDigest, bytes32[] calldata proof)
+    /// @notice Whether receipt digest `digest` is a leaf under the root of the gateway's batch `epoch`.
+    function verifyReceipt(address gateway, uint64 epoch, bytes32 digest, bytes32[] calldata proof)
         external
         view
         returns (bool);

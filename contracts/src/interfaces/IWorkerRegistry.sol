@@ -103,7 +103,7 @@ interface IWorkerRegistry {
     function revokeSession(address worker, address sessionKey) external;
 
     /// @notice Deployer only, once: names the contract that may slash stake. Until then nobody can.
-    function setDisputeManager(address disputeManager) external;
+    function setDisputeManager(address manager) external;
 
     function workers(address worker) external view returns (Worker memory);
 

@@ -14,10 +14,6 @@ using {reserve, lastEpoch, receiptCount, withReserve} for GatewayState global;
 
 uint256 constant LOW_HALF = type(uint128).max;
 
-function pair(uint128 first_, uint128 second_) pure returns (Pair) {
-    return Pair.wrap(uint256(second_) << 128 | first_);
-}
-
 function first(Pair self) pure returns (uint128) {
     return uint128(Pair.unwrap(self));
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {GatewayState, Pair, gatewayState, pair} from "@market/libraries/Packing.sol";
+import {GatewayState, Pair, gatewayState} from "@market/libraries/Packing.sol";
 
 /// @notice Checks of the hand-packed words, apart from tests that have functions of the same names.
 library Packed {
     error Lost(uint256 word);
 
     function checkPair(uint128 a, uint128 b, uint128 c) internal pure {
-        Pair word = pair(a, b);
+        Pair word = Pair.wrap(uint256(b) << 128 | a);
         bool kept = word.first() == a && word.second() == b && word.withFirst(c).first() == c
             && word.withFirst(c).second() == b && word.withSecond(c).first() == a && word.withSecond(c).second() == c;
         if (!kept) revert Lost(Pair.unwrap(word));
