@@ -40,7 +40,7 @@ from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
 from market.adapters.redis_reservations import RedisReservations
-from market.adapters.settlement_chain import EscrowSettlementChain
+from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
 from market.errors import (
     ChainUnreachable,
     ConfigurationError,
@@ -60,7 +60,6 @@ from market.registry.ports import RegistryView
 from market.settings import MarketSettings
 from market.settlement.ports import Batch
 from market.settlement.settle import Rhythm, Settler
-from market.settlement.watch import exiting_channels
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -342,8 +341,8 @@ def build_jobs(settings: MarketSettings) -> Jobs:
             gateway=gateway,
             book=DatabaseSettlementBook(services.engine),
             chain=EscrowSettlementChain(services.contracts.escrow, transactor),
+            standing=RegistryStanding(view, gateway),
             rhythm=Rhythm(settings.settle_interval_seconds, settings.settle_value),
-            exiting=exiting_channels(gateway, view.channels),
         ),
         view=view,
         ledger=DatabaseLedger(services.engine, gateway),

@@ -209,6 +209,20 @@ class Transactor:
                 self._broadcast(outgoing)
             return None
 
+    def recall(self, purpose: str) -> None:
+        """Take up a confirmed transaction that a reorganisation took off the chain: the same bytes go out again."""
+        with self._lock:
+            outgoing = self._outbox.get(self.address, purpose)
+            if outgoing is not None:
+                self._outbox.put(replace(outgoing, done=False))
+
+    def forget(self, purpose: str) -> None:
+        """Drop a transaction that was mined and reverted, so that its purpose may be tried again."""
+        with self._lock:
+            outgoing = self._outbox.get(self.address, purpose)
+            if outgoing is not None and outgoing.done:
+                self._outbox.drop(self.address, purpose)
+
     def resume(self) -> list[str]:
         """Broadcast again what the outbox holds unconfirmed; returns its purposes. Call it once at start."""
         with self._lock:

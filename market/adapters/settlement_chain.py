@@ -1,17 +1,19 @@
-"""The escrow for settlement: one transaction per epoch through the account's transactor.
+"""The escrow for settlement: one transaction per epoch through the account's transactor, and what is confirmed of it.
 
-Implements `market.settlement.ports.SettlementChain`.
+Implements `market.settlement.ports.SettlementChain` and `Standing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from contracts.bindings.errors import ChainError, TransactionReverted
 from contracts.bindings.escrow import Credit, Debit, Escrow
+from contracts.bindings.rpc import named
 from contracts.bindings.transactor import Transactor
 from market.errors import ChainUnreachable
-from market.settlement.ports import DueChannel, Sent
+from market.registry.ports import RegistryView
+from market.settlement.ports import Batch, DueChannel, OnChain, Sent
 from market.settlement.settle import SettlementRefused
 
 
@@ -53,12 +55,67 @@ class EscrowSettlementChain:
 
     def send(self, epoch: int, call_data: bytes) -> Sent | None:
         """See `SettlementChain.send`."""
-        purpose = f"settle:{self._escrow.address.hex()}:{epoch}"
+        purpose = self._purpose(epoch)
         try:
             self._transactor.submit(purpose, self._escrow.address, call_data)
             mined = self._transactor.poll(purpose)
         except TransactionReverted as error:
+            # Two transactions of one epoch cannot both succeed, so a reverted one may be followed by another.
+            self._transactor.forget(purpose)
             raise SettlementRefused(error.detail, field="epoch") from error
         except ChainError as error:
             raise ChainUnreachable(error.detail, remedy=error.remedy) from error
         return None if mined is None else Sent(mined.tx_hash, mined.gas_used, mined.block_number)
+
+    def is_lost(self, batch: Batch) -> bool:
+        """See `SettlementChain.is_lost`."""
+        try:
+            with named():
+                head = self._transactor.web3.eth.block_number
+            return head >= (batch.block_number or 0) and self.last_epoch() < batch.epoch
+        except ChainError as error:
+            raise ChainUnreachable(error.detail) from error
+
+    def recall(self, epoch: int) -> None:
+        """See `SettlementChain.recall`."""
+        self._transactor.recall(self._purpose(epoch))
+
+    def _purpose(self, epoch: int) -> str:
+        return f"settle:{self._escrow.address.hex()}:{epoch}"
+
+
+class RegistryStanding:
+    """Implements `market.settlement.ports.Standing` from the confirmed view."""
+
+    def __init__(self, view: RegistryView, gateway: bytes) -> None:
+        self._view = view
+        self._gateway = gateway
+
+    def channel(self, channel_id: bytes) -> tuple[int, int]:
+        """See `Standing.channel`."""
+        found = self._view.channel(channel_id)
+        return (0, 0) if found is None else (found.deposited, found.settled)
+
+    def credited(self, payee: bytes) -> int:
+        """See `Standing.credited`."""
+        return self._view.credits(self._gateway, payee).credited
+
+    def free_reserve(self) -> int:
+        """See `Standing.free_reserve`."""
+        reserve = self._view.reserve(self._gateway)
+        return max(0, reserve.amount - reserve.arrears)
+
+    def batch(self, epoch: int) -> OnChain | None:
+        """See `Standing.batch`."""
+        for record in reversed(self._view.settlements(self._gateway)):
+            if record.epoch == epoch:
+                return OnChain(record.root, record.tx_hash, record.block)
+        return None
+
+    def exiting(self) -> Iterable[bytes]:
+        """See `Standing.exiting`."""
+        return [
+            channel.channel_id
+            for channel in self._view.channels()
+            if channel.exit_at != 0 and channel.gateway == self._gateway
+        ]

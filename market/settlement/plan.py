@@ -1,27 +1,35 @@
 """Which rows a batch has: pure, so that the same book always gives the same batch.
 
 Debits claim what the batch's receipts add to each channel, never above its voucher; credits raise each payee to its
-total of all batches. The contract caps debits at the deposit and pays credits in order while money lasts; since credits
-are totals, what one batch could not pay the next one does.
+total of all batches. The contract caps debits at the deposit and pays credits in the order given while money lasts: in
+full, the smallest sum due first, never a share of each. Who came off short stays in the book as unpaid, and since all
+amounts are totals the next batch that has money makes it good, without a new request.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contracts.protocol.commitments import MerkleTree
-from market.settlement.ports import Due, DueChannel
+from contracts.protocol.hashing import keccak256
+from market.settlement.ports import Due, DueChannel, DueReceipt, Standing
 
 MAX_RECEIPTS = 4096
+# 13.5k gas a debit and 6.5k a credit keep the largest batch under the 16.7M that EIP-7825 allows a transaction.
+MAX_DEBITS = 640
+MAX_CREDITS = 640
+# Root of a batch that only makes good what was unpaid: not zero, which means no batch, and nothing proves under it.
+NO_RECEIPTS_ROOT = keccak256(b"no receipts")
+CHANNEL_ID_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The rows of one batch; `totals` are the new totals by channel id and payee."""
+    """The rows of one batch; `totals` are the new totals by channel id and payee, `receipts` the leaves in order."""
 
     root: bytes
-    count: int
+    receipts: tuple[DueReceipt, ...]
     debits: tuple[tuple[DueChannel, int], ...]
     credits: tuple[tuple[bytes, int], ...]
     debited: int
@@ -29,31 +37,92 @@ class Plan:
     totals: dict[bytes, int]
 
 
-def plan(due: Due) -> Plan:
-    """Plan the batch of everything in `due`, which has at least one receipt."""
-    spent: dict[bytes, int] = defaultdict(int)
-    earned: dict[bytes, int] = defaultdict(int)
-    for receipt in due.receipts:
-        spent[receipt.channel_id] += receipt.price
-        earned[receipt.worker_payee] += receipt.worker_amount
-        earned[receipt.owner_payee] += receipt.owner_amount
-    totals: dict[bytes, int] = {}
-    debits = []
-    for channel_id, amount in spent.items():
-        channel = due.channels[channel_id]
-        totals[channel_id] = channel.claimed + amount
-        debits.append((channel, min(totals[channel_id], channel.voucher_amount)))
-    rows = []
-    for payee, amount in earned.items():
-        if amount > 0:
-            totals[payee] = due.promised.get(payee, 0) + amount
-            rows.append((payee, totals[payee]))
+@dataclass
+class _Sums:
+    """What the receipts taken so far add to channels and payees."""
+
+    spent: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
+    earned: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
+
+    def takes(self, receipt: DueReceipt) -> bool:
+        """Add a receipt unless its rows no longer fit."""
+        payees = {receipt.worker_payee, receipt.owner_payee} - self.earned.keys()
+        if receipt.channel_id not in self.spent and len(self.spent) == MAX_DEBITS:
+            return False
+        if len(self.earned) + len(payees) > MAX_CREDITS:
+            return False
+        self.spent[receipt.channel_id] += receipt.price
+        self.earned[receipt.worker_payee] += receipt.worker_amount
+        self.earned[receipt.owner_payee] += receipt.owner_amount
+        return True
+
+
+def plan(due: Due, standing: Standing) -> Plan | None:
+    """Plan one batch of the oldest receipts in `due` and of what is unpaid; None if there is nothing to do."""
+    sums = _Sums()
+    receipts = []
+    for receipt in due.receipts[:MAX_RECEIPTS]:
+        if not sums.takes(receipt):
+            break
+        receipts.append(receipt)
+
+    claims = {channel_id: due.channels[channel_id].claimed + spent for channel_id, spent in sums.spent.items()}
+    totals = {payee: due.promised.get(payee, 0) + earned for payee, earned in sums.earned.items() if earned > 0}
+    new_totals = claims | totals
+    unpaid = due.unpaid - paid(due, standing)
+    for channel_id in _channels(unpaid):
+        deposited, settled = standing.channel(channel_id)
+        if channel_id not in claims and deposited > settled and len(claims) < MAX_DEBITS:
+            claims[channel_id] = due.channels[channel_id].claimed
+    if _gain(claims, standing) + standing.free_reserve() > 0:
+        for payee in _payees(unpaid):
+            if payee not in totals and len(totals) < MAX_CREDITS:
+                totals[payee] = due.promised[payee]
+
+    if not claims and not totals:
+        return None
+    dues = {payee: max(0, total - standing.credited(payee)) for payee, total in totals.items()}
     return Plan(
-        root=MerkleTree([receipt.digest for receipt in due.receipts]).root,
-        count=len(due.receipts),
-        debits=tuple(sorted(debits, key=lambda row: row[0].channel_id)),
-        credits=tuple(sorted(rows)),
-        debited=sum(spent.values()),
-        credited=sum(earned.values()),
-        totals=totals,
+        root=MerkleTree([receipt.digest for receipt in receipts]).root if receipts else NO_RECEIPTS_ROOT,
+        receipts=tuple(receipts),
+        debits=tuple(
+            (due.channels[channel_id], min(claim, due.channels[channel_id].voucher_amount))
+            for channel_id, claim in sorted(claims.items())
+        ),
+        credits=tuple(sorted(totals.items(), key=lambda row: (dues[row[0]], row[0]))),
+        debited=sum(sums.spent.values()),
+        credited=sum(sums.earned.values()),
+        totals=new_totals,
     )
+
+
+def paid(due: Due, standing: Standing) -> frozenset[bytes]:
+    """Return the unpaid channels and payees that the chain shows paid by now."""
+    settled = {
+        account for account in _channels(due.unpaid) if standing.channel(account)[1] >= due.channels[account].claimed
+    }
+    credited = {account for account in _payees(due.unpaid) if standing.credited(account) >= due.promised[account]}
+    return frozenset(settled | credited)
+
+
+def makes_good(due: Due, standing: Standing) -> bool:
+    """Tell whether the chain has money now for somebody who came off short."""
+    unpaid = due.unpaid - paid(due, standing)
+    channels = {channel_id: due.channels[channel_id].claimed for channel_id in _channels(unpaid)}
+    return _gain(channels, standing) > 0 or (bool(_payees(unpaid)) and standing.free_reserve() > 0)
+
+
+def _gain(claims: dict[bytes, int], standing: Standing) -> int:
+    gain = 0
+    for channel_id, claim in claims.items():
+        deposited, settled = standing.channel(channel_id)
+        gain += max(0, min(claim, deposited) - settled)
+    return gain
+
+
+def _channels(accounts: frozenset[bytes]) -> list[bytes]:
+    return sorted(account for account in accounts if len(account) == CHANNEL_ID_BYTES)
+
+
+def _payees(accounts: frozenset[bytes]) -> list[bytes]:
+    return sorted(account for account in accounts if len(account) != CHANNEL_ID_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,20 +36,25 @@ class DueChannel:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is not settled, read at one moment; `promised` are the payees' totals of earlier batches."""
+    """What is not settled, read at one moment; `promised` are the payees' totals of earlier batches.
+
+    `unpaid` names channels and payees that the chain was not yet seen to pay what earlier batches claimed or promised;
+    they are among `channels` and `promised` too.
+    """
 
     receipts: Sequence[DueReceipt]
     channels: Mapping[bytes, DueChannel]
     promised: Mapping[bytes, int]
+    unpaid: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much waits: receipts, their price in all, the serving time of the oldest (unix seconds, 0 if none)."""
+    """How much waits: receipts, their price in all, and the ledger position of the oldest, 0 if none waits."""
 
     receipts: int
     value: int
-    oldest_at: int
+    oldest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class SettlementBook(Protocol):
         ...
 
     def due(self, gateway: bytes, limit: int) -> Due:
-        """Return the oldest `limit` unsettled receipts and what concerns them."""
+        """Return the oldest `limit` unsettled receipts, what concerns them, and everything unpaid."""
         ...
 
     def decide(self, batch: Batch, receipts: Sequence[DueReceipt], totals: Mapping[bytes, int]) -> bool:
@@ -91,25 +96,74 @@ class SettlementBook(Protocol):
         ...
 
     def open_batch(self, gateway: bytes) -> Batch | None:
-        """Return the batch that is decided and not confirmed; there is at most one."""
+        """Return the oldest batch that is decided and not confirmed; there is one, or more after a reorganisation."""
+        ...
+
+    def newest_confirmed(self, gateway: bytes) -> Batch | None:
+        """Return the newest confirmed batch."""
         ...
 
     def batch(self, gateway: bytes, epoch: int) -> Batch | None:
         """Return a batch."""
         ...
 
-    def confirm(self, gateway: bytes, epoch: int, *, tx_hash: bytes, gas_used: int, block_number: int) -> None:
+    def confirm(self, gateway: bytes, epoch: int, sent: Sent) -> None:
         """Record that a batch is on chain."""
+        ...
+
+    def reopen(self, gateway: bytes, epoch: int) -> None:
+        """Record that a batch is on chain no longer."""
+        ...
+
+    def withdraw(self, gateway: bytes, epoch: int) -> None:
+        """Undo the decision of an unconfirmed batch: its receipts wait again."""
+        ...
+
+    def mark_paid(self, gateway: bytes, accounts: Sequence[bytes]) -> None:
+        """Record that the chain has reached what was claimed of a channel or promised to a payee."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A settlement in a confirmed block."""
+    """A settlement in a confirmed block; `gas_used` is None where only the block is known."""
 
     tx_hash: bytes
-    gas_used: int
+    gas_used: int | None
     block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnChain:
+    """A batch as the confirmed events show it."""
+
+    root: bytes
+    tx_hash: bytes
+    block_number: int
+
+
+class Standing(Protocol):
+    """What the confirmed chain says of this gateway's channels, payees, reserve and batches; from memory."""
+
+    def channel(self, channel_id: bytes) -> tuple[int, int]:
+        """Return (deposited, settled) of a channel, zeros if it is unknown."""
+        ...
+
+    def credited(self, payee: bytes) -> int:
+        """Return what this gateway has credited a payee in all."""
+        ...
+
+    def free_reserve(self) -> int:
+        """Return the part of the reserve that no presented credit note claims."""
+        ...
+
+    def batch(self, epoch: int) -> OnChain | None:
+        """Return a batch of this gateway."""
+        ...
+
+    def exiting(self) -> Iterable[bytes]:
+        """Return this gateway's channels that their payers are leaving."""
+        ...
 
 
 class SettlementChain(Protocol):
@@ -135,10 +189,18 @@ class SettlementChain(Protocol):
         ...
 
     def send(self, epoch: int, call_data: bytes) -> Sent | None:
-        """Submit once per epoch, ever, and look; None while it is not confirmed.
+        """Submit once per epoch and look; None while it is not confirmed.
 
         Raises:
             ChainUnreachable: the node does not answer; what was signed goes out again later.
-            SettlementRefused: the contract refuses it.
+            SettlementRefused: the contract refuses it; the next call tries again.
         """
+        ...
+
+    def is_lost(self, batch: Batch) -> bool:
+        """Tell whether a confirmed batch has left the chain, by a node that is beyond its block."""
+        ...
+
+    def recall(self, epoch: int) -> None:
+        """Have the transaction of a lost batch sent again."""
         ...

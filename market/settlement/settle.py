@@ -1,6 +1,7 @@
 """Settles: decide a batch durably, send it once, confirm it. Safe to stop at any line and to run twice.
 
-At most one batch of a gateway is under way; the next one is decided when it is confirmed. Called by `market.jobs`.
+At most one batch of a gateway is under way; the next one is decided when it is confirmed and read back from the chain.
+A batch that a reorganisation took off the chain is sent again as it was. Called by `market.jobs`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 import structlog
 
 from market.errors import OperationError
-from market.settlement.plan import MAX_RECEIPTS, plan
-from market.settlement.ports import Batch, SettlementBook, SettlementChain
+from market.settlement.plan import MAX_RECEIPTS, makes_good, paid, plan
+from market.settlement.ports import Backlog, Batch, Sent, SettlementBook, SettlementChain, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -42,26 +43,32 @@ class Settler:
         gateway: bytes,
         book: SettlementBook,
         chain: SettlementChain,
+        standing: Standing,
         rhythm: Rhythm,
-        exiting: Callable[[], frozenset[bytes]],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gateway = gateway
         self._book = book
         self._chain = chain
+        self._standing = standing
         self._rhythm = rhythm
-        self._exiting = exiting
         self._clock = clock
+        # The oldest waiting receipt and when this process first saw it: receipts carry their worker's clock, not ours.
+        self._waiting = (0, 0.0)
+        self._looked_at = float("-inf")
 
     def step(self, *, force: bool = False) -> Batch | None:
         """Carry the open batch on, or decide and send a new one if it is time; returns what was confirmed.
 
         Raises:
             ChainUnreachable: try again later; nothing is lost.
-            SettlementRefused: the contract refuses; a person must look.
+            SettlementRefused: the contract refuses; it is tried again, but a person must look.
         """
-        batch = self._book.open_batch(self._gateway)
+        batch = self._book.open_batch(self._gateway) or self._lost_batch()
         if batch is None:
+            newest = self._book.newest_confirmed(self._gateway)
+            if newest is not None and self._standing.batch(newest.epoch) is None:
+                return None  # planned on what was true before the last batch, the next one would claim twice
             if not (force or self.is_due()):
                 return None
             batch = self._decide()
@@ -72,51 +79,80 @@ class Settler:
     def is_due(self) -> bool:
         """Tell whether enough waits, or has waited long enough, or must be settled before a payer leaves."""
         backlog = self._book.backlog(self._gateway)
-        if backlog.receipts == 0:
+        if self._waits_long(backlog) or backlog.value >= self._rhythm.value or backlog.receipts >= MAX_RECEIPTS:
+            return True
+        if backlog.receipts:
+            leaving = set(self._standing.exiting())
+            if leaving and not leaving.isdisjoint(self._book.unsettled_channels(self._gateway)):
+                return True
+        return self._can_make_good()
+
+    def _can_make_good(self) -> bool:
+        if self._clock() - self._looked_at < self._rhythm.interval_seconds:
             return False
-        if backlog.value >= self._rhythm.value or backlog.receipts >= MAX_RECEIPTS:
-            return True
-        if self._clock() - backlog.oldest_at >= self._rhythm.interval_seconds:
-            return True
-        leaving = self._exiting()
-        return bool(leaving) and not leaving.isdisjoint(self._book.unsettled_channels(self._gateway))
+        self._looked_at = self._clock()
+        due = self._book.due(self._gateway, 0)
+        self._book.mark_paid(self._gateway, sorted(paid(due, self._standing)))
+        return makes_good(due, self._standing)
+
+    def _waits_long(self, backlog: Backlog) -> bool:
+        if backlog.oldest != self._waiting[0]:
+            self._waiting = (backlog.oldest, self._clock())
+        return backlog.receipts > 0 and self._clock() - self._waiting[1] >= self._rhythm.interval_seconds
+
+    def _lost_batch(self) -> Batch | None:
+        """Open the batches that a reorganisation took off the chain again; returns the oldest."""
+        while (newest := self._book.newest_confirmed(self._gateway)) is not None:
+            if self._standing.batch(newest.epoch) is not None or not self._chain.is_lost(newest):
+                break
+            log.warning("settlement-lost", epoch=newest.epoch)
+            self._chain.recall(newest.epoch)
+            self._book.reopen(self._gateway, newest.epoch)
+        return self._book.open_batch(self._gateway)
 
     def _decide(self) -> Batch | None:
         due = self._book.due(self._gateway, MAX_RECEIPTS)
-        if not due.receipts:
+        planned = plan(due, self._standing)
+        if planned is None:
             return None
-        planned = plan(due)
         epoch = self._chain.last_epoch() + 1
+        count = len(planned.receipts)
         batch = Batch(
             gateway=self._gateway,
             epoch=epoch,
             root=planned.root,
-            receipt_count=planned.count,
+            receipt_count=count,
             debited=planned.debited,
             credited=planned.credited,
-            call_data=self._chain.encode(epoch, planned.root, planned.count, planned.debits, planned.credits),
+            call_data=self._chain.encode(epoch, planned.root, count, planned.debits, planned.credits),
         )
-        if not self._book.decide(batch, due.receipts, planned.totals):
+        self._book.mark_paid(self._gateway, sorted(paid(due, self._standing)))
+        if not self._book.decide(batch, planned.receipts, planned.totals):
             return None  # another process was first
-        log.info("settlement-decided", epoch=epoch, receipts=batch.receipt_count, value=batch.debited)
+        log.info("settlement-decided", epoch=epoch, receipts=count, value=batch.debited)
         return batch
 
     def _carry_on(self, batch: Batch) -> Batch | None:
-        sent = self._chain.send(batch.epoch, batch.call_data)
+        known = self._standing.batch(batch.epoch)
+        if known is not None and known.root != batch.root:
+            # Somebody with this key settled something else under the number: ours must be planned anew.
+            log.error("settlement-epoch-taken", epoch=batch.epoch)
+            self._book.withdraw(self._gateway, batch.epoch)
+            return None
+        try:
+            sent = self._chain.send(batch.epoch, batch.call_data)
+        except SettlementRefused:
+            if known is None:
+                raise
+            sent = Sent(known.tx_hash, None, known.block_number)
         if sent is None:
             return None
-        self._book.confirm(
-            self._gateway,
-            batch.epoch,
-            tx_hash=sent.tx_hash,
-            gas_used=sent.gas_used,
-            block_number=sent.block_number,
-        )
+        self._book.confirm(self._gateway, batch.epoch, sent)
         log.info(
             "settlement-confirmed",
             epoch=batch.epoch,
             receipts=batch.receipt_count,
             gas=sent.gas_used,
-            gas_per_receipt=sent.gas_used // max(1, batch.receipt_count),
+            gas_per_receipt=None if sent.gas_used is None else sent.gas_used // max(1, batch.receipt_count),
         )
         return self._book.batch(self._gateway, batch.epoch)

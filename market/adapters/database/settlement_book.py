@@ -5,6 +5,7 @@ The only writer of `receipts.epoch` and `receipts.leaf_index`, and of the batche
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from sqlalchemy import Connection, Engine
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.tables_chain import settled_totals, settlement_batches
 from market.adapters.database.tables_ledger import channel_accounts, receipts
-from market.settlement.ports import Backlog, Batch, Due, DueChannel, DueReceipt
+from market.settlement.ports import Backlog, Batch, Due, DueChannel, DueReceipt, Sent
 
+_ID_BYTES = 32
 _IN_GROUP = 500  # SQLite bounds the parameters of a statement
 
 
@@ -31,12 +33,12 @@ class DatabaseSettlementBook:
 
     def backlog(self, gateway: bytes) -> Backlog:
         """See `SettlementBook.backlog`."""
-        query = sa.select(sa.func.count(), sa.func.sum(receipts.c.price), sa.func.min(receipts.c.served_at)).where(
+        query = sa.select(sa.func.count(), sa.func.sum(receipts.c.price), sa.func.min(receipts.c.position)).where(
             _unsettled(gateway)
         )
         with reading(self._engine) as connection:
-            count, value, oldest_at = connection.execute(query).one()
-        return Backlog(count, int(value or 0), int(oldest_at or 0))
+            count, value, oldest = connection.execute(query).one()
+        return Backlog(count, int(value or 0), int(oldest or 0))
 
     def unsettled_channels(self, gateway: bytes) -> Sequence[bytes]:
         """See `SettlementBook.unsettled_channels`."""
@@ -59,8 +61,13 @@ class DatabaseSettlementBook:
         query = sa.select(*columns).where(_unsettled(gateway)).order_by(receipts.c.position).limit(limit)
         with reading(self._engine) as connection:
             found = [_due(row) for row in connection.execute(query)]
-            channel_ids = sorted({receipt.channel_id for receipt in found})
+            waiting = sa.select(settled_totals.c.account).where(
+                settled_totals.c.gateway == gateway, settled_totals.c.unpaid.is_(sa.true())
+            )
+            unpaid = frozenset(bytes(account) for account in connection.execute(waiting).scalars())
+            channel_ids = sorted({receipt.channel_id for receipt in found} | {a for a in unpaid if len(a) == _ID_BYTES})
             payees = {receipt.worker_payee for receipt in found} | {receipt.owner_payee for receipt in found}
+            payees |= {account for account in unpaid if len(account) != _ID_BYTES}
             totals = _totals(connection, gateway, [*channel_ids, *sorted(payees)])
             channels = {}
             for group in _groups(channel_ids):
@@ -76,11 +83,11 @@ class DatabaseSettlementBook:
                         voucher_signature=bytes(row.voucher_signature),
                         claimed=totals.get(channel_id, 0),
                     )
-        return Due(found, channels, {payee: totals.get(payee, 0) for payee in payees})
+        return Due(found, channels, {payee: totals.get(payee, 0) for payee in payees}, unpaid)
 
     def decide(self, batch: Batch, due: Sequence[DueReceipt], totals: Mapping[bytes, int]) -> bool:
         """See `SettlementBook.decide`."""
-        key = (settlement_batches.c.gateway == batch.gateway) & (settlement_batches.c.epoch == batch.epoch)
+        key = _is(batch.gateway, batch.epoch)
         try:
             with writing(self._engine) as connection:
                 if connection.execute(sa.select(settlement_batches.c.epoch).where(key)).one_or_none() is not None:
@@ -103,21 +110,16 @@ class DatabaseSettlementBook:
                 call_data=batch.call_data,
             )
         )
-        taken = connection.execute(
-            sa.update(receipts)
-            .where(receipts.c.position == sa.bindparam("at"), receipts.c.epoch.is_(None))
-            .values(epoch=batch.epoch, leaf_index=sa.bindparam("leaf")),
-            [{"at": receipt.position, "leaf": index} for index, receipt in enumerate(due)],
-        )
-        if taken.rowcount not in (len(due), -1):
-            raise _Taken
-        for account in totals:
-            here = (settled_totals.c.gateway == batch.gateway) & (settled_totals.c.account == account)
-            connection.execute(sa.delete(settled_totals).where(here))
-        connection.execute(
-            sa.insert(settled_totals),
-            [{"gateway": batch.gateway, "account": account, "total": total} for account, total in totals.items()],
-        )
+        if due:
+            taken = connection.execute(
+                sa.update(receipts)
+                .where(receipts.c.position == sa.bindparam("at"), receipts.c.epoch.is_(None))
+                .values(epoch=batch.epoch, leaf_index=sa.bindparam("leaf")),
+                [{"at": receipt.position, "leaf": index} for index, receipt in enumerate(due)],
+            )
+            if taken.rowcount != len(due):
+                raise _Taken
+        _save_totals(connection, batch.gateway, totals)
 
     def open_batch(self, gateway: bytes) -> Batch | None:
         """See `SettlementBook.open_batch`."""
@@ -125,6 +127,14 @@ class DatabaseSettlementBook:
         query = sa.select(table).where(table.c.gateway == gateway, table.c.tx_hash.is_(None)).order_by(table.c.epoch)
         with reading(self._engine) as connection:
             row = connection.execute(query.limit(1)).one_or_none()
+        return None if row is None else _batch(row)
+
+    def newest_confirmed(self, gateway: bytes) -> Batch | None:
+        """See `SettlementBook.newest_confirmed`."""
+        table = settlement_batches
+        query = sa.select(table).where(table.c.gateway == gateway, table.c.tx_hash.is_not(None))
+        with reading(self._engine) as connection:
+            row = connection.execute(query.order_by(table.c.epoch.desc()).limit(1)).one_or_none()
         return None if row is None else _batch(row)
 
     def batch(self, gateway: bytes, epoch: int) -> Batch | None:
@@ -135,15 +145,60 @@ class DatabaseSettlementBook:
             row = connection.execute(query).one_or_none()
         return None if row is None else _batch(row)
 
-    def confirm(self, gateway: bytes, epoch: int, *, tx_hash: bytes, gas_used: int, block_number: int) -> None:
+    def confirm(self, gateway: bytes, epoch: int, sent: Sent) -> None:
         """See `SettlementBook.confirm`."""
-        table = settlement_batches
+        self._update(gateway, epoch, tx_hash=sent.tx_hash, gas_used=sent.gas_used, block_number=sent.block_number)
+
+    def reopen(self, gateway: bytes, epoch: int) -> None:
+        """See `SettlementBook.reopen`."""
+        self._update(gateway, epoch, tx_hash=None, gas_used=None, block_number=None)
+
+    def _update(self, gateway: bytes, epoch: int, **values: Any) -> None:
         with writing(self._engine) as connection:
-            connection.execute(
-                sa.update(table)
-                .where(table.c.gateway == gateway, table.c.epoch == epoch)
-                .values(tx_hash=tx_hash, gas_used=gas_used, block_number=block_number)
+            connection.execute(sa.update(settlement_batches).where(_is(gateway, epoch)).values(values))
+
+    def withdraw(self, gateway: bytes, epoch: int) -> None:
+        """See `SettlementBook.withdraw`."""
+        mine = sa.and_(receipts.c.gateway == gateway, receipts.c.epoch == epoch)
+        parts = (
+            (receipts.c.channel_id, receipts.c.price),
+            (receipts.c.worker_payee, receipts.c.worker_amount),
+            (receipts.c.owner_payee, receipts.c.owner_amount),
+        )
+        with writing(self._engine) as connection:
+            gone = connection.execute(
+                sa.delete(settlement_batches).where(_is(gateway, epoch), settlement_batches.c.tx_hash.is_(None))
             )
+            if gone.rowcount != 1:
+                return
+            added: dict[bytes, int] = defaultdict(int)
+            for account, amount in parts:
+                for row in connection.execute(sa.select(account, sa.func.sum(amount)).where(mine).group_by(account)):
+                    added[bytes(row[0])] += int(row[1])
+            totals = _totals(connection, gateway, sorted(added))
+            _save_totals(connection, gateway, {key: totals[key] - added[key] for key in added if key in totals})
+            connection.execute(sa.update(receipts).where(mine).values(epoch=None, leaf_index=None))
+
+    def mark_paid(self, gateway: bytes, accounts: Sequence[bytes]) -> None:
+        """See `SettlementBook.mark_paid`."""
+        if not accounts:
+            return
+        with writing(self._engine) as connection:
+            for group in _groups(accounts):
+                here = (settled_totals.c.gateway == gateway) & settled_totals.c.account.in_(group)
+                connection.execute(sa.update(settled_totals).where(here).values(unpaid=False))
+
+
+def _is(gateway: bytes, epoch: int) -> Any:
+    return sa.and_(settlement_batches.c.gateway == gateway, settlement_batches.c.epoch == epoch)
+
+
+def _save_totals(connection: Connection, gateway: bytes, totals: Mapping[bytes, int]) -> None:
+    for group in _groups(sorted(totals)):
+        here = (settled_totals.c.gateway == gateway) & settled_totals.c.account.in_(group)
+        connection.execute(sa.delete(settled_totals).where(here))
+        rows = [{"gateway": gateway, "account": key, "total": totals[key], "unpaid": True} for key in group]
+        connection.execute(sa.insert(settled_totals), rows)
 
 
 def _unsettled(gateway: bytes) -> Any:

@@ -88,11 +88,19 @@ settlement_batches = Table(
     Column("block_number", BigInteger, nullable=True),
 )
 
-# What batches have claimed of a channel and promised to a payee in all, decided batches included.
+# What batches have claimed of a channel and promised to a payee in all, decided batches included. `unpaid` until the
+# chain is seen to have reached the total; where deposit or money did not suffice, later batches try again.
 settled_totals = Table(
     "settled_totals",
     metadata,
     Column("gateway", Address, primary_key=True),
     Column("account", LargeBinary, primary_key=True, doc="channel id (32 bytes) or payee (20 bytes)"),
     Column("total", Amount, nullable=False),
+    Column("unpaid", Boolean, nullable=False),
+)
+Index(
+    "ix_settled_totals_unpaid",
+    settled_totals.c.gateway,
+    sqlite_where=settled_totals.c.unpaid,
+    postgresql_where=settled_totals.c.unpaid,
 )

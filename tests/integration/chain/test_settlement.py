@@ -14,10 +14,9 @@ from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
-from market.adapters.settlement_chain import EscrowSettlementChain
+from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
 from market.registry.indexer import Indexer
 from market.settlement.settle import Rhythm, Settler
-from market.settlement.watch import exiting_channels
 from tests.support.chain import Chain, key
 
 pytestmark = pytest.mark.integration
@@ -55,9 +54,8 @@ class Gateway:
             gateway=GATEWAY,
             book=self.book,
             chain=EscrowSettlementChain(chain.escrow, self.transactor),
+            standing=RegistryStanding(self.view, GATEWAY),
             rhythm=Rhythm(3_600, 10**12),
-            exiting=exiting_channels(GATEWAY, self.view.channels),
-            clock=lambda: 1_700_000_010,
         )
 
     def index(self) -> None:

@@ -183,8 +183,18 @@ def upgrade() -> None:
         sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
         sa.Column("account", sa.LargeBinary(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.Column("unpaid", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("gateway", "account", name=op.f("pk_settled_totals")),
     )
+    with op.batch_alter_table("settled_totals", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_settled_totals_unpaid",
+            ["gateway"],
+            unique=False,
+            sqlite_where=sa.text("unpaid"),
+            postgresql_where=sa.text("unpaid"),
+        )
+
     op.create_table(
         "settlement_batches",
         sa.Column("gateway", sa.LargeBinary(length=20), nullable=False),
@@ -203,6 +213,11 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("settlement_batches")
+    with op.batch_alter_table("settled_totals", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_settled_totals_unpaid", sqlite_where=sa.text("unpaid"), postgresql_where=sa.text("unpaid")
+        )
+
     op.drop_table("settled_totals")
     with op.batch_alter_table("responses", schema=None) as batch_op:
         batch_op.drop_index("ix_responses_expires_at")
