@@ -64,8 +64,7 @@ def up(
                 ("contracts and accounts", local.deploy),
                 ("model", local.list_model),
                 ("worker's stake", local.register_worker),
-                ("gateway", local.start_gateway),
-                ("worker", local.start_worker),
+                ("gateway, jobs and worker", local.start_programs),
             )
             with _status(quiet=as_json) as status:
                 for name, step in steps:

@@ -150,8 +150,8 @@ class LocalMarket:
                 self.wallet("operator"), worker.key, stake=STAKE, region="local", hardware="cpu", endpoint=""
             )
 
-    def start_gateway(self) -> None:
-        """Start gateway and jobs; returns once the gateway has read the chain."""
+    def start_programs(self) -> None:
+        """Start jobs, gateway and worker; returns once the gateway has read the chain and sees the worker's offer."""
         port = self.options.port or free_port()
         self.gateway_url = f"http://127.0.0.1:{port}"
         environment = {**self.gateway_environment(), "MARKET_PORT": str(port)}
@@ -159,15 +159,15 @@ class LocalMarket:
             grpc_port = free_port()
             self.grpc_address = f"127.0.0.1:{grpc_port}"
             environment["MARKET_GRPC_PORT"] = str(grpc_port)
-        jobs = self.supervisor.start("jobs", program("market", "jobs"), environment)
+        self.supervisor.start("jobs", program("market", "jobs"), environment)
         gateway = self.supervisor.start("gateway", program("market", "serve"), environment)
-        self._await(gateway, lambda: self._get("/v2/health/ready") is not None, "GET /v2/health/ready", also=jobs)
+        worker = self.start_worker()
+        self._await(gateway, lambda: self._get("/v2/health/ready") is not None, "GET /v2/health/ready")
+        self._await(worker, self._model_ready, "an offer at the gateway")
 
     def start_worker(self) -> Child:
-        """Start the worker; returns once the gateway sees its offer."""
-        child = self.supervisor.start("worker", program("worker", "run"), self.worker_environment())
-        self._await(child, self._model_ready, "an offer at the gateway")
-        return child
+        """Start the worker, and return at once."""
+        return self.supervisor.start("worker", program("worker", "run"), self.worker_environment())
 
     def save_network_file(self) -> NetworkFile:
         """Write down where everything is, for a second terminal."""
@@ -232,13 +232,17 @@ class LocalMarket:
     def _model_ready(self) -> bool:
         return self._get(f"/v2/models/{hex0x(self.manifest.model_id)}/ready") is not None
 
-    def _await(self, child: Child, probe: Callable[[], bool], what: str, *, also: Child | None = None) -> None:
+    def _await(self, child: Child, probe: Callable[[], bool], what: str) -> None:
         def check() -> bool:
-            if also is not None and also.exit_code is not None:
-                raise ProcessFailed(f"{also.name} ended with status {also.exit_code}.\n{also.log_tail()}\n")
+            self._check_programs()
             return probe()
 
         child.wait_ready(check, timeout_seconds=START_SECONDS, what=what)
+
+    def _check_programs(self) -> None:
+        ended = self.supervisor.first_ended()
+        if ended is not None:
+            raise ProcessFailed(f"{ended.name} ended with status {ended.exit_code}.\n{ended.log_tail()}\n")
 
     def wait_until_stopped(self) -> None:
         """Return when interrupted.
@@ -247,9 +251,7 @@ class LocalMarket:
             ProcessFailed: a program ended by itself.
         """
         while True:
-            ended = self.supervisor.first_ended()
-            if ended is not None:
-                raise ProcessFailed(f"{ended.name} ended with status {ended.exit_code}.\n{ended.log_tail()}\n")
+            self._check_programs()
             time.sleep(0.5)
 
 

@@ -115,8 +115,7 @@ class Demonstration:
         }
 
     def _start(self) -> dict[str, Any]:
-        self.local.start_gateway()
-        self.local.start_worker()
+        self.local.start_programs()
         self.local.save_network_file()
         return {
             "gateway": checksum(self.local.accounts["gateway"].address),

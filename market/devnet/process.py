@@ -22,6 +22,7 @@ from typing import Self
 from market.errors import OperationError
 
 _PR_SET_PDEATHSIG = 1
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -180,12 +181,15 @@ def _signals_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt during the body, so that `finally` blocks run."""
+    """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt during the body, so that `finally` blocks run.
+
+    SIGINT too: a shell starts background programs with it ignored.
+    """
 
     def raise_interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, raise_interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, raise_interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:

@@ -99,8 +99,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with LocalMarket(options) as local:
         for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
             step()
-        local.start_gateway()
-        local.start_worker()
+        local.start_programs()
         wallet = local.wallet("client")
         with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
             channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)

@@ -17,8 +17,7 @@ def local(tmp_path_factory):
         found.deploy()
         found.list_model()
         found.register_worker()
-        found.start_gateway()
-        found.start_worker()
+        found.start_programs()
         yield found
 
 

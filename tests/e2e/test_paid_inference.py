@@ -48,13 +48,15 @@ def state(http, market) -> dict:
 
 def voucher_header(market, cumulative: int, *, key: PrivateKey | None = None, channel_id: bytes | None = None) -> dict:
     kept = market.channel()
+    if key is None and channel_id is None:
+        market.papers.signed(kept.channel_id, cumulative)
     channel_id = channel_id or kept.channel_id
     signature = (key or market.wallet.key).sign_digest(Voucher(channel_id, cumulative).digest(kept.domain))
     return {"Market-Voucher": f"{hex0x(channel_id)};{cumulative};{hex0x(signature)}"}
 
 
-def changed(name: str, **changes: object) -> dict:
-    return {"inputs": [{**row, **changes} if row["name"] == name else row for row in TOKENS["inputs"]]}
+def changed(tensor: str, /, **changes: object) -> dict:
+    return {"inputs": [{**row, **changes} if row["name"] == tensor else row for row in TOKENS["inputs"]]}
 
 
 # --- paid -----------------------------------------------------------------------------------------------------------
@@ -167,7 +169,8 @@ def test_a_wrong_voucher_is_named_and_not_charged(http, market):
         assert (answer.json()["code"], answer.status_code) == (code, status), answer.text
         if code in ("stale-voucher", "insufficient-voucher"):
             assert answer.json()["required"] == str(charged + UNIT_PRICE)
-    assert state(http, market) == before
+    after = state(http, market)
+    assert (after["charged"], after["reserved"]) == (before["charged"], "0")
 
 
 def test_a_price_above_the_callers_limit_is_refused(http, market):
