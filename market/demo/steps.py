@@ -16,9 +16,7 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN, format_amount
 from market.demo import minilm
 from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE, LocalMarket
-from market.errors import DeadlineExceeded
 from market.sdk.client import Market
-from market.sdk.errors import NotSettled
 from market.sdk.exchange import Outcome
 from market.sdk.papers import PaperStore, SignedReceipt
 from market.sdk.verify import Verdict, verify_receipt
@@ -173,19 +171,13 @@ class Demonstration:
         """Wait until every receipt of this run is settled and its proof kept.
 
         Raises:
-            DeadlineExceeded: the gateway did not settle in time.
+            NotSettled: the gateway did not settle in time.
         """
-        deadline_at = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         with Market(self.local.gateway_url, papers=self.papers) as market:
-            while True:
-                try:
-                    return [market.fetch_settlement(outcome.paper) for outcome in self.outcomes]
-                except NotSettled as error:
-                    if time.monotonic() > deadline_at:
-                        raise DeadlineExceeded(
-                            f"not settled after {SETTLE_TIMEOUT_SECONDS:.0f} s.", remedy="Look into logs/jobs.log."
-                        ) from error
-                time.sleep(0.2)
+            return [
+                market.wait_for_settlement(outcome.paper, timeout_seconds=SETTLE_TIMEOUT_SECONDS)
+                for outcome in self.outcomes
+            ]
 
     def _verify(self) -> dict[str, Any]:
         chain = self.local.chain

@@ -245,6 +245,21 @@ class Market:
         self.papers.keep(settled)
         return settled
 
+    def wait_for_settlement(self, paper: SignedReceipt, *, timeout_seconds: float = 60.0) -> SignedReceipt:
+        """Fetch where a receipt was settled, as soon as it is.
+
+        Raises:
+            NotSettled: it is not after `timeout_seconds`.
+        """
+        deadline_at = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return self.fetch_settlement(paper)
+            except NotSettled:
+                if time.monotonic() > deadline_at:
+                    raise
+            time.sleep(_POLL_SECONDS)
+
     # --- HTTP -------------------------------------------------------------------------------------------------
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:

@@ -238,7 +238,7 @@ def test_kept_receipts_are_verified_from_the_chain(local, market, papers):
     kept = list(papers.receipts())
     assert len(kept) >= 4
     for paper in kept:
-        settled = market.fetch_settlement(paper)
+        settled = market.wait_for_settlement(paper)
         verdict = verify_receipt(settled, local.chain, channel=market.channel().channel)
         assert verdict.valid, verdict.to_json()
     lie = replace(settled, receipt=replace(settled.receipt, price=settled.receipt.price + 1))
