@@ -255,8 +255,8 @@ class CeleryDispatcher:
             if not isinstance(reply, bytes):
                 raise MessageError("not bytes.")
             results = decode_results(reply)
-        except MessageError as error:
-            log.warning("unreadable-reply", code=error.code, detail=error.detail)
+        except Exception as error:  # whatever a worker sends must not end the listener
+            log.warning("unreadable-reply", error=type(error).__name__, detail=str(error))
             return
         for result in results:
             entry = self._pending.get((result.request_id, result.attempt))
@@ -284,12 +284,19 @@ class CeleryDispatcher:
             entry.future.set_result(replace(result, outputs=data, outputs_ref=None))
         self._settle(entry)
 
+    async def _forget(self, name: str) -> None:
+        # Inputs nobody needs any more; were this to fail, their time runs out anyway.
+        with suppress(RedisUnreachable), reachable():
+            await self._redis.unlink(name)
+
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
     def _settle(self, entry: _Waiting) -> None:
         """Close an entry's account with its lane; further calls change nothing."""
         if self._pending.pop((entry.job.request_id, entry.job.attempt), None) is None or entry.pack is None:
             return
+        if entry.blob is not None:
+            self._spawn(self._forget(entry.blob[0]))
         entry.pack.open -= 1
         if entry.pack.open == 0:
             entry.lane.flights -= 1
@@ -333,4 +340,9 @@ class CeleryDispatcher:
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("lane-task-failed", exc_info=error)

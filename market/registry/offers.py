@@ -100,6 +100,8 @@ class LiveOffers:
             except CodedError as error:
                 log.warning("announcements-unreadable", code=error.code)
                 self._rebuild()
+            except Exception:  # one strange announcement must not end the view of all the others
+                log.exception("offers-not-refreshed")
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def refresh(self) -> None:
@@ -191,8 +193,8 @@ class LiveOffers:
                 continue
             try:
                 self._manifests[model_id] = Manifest.parse(data)
-            except ProtocolError as error:
-                log.warning("manifest-refused", code=error.code, detail=error.detail, model=model_id.hex())
+            except (ProtocolError, ValueError, RecursionError) as error:
+                log.warning("manifest-refused", detail=str(error), model=model_id.hex())
 
     def _fault(self, announcement: Announcement, record: WorkerRecord | None, offer: Offer) -> str | None:
         """Say why an offer may not be sold, or None; the signature is checked last since it costs most."""

@@ -119,7 +119,20 @@ async def test_large_inputs_and_outputs_travel_by_reference(lane, celery_worker,
     inputs = secrets.token_bytes(INLINE_LIMIT_BYTES + 1)
     assert (await lane.run(mode=5, inputs=inputs)).outputs == inputs
     assert not [key for key in plain.keys("blob:out:*") if plain.ttl(key) < 0]
-    assert all(0 < plain.ttl(key) <= 70 for key in plain.keys("blob:in:*"))
+    await asyncio.sleep(0.05)
+    assert plain.keys("blob:in:*") == []
+
+
+async def test_large_inputs_of_a_silent_worker_run_out_by_themselves(lane, plain):
+    inputs = secrets.token_bytes(INLINE_LIMIT_BYTES + 1)
+    task = asyncio.create_task(lane.run(worker=NOBODY, inputs=inputs, seconds=5))
+    await asyncio.sleep(0.1)
+    [key] = plain.keys("blob:in:*")
+    assert 0 < plain.ttl(key) <= 15
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert plain.keys("blob:in:*") == []
+    plain.delete(worker_queue(NOBODY))
 
 
 async def test_failure_is_data(lane, celery_worker):
