@@ -1,0 +1,80 @@
+import dataclasses
+
+import pytest
+
+from contracts.protocol.messages import Papers
+from contracts.protocol.typed_data import CreditNote
+from tests.support import worker as support
+from workers.papers import Journal
+
+DOMAIN, GATEWAY = support.DOMAIN, support.GATEWAY
+OPERATOR = b"\x0a" * 20
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    yield journal
+    journal.close()
+
+
+def serve(executor, manifest, **changes):
+    _, work = executor.run([support.make_job(manifest, **changes)])
+    return work[0]
+
+
+def note(amount, payee=OPERATOR, key=GATEWAY):
+    promise = CreditNote(GATEWAY.address, payee, amount)
+    return promise, key.sign_digest(promise.digest(DOMAIN))
+
+
+def test_what_pays_without_the_gateway_is_kept(journal, executor, packaged, tmp_path):
+    first = serve(executor, packaged.manifest)
+    second = serve(executor, packaged.manifest, cumulative=6_000, seq=2)
+    journal.keep_work([first, second])
+    assert journal.counts() == (2, 0)
+    assert journal.claims() == []
+    signatures = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in (first, second)]
+    journal.file(Papers(tuple(signatures), *note(900)))
+    assert journal.counts() == (2, 2)
+    ((best, countersignature),) = journal.claims()
+    assert best.receipt == second.receipt
+    assert best.voucher_amount == 6_000
+    assert countersignature == signatures[1][1]
+    journal.close()
+    again = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    assert again.claims() == [(best, countersignature)]
+    again.close()
+
+
+def test_forged_papers_are_dropped(journal, executor, packaged):
+    work = serve(executor, packaged.manifest)
+    journal.keep_work([work])
+    forged = support.WORKER.sign_digest(work.receipt.digest(DOMAIN))
+    journal.file(Papers(((work.receipt.request_id, forged), (b"?" * 32, forged)), *note(900, key=support.WORKER)))
+    assert journal.counts() == (1, 0)
+    assert journal.notes() == []
+
+
+def test_notes_only_grow_and_name_the_operator(journal):
+    journal.file(Papers((), *note(900)))
+    journal.file(Papers((), *note(700)))
+    journal.file(Papers((), *note(5_000, payee=b"\1" * 20)))
+    ((kept, _),) = journal.notes()
+    assert kept.cumulative_amount == 900
+
+
+def test_a_better_voucher_replaces_a_worse_one_only(journal, executor, packaged):
+    large = serve(executor, packaged.manifest, voucher_amount=1 << 70)
+    small = serve(executor, packaged.manifest, voucher_amount=1 << 60)
+    journal.keep_work([large])
+    journal.keep_work([small])
+    signature = GATEWAY.sign_digest(large.receipt.digest(DOMAIN))
+    journal.file(Papers(((large.receipt.request_id, signature),)))
+    assert [work.voucher_amount for work, _ in journal.claims()] == [1 << 70]
+
+
+def test_journal_rows_survive_a_repeated_request(journal, executor, packaged):
+    work = serve(executor, packaged.manifest)
+    journal.keep_work([work, dataclasses.replace(work)])
+    assert journal.counts()[0] == 1
