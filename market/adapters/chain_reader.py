@@ -45,15 +45,18 @@ class Web3ChainReader:
             if isinstance(error.__cause__, NodeUnreachable) and isinstance(error.__cause__.__cause__, BlockNotFound):
                 return None
             raise
-        return Block(int(found["number"]), bytes(found["hash"]), int(found["timestamp"]))
+        return Block(int(found["number"]), bytes(found["hash"]), int(found["timestamp"]), bytes(found["parentHash"]))
+
+    def events_in(self, block: Block) -> Sequence[ChainEvent]:
+        """See `ChainReader.events_in`."""
+        return self._events({"blockHash": hex0x(block.hash)})
 
     def events(self, first: int, last: int) -> Sequence[ChainEvent]:
         """See `ChainReader.events`."""
-        query: Any = {
-            "fromBlock": first,
-            "toBlock": last,
-            "address": [checksum(address) for address in self._bindings],
-        }
+        return self._events({"fromBlock": first, "toBlock": last})
+
+    def _events(self, where: dict[str, Any]) -> list[ChainEvent]:
+        query: Any = {**where, "address": [checksum(address) for address in self._bindings]}
         with _reachable():
             logs = self._web3.eth.get_logs(query)
         found = []
@@ -88,6 +91,8 @@ class Web3ChainReader:
         }
         with _reachable():
             transaction = self._web3.eth.get_transaction(hex0x(event.tx_hash))  # type: ignore[arg-type]
+        if bytes(transaction.get("blockHash") or b"") != event.block_hash:
+            raise ChainUnreachable("the node moved a settlement to another block while it was read.")
         rows = self._escrow.decode_credits(bytes(transaction["input"])) or []
         totals = tuple((row.payee, min(row.cumulative, short.get(row.payee, row.cumulative))) for row in rows)
         return ChainEvent(

@@ -1,24 +1,35 @@
 """Follows the chain: find a range of confirmed blocks, read their events, apply them, move the cursor.
 
-Decides how far it may read and when to rewind. The cursor moves only if nobody moved it meanwhile, so several indexers
-over one database do no harm. Called by `market.jobs` every second and by tests.
+Decides how far it may read and when to rewind. Near the head it reads the events of each block by its hash, so that a
+node which lies behind or changes its branch gives an error and never an empty answer. The cursor moves only if nobody
+moved it meanwhile, so several indexers over one database do no harm. Called by `market.jobs` and by tests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
-from market.registry.ports import Block, ChainReader, RegistryStore
+from contracts.protocol.errors import Retry
+from market.errors import OperationError
+from market.registry.ports import Block, ChainEvent, ChainReader, RegistryStore
 
 MAX_BLOCKS_A_STEP = 500
+# Blocks this near to the newest confirmed one are read one by one.
+NEAR_BLOCKS = 32
 # Hashes of this many blocks below the cursor are kept, the deepest rewind there can be.
 KEPT_BLOCKS = 128
 
 log = structlog.get_logger(__name__)
 
 
-class ReorgTooDeep(Exception):
-    """The chain changed below every block whose hash is kept: the fold must be made anew from the start."""
+class ReorgTooDeep(OperationError):
+    """The chain no longer has any block that was read before."""
+
+    code = "reorg-too-deep"
+    retry = Retry.LATER
+    default_remedy = "Name a node of the chain that was read before, or start this network with a new database."
 
 
 class Indexer:
@@ -34,26 +45,22 @@ class Indexer:
         """Apply at most one range of blocks; returns how many, 0 when there is nothing new.
 
         Raises:
-            ChainUnreachable: the node does not answer; nothing was changed.
+            ChainUnreachable: the node does not answer, or not with what it said before; nothing was changed.
             ReorgTooDeep: see there.
         """
         cursor = self._rewound()
         last = self._chain.head() - self._confirmations
         first = self._first_block if cursor is None else cursor.number + 1
-        last = min(last, first + MAX_BLOCKS_A_STEP - 1)
         if last < first:
             return 0
-        blocks = self._chain_of(first, last)
+        near = last - first < NEAR_BLOCKS
+        if not near:
+            last = min(last - NEAR_BLOCKS // 2, first + MAX_BLOCKS_A_STEP - 1)
+        blocks = self._linked(cursor, first, last)
         if not blocks:
             return 0
-        events = [event for event in self._chain.events(first, last) if event.block_number <= blocks[-1].number]
-        by_number = {block.number: block.hash for block in blocks}
-        # A node that reorganised between the two reads would mix two chains: look again next time.
-        if any(by_number.get(event.block_number, event.block_hash) != event.block_hash for event in events):
-            return 0
-        # A node may repeat a log; its name says so.
-        unique = {(event.tx_hash, event.block_hash, event.log_index): event for event in events}
-        if not self._store.apply(cursor, blocks, list(unique.values())):
+        events = self._events_of(blocks) if near else self._events_between(first, blocks)
+        if events is None or not self._store.apply(cursor, blocks, events):
             return 0
         return last - first + 1
 
@@ -74,9 +81,7 @@ class Indexer:
                 log.warning("chain-reorganised", from_block=cursor.number, to_block=block.number)
                 self._store.rewind(block.number)
                 return self._store.cursor()
-        if self._chain.head() < cursor.number:
-            return cursor  # the node lies behind; that is no reorganisation
-        raise ReorgTooDeep(f"no kept block below {cursor.number} is on the chain")
+        raise ReorgTooDeep(f"no block that was read up to {cursor.number} is on the chain.")
 
     def _still_there(self, block: Block) -> bool:
         found = self._chain.block(block.number)
@@ -85,12 +90,34 @@ class Indexer:
             return self._chain.head() < block.number
         return found.hash == block.hash
 
-    def _chain_of(self, first: int, last: int) -> list[Block]:
-        """Return the blocks whose hashes are worth keeping: the newest of the range."""
-        blocks = []
+    def _linked(self, cursor: Block | None, first: int, last: int) -> list[Block]:
+        """Return the newest blocks of the range, each the child of the one before; none if the node wavers."""
+        blocks: list[Block] = []
+        before = cursor
         for number in range(max(first, last - KEPT_BLOCKS + 1), last + 1):
             block = self._chain.block(number)
             if block is None:
-                break
+                return []
+            if before is not None and before.number == number - 1 and block.parent_hash != before.hash:
+                return []
             blocks.append(block)
-        return blocks if blocks and blocks[-1].number == last else []
+            before = block
+        return blocks
+
+    def _events_of(self, blocks: Sequence[Block]) -> list[ChainEvent]:
+        return _unique([event for block in blocks for event in self._chain.events_in(block)])
+
+    def _events_between(self, first: int, blocks: Sequence[Block]) -> list[ChainEvent] | None:
+        """Return the events from `first` to the last of `blocks`; None if they are not of these blocks."""
+        last = blocks[-1]
+        events = _unique(self._chain.events(first, last.number))
+        hashes = {block.number: block.hash for block in blocks}
+        if any(hashes.get(event.block_number, event.block_hash) != event.block_hash for event in events):
+            return None
+        return events if self._still_there(last) else None
+
+
+def _unique(events: Sequence[ChainEvent]) -> list[ChainEvent]:
+    """Drop what a node repeats, and put the rest in chain order."""
+    found = {(event.tx_hash, event.block_hash, event.log_index): event for event in events}
+    return sorted(found.values(), key=lambda event: (event.block_number, event.log_index))

@@ -27,11 +27,12 @@ class ChainEvent:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block's number, hash and time (unix seconds)."""
+    """A block's number, hash and time (unix seconds); `parent_hash` is empty where it is not kept."""
 
     number: int
     hash: bytes
     timestamp: int
+    parent_hash: bytes = b""
 
 
 class ChainReader(Protocol):
@@ -49,8 +50,19 @@ class ChainReader(Protocol):
         """Return a block, or None if the node does not have it."""
         ...
 
+    def events_in(self, block: Block) -> Sequence[ChainEvent]:
+        """Return the contracts' events of exactly this block, in order.
+
+        Raises:
+            ChainUnreachable: the node does not know this block; it lies behind, or follows another branch by now.
+        """
+        ...
+
     def events(self, first: int, last: int) -> Sequence[ChainEvent]:
-        """Return the contracts' decoded events of the blocks `first` to `last`, in chain order."""
+        """Return the contracts' events of the blocks `first` to `last` in chain order, for ranges far below the head.
+
+        A node that lies behind may leave out the newest blocks without a word.
+        """
         ...
 
 
@@ -59,10 +71,6 @@ class RegistryStore(Protocol):
 
     def cursor(self) -> Block | None:
         """Return the last block applied, or None before the first."""
-        ...
-
-    def block_hash(self, number: int) -> bytes | None:
-        """Return the stored hash of an applied block, if it is still kept."""
         ...
 
     def known_blocks(self) -> Sequence[Block]:

@@ -94,14 +94,6 @@ class DatabaseRegistryStore:
             row = connection.execute(sa.select(chain_cursor)).one_or_none()
         return None if row is None or row.block_number < 0 else _cursor_block(row)
 
-    def block_hash(self, number: int) -> bytes | None:
-        """See `RegistryStore.block_hash`."""
-        with reading(self._engine) as connection:
-            found = connection.execute(
-                sa.select(chain_blocks.c.hash).where(chain_blocks.c.number == number)
-            ).scalar_one_or_none()
-        return None if found is None else bytes(found)
-
     def known_blocks(self) -> Sequence[Block]:
         """See `RegistryStore.known_blocks`."""
         with reading(self._engine) as connection:
@@ -175,17 +167,21 @@ class DatabaseRegistryView:
             whole = row.generation != self._seen[0]
             since = 0 if whole else self._seen[1]
             changed = connection.execute(sa.select(chain_records).where(chain_records.c.version > since)).all()
-        records = {kind: {} if whole else dict(known) for kind, known in self._records.items()}
+        records = {kind: {} for kind in self._records} if whole else dict(self._records)
+        touched = {_KINDS[stored.kind] for stored in changed} if not whole else set(records)
+        for kind in touched:
+            records[kind] = dict(records[kind])
         for stored in changed:
-            kind = _KINDS[stored.kind]
-            record = kind(*_unpack(stored.data))
-            records[kind][key_of(record)] = record
-        # Replaced as a whole, so that a reader in another thread never sees half of it.
-        self._names = {found.name: found for found in records[Listing].values() if found.name}
-        settlements: dict[bytes, list[SettlementRecord]] = {}
-        for found in sorted(records[SettlementRecord].values(), key=lambda s: s.epoch):
-            settlements.setdefault(found.gateway, []).append(found)
-        self._settlements = settlements
+            record = _KINDS[stored.kind](*_unpack(stored.data))
+            records[type(record)][key_of(record)] = record
+        # Each is replaced as a whole, so that a reader in another thread never sees half of it.
+        if Listing in touched:
+            self._names = {found.name: found for found in records[Listing].values() if not found.superseded_by}
+        if SettlementRecord in touched:
+            settlements: dict[bytes, list[SettlementRecord]] = {}
+            for found in sorted(records[SettlementRecord].values(), key=lambda s: s.epoch):
+                settlements.setdefault(found.gateway, []).append(found)
+            self._settlements = settlements
         self._records = records
         self._seen = (row.generation, row.version)
         self._cursor = row.block_number

@@ -98,9 +98,4 @@ settled_totals = Table(
     Column("total", Amount, nullable=False),
     Column("unpaid", Boolean, nullable=False),
 )
-Index(
-    "ix_settled_totals_unpaid",
-    settled_totals.c.gateway,
-    sqlite_where=settled_totals.c.unpaid,
-    postgresql_where=settled_totals.c.unpaid,
-)
+Index("ix_settled_totals_unpaid", settled_totals.c.gateway, settled_totals.c.unpaid)

@@ -187,13 +187,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("gateway", "account", name=op.f("pk_settled_totals")),
     )
     with op.batch_alter_table("settled_totals", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_settled_totals_unpaid",
-            ["gateway"],
-            unique=False,
-            sqlite_where=sa.text("unpaid"),
-            postgresql_where=sa.text("unpaid"),
-        )
+        batch_op.create_index("ix_settled_totals_unpaid", ["gateway", "unpaid"], unique=False)
 
     op.create_table(
         "settlement_batches",
@@ -214,9 +208,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("settlement_batches")
     with op.batch_alter_table("settled_totals", schema=None) as batch_op:
-        batch_op.drop_index(
-            "ix_settled_totals_unpaid", sqlite_where=sa.text("unpaid"), postgresql_where=sa.text("unpaid")
-        )
+        batch_op.drop_index("ix_settled_totals_unpaid")
 
     op.drop_table("settled_totals")
     with op.batch_alter_table("responses", schema=None) as batch_op:
