@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import structlog
 from numpy.typing import NDArray
 
@@ -86,7 +87,7 @@ class Executor:
         manifest = self._served[job.model_id].package.manifest
         check_inputs(manifest, admitted.tensors)
         check_outputs(manifest, job.outputs)
-        return _Ready(admitted, {tensor.name: tensor.to_numpy() for tensor in admitted.tensors})
+        return _Ready(admitted, {tensor.name: _array(tensor) for tensor in admitted.tensors})
 
     def _run_model(
         self, served: Served, members: Mapping[int, _Ready]
@@ -147,6 +148,20 @@ class Executor:
             compute_ms=seconds * 1_000,
         )
         return result, SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array = tensor.to_numpy()
+    if tensor.datatype != "BYTES":
+        return array
+    # onnxruntime's strings are texts; of bytes it would take Python's way to print them
+    try:
+        texts = [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise InputsRefused("a text is not UTF-8.", field=tensor.name) from error
+    decoded = np.empty(len(texts), dtype=object)
+    decoded[:] = texts
+    return decoded.reshape(array.shape)
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:
