@@ -14,6 +14,8 @@ import structlog
 
 from workers.errors import StartError
 
+InferenceSession = ort.InferenceSession
+
 log = structlog.get_logger(__name__)
 
 PROVIDERS = {
@@ -46,10 +48,10 @@ def choose_provider(wanted: str) -> str:
     return chosen
 
 
-def open_session(data: bytes, *, provider: str, threads: int) -> ort.InferenceSession:
+def open_session(data: bytes, *, provider: str, threads: int) -> InferenceSession:
     """Load a model from bytes, so that it cannot name files outside its package."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     providers = [PROVIDERS[provider]] if provider == "cpu" else [PROVIDERS[provider], PROVIDERS["cpu"]]
-    return ort.InferenceSession(data, options, providers=providers)
+    return InferenceSession(data, options, providers=providers)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import structlog
 from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES
 from workers.errors import ExecutionFailed, ModelUnusable
-from workers.models.runtime import open_session
+from workers.models.runtime import InferenceSession, open_session
 from workers.models.store import Package
 
 FREE_SIZE = 16  # a free dimension other than the batch, at warm-up
@@ -52,7 +51,7 @@ class LoadedModel:
     """A model in memory; `batch_cap` rows run at once."""
 
     package: Package
-    session: ort.InferenceSession
+    session: InferenceSession
     batch_cap: int
 
     @property
@@ -155,7 +154,7 @@ def _check(what: str, specs: Sequence[TensorSpec], nodes: Sequence[Any]) -> None
             )
 
 
-def _warm_up(session: ort.InferenceSession, manifest: Manifest) -> int:
+def _warm_up(session: InferenceSession, manifest: Manifest) -> int:
     """Run the model on made-up inputs; returns the batch at which it gives (nearly) most rows a second."""
     axis, outputs = manifest.batch_axis, [spec.name for spec in manifest.outputs]
     deadline_at = time.monotonic() + WARM_UP_SECONDS
