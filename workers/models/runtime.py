@@ -6,6 +6,7 @@ onnxruntime reads `ORT_DISABLE_TELEMETRY` while it is imported; switching it off
 from __future__ import annotations
 
 import os
+from typing import TypeAlias
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -14,7 +15,7 @@ import structlog
 
 from workers.errors import StartError
 
-InferenceSession = ort.InferenceSession
+InferenceSession: TypeAlias = ort.InferenceSession
 
 log = structlog.get_logger(__name__)
 
