@@ -98,7 +98,9 @@ class Chain:
         for spender in (self.deployment.escrow, self.deployment.worker_registry):
             self.send(name, token, self.contracts.token.approve(spender, 2**128 - 1))
 
-    def channel(self, payer: str = "payer", *, signer: str = "signer", gateway: str = "gateway", salt: int = 0) -> Channel:
+    def channel(
+        self, payer: str = "payer", *, signer: str = "signer", gateway: str = "gateway", salt: int = 0
+    ) -> Channel:
         return Channel(key(payer).address, key(signer).address, key(gateway).address, salt)
 
     def deposit(self, amount: int, channel: Channel | None = None, *, payer: str = "payer") -> Channel:

@@ -7,7 +7,7 @@ A range is applied in one transaction, after a check that the cursor is where th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from market.registry.model import (
     WorkerRecord,
 )
 from market.registry.ports import Block, ChainEvent
+from market.registry.view import SnapshotView
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (Listing, WorkerRecord, ChannelRecord, PayeeCredit, SettlementRecord, ReserveRecord)
@@ -142,17 +143,14 @@ class DatabaseRegistryStore:
             _move(connection, row, block, version, generation=row.generation + 1)
 
 
-class DatabaseRegistryView:
-    """Implements `RegistryView`: all records in memory, brought up to date by `refresh`."""
+class DatabaseRegistryView(SnapshotView):
+    """A snapshot of this database's records, brought up to date by `refresh`."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self._engine = engine
         self._lock = threading.Lock()
         self._seen = (-1, 0)
-        self._cursor: int | None = None
-        self._records: dict[type[Any], dict[Hashable, Any]] = {kind: {} for kind in _KINDS.values()}
-        self._names: dict[str, Listing] = {}
-        self._settlements: dict[bytes, list[SettlementRecord]] = {}
 
     def refresh(self) -> bool:
         """Read what changed since the last call; True if anything did.
@@ -166,76 +164,10 @@ class DatabaseRegistryView:
                 return False
             whole = row.generation != self._seen[0]
             since = 0 if whole else self._seen[1]
-            changed = connection.execute(sa.select(chain_records).where(chain_records.c.version > since)).all()
-        records = {kind: {} for kind in self._records} if whole else dict(self._records)
-        touched = {_KINDS[stored.kind] for stored in changed} if not whole else set(records)
-        for kind in touched:
-            records[kind] = dict(records[kind])
-        for stored in changed:
-            record = _KINDS[stored.kind](*_unpack(stored.data))
-            records[type(record)][key_of(record)] = record
-        # Each is replaced as a whole, so that a reader in another thread never sees half of it.
-        if Listing in touched:
-            self._names = {found.name: found for found in records[Listing].values() if not found.superseded_by}
-        if SettlementRecord in touched:
-            settlements: dict[bytes, list[SettlementRecord]] = {}
-            for found in sorted(records[SettlementRecord].values(), key=lambda s: s.epoch):
-                settlements.setdefault(found.gateway, []).append(found)
-            self._settlements = settlements
-        self._records = records
-        self._seen = (row.generation, row.version)
-        self._cursor = row.block_number
+            found = connection.execute(sa.select(chain_records).where(chain_records.c.version > since)).all()
+            self.show(row.block_number, [_KINDS[stored.kind](*_unpack(stored.data)) for stored in found], whole=whole)
+            self._seen = (row.generation, row.version)
         return True
-
-    def cursor(self) -> int | None:
-        """See `RegistryView.cursor`."""
-        return self._cursor
-
-    def listing(self, model_id: bytes) -> Listing | None:
-        """See `RegistryView.listing`."""
-        return self._get(Listing, model_id)
-
-    def listing_by_name(self, name: str) -> Listing | None:
-        """See `RegistryView.listing_by_name`."""
-        return self._names.get(name)
-
-    def listings(self) -> Sequence[Listing]:
-        """See `RegistryView.listings`."""
-        return self._all(Listing, lambda found: found.name)
-
-    def worker(self, worker: bytes) -> WorkerRecord | None:
-        """See `RegistryView.worker`."""
-        return self._get(WorkerRecord, worker)
-
-    def workers(self) -> Sequence[WorkerRecord]:
-        """See `RegistryView.workers`."""
-        return self._all(WorkerRecord, lambda found: found.worker)
-
-    def channel(self, channel_id: bytes) -> ChannelRecord | None:
-        """See `RegistryView.channel`."""
-        return self._get(ChannelRecord, channel_id)
-
-    def channels(self) -> Sequence[ChannelRecord]:
-        """See `RegistryView.channels`."""
-        return self._all(ChannelRecord, lambda found: found.channel_id)
-
-    def credits(self, gateway: bytes, payee: bytes) -> PayeeCredit:
-        """See `RegistryView.credits`."""
-        return self._get(PayeeCredit, (gateway, payee)) or PayeeCredit(gateway, payee, 0, 0)
-
-    def reserve(self, gateway: bytes) -> ReserveRecord:
-        """See `RegistryView.reserve`."""
-        return self._get(ReserveRecord, gateway) or ReserveRecord(gateway, 0, 0, 0)
-
-    def settlements(self, gateway: bytes) -> Sequence[SettlementRecord]:
-        """See `RegistryView.settlements`."""
-        return self._settlements.get(gateway, [])
-
-    def _get(self, kind: type[_R], key: Hashable) -> _R | None:
-        return self._records[kind].get(key)
-
-    def _all(self, kind: type[_R], order: Callable[[_R], Any]) -> list[_R]:
-        return sorted(self._records[kind].values(), key=order)
 
 
 def _cursor_block(row: Any) -> Block:

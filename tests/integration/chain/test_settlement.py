@@ -137,7 +137,11 @@ def test_batches_follow_each_other(chain, gateway):
     for turn in range(3):
         gateway.record(chain.charge(channel, 7, 7 * (turn + 1)))
         assert gateway.settle().epoch == turn + 1
-    assert [(s.epoch, s.first_seq, s.count) for s in gateway.view.settlements(GATEWAY)] == [(1, 0, 1), (2, 1, 1), (3, 2, 1)]
+    assert [(s.epoch, s.first_seq, s.count) for s in gateway.view.settlements(GATEWAY)] == [
+        (1, 0, 1),
+        (2, 1, 1),
+        (3, 2, 1),
+    ]
     assert gateway.view.credits(GATEWAY, OPERATOR).credited == 15
     assert_money_adds_up(chain, gateway.view)
 
@@ -257,7 +261,9 @@ def test_hostile_texts_do_not_stop_the_index(chain, gateway):
     texts = ("0x" + "ab" * 20, "a\x00b", "\U0001f600")
     chain.register_worker()
     for text in texts:
-        chain.send("operator", registry.address, registry.encode("updateMetadata", key("worker").address, text, text, text))
+        chain.send(
+            "operator", registry.address, registry.encode("updateMetadata", key("worker").address, text, text, text)
+        )
         gateway.index()
         assert isinstance(gateway.view.worker(key("worker").address).region, str)
     data = bytearray(registry.encode("updateMetadata", key("worker").address, "QQQQ", "cpu", ""))
