@@ -66,16 +66,8 @@ abstract contract EscrowSettlement is EscrowState {
         _checkSigner(receiptHash, workerSignature, receipt.worker);
         _checkSigner(receiptHash, gatewaySignature, receipt.gateway);
 
-        Pair balance = _channels[id];
-        uint128 target = Math.min(Math.min(receipt.cumulative, voucherAmount), balance.first()).toUint128();
-        require(target > balance.second(), InferenceEscrowNothingToClaim(target, balance.second()));
-        uint128 amount = target - balance.second();
-        GatewayState state = _gateways[channel.gateway];
-        uint128 reserve = state.reserve() + amount;
-        _channels[id] = balance.withSecond(target);
-        _gateways[channel.gateway] = state.withReserve(reserve);
-        emit ChannelSettled(id, target);
-        emit ReceiptClaimed(id, channel.gateway, _hashTypedDataV4(receiptHash), amount, reserve);
+        uint256 ceiling = Math.min(receipt.cumulative, voucherAmount);
+        _claim(id, channel.gateway, ceiling, _hashTypedDataV4(receiptHash));
     }
 
     /// @inheritdoc IInferenceEscrow
@@ -98,6 +90,18 @@ abstract contract EscrowSettlement is EscrowState {
         _payees[gateway][payee] = total.withFirst(total.first() + paid);
         _gateways[gateway] = state.withReserve(state.reserve() - paid);
         emit NoteRedeemed(gateway, payee, paid, total.first() + paid, due - paid, state.reserve() - paid);
+    }
+
+    function _claim(bytes32 id, address gateway, uint256 ceiling, bytes32 digest) private {
+        Pair balance = _channels[id];
+        uint128 target = Math.min(ceiling, balance.first()).toUint128();
+        require(target > balance.second(), InferenceEscrowNothingToClaim(target, balance.second()));
+        uint128 amount = target - balance.second();
+        uint128 reserve = _gateways[gateway].reserve() + amount;
+        _channels[id] = balance.withSecond(target);
+        _gateways[gateway] = _gateways[gateway].withReserve(reserve);
+        emit ChannelSettled(id, target);
+        emit ReceiptClaimed(id, gateway, digest, amount, reserve);
     }
 
     function _settle(
