@@ -12,7 +12,7 @@ NPM := npm --prefix contracts --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity format lock clean
+        solidity solidity-deep mutants gas parity docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -66,6 +66,9 @@ format: install ## write the standard format into all sources
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 	$(FORGE) fmt src ../tests/solidity
+
+docs: install ## write the generated parts of docs/ anew
+	PYTHONPATH=. $(VENV)/python docs/make_settings.py
 
 lock: .venv/bin/uv ## renew the lock files after a change of dependencies
 	$(UV) lock
