@@ -100,7 +100,7 @@ def load_settings(env_file: Path | None = None, **overrides: object) -> MarketSe
         raise ConfigurationError(f"the settings file {env_file} does not exist.", field="env-file")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return MarketSettings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]
+        return MarketSettings(_env_file=env_file, **given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()

@@ -116,13 +116,27 @@ def _facts(step: Step) -> None:
         if name == "requests":
             for row in value:
                 _request(row)
+        elif name == "contracts":
+            for contract, address in value.items():
+                _fact(contract.replace("_", " "), address)
         elif isinstance(value, dict):
-            for key, inner in value.items():
-                console.print(f"     {key}: {inner}", soft_wrap=True, markup=False)
+            _fact(_words(name), ", ".join(f"{key} {inner}" for key, inner in value.items()))
         elif isinstance(value, list):
-            console.print(f"     {name}: {', '.join(map(str, value))}", soft_wrap=True, markup=False)
+            _fact(_words(name), ", ".join(map(str, value)))
+        elif isinstance(value, bool):
+            _fact(_words(name), "yes" if value else "NO")
         else:
-            console.print(f"     {name}: {value}", soft_wrap=True, markup=False)
+            _fact(_words(name), str(value))
+
+
+def _fact(name: str, value: str) -> None:
+    if value:
+        console.print(f"     {name}: {value}", soft_wrap=True, markup=False)
+
+
+def _words(name: str) -> str:
+    """Turn a JSON name into words: `gasPerReceipt` into `gas per receipt`."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 def _request(row: dict[str, Any]) -> None:
@@ -134,7 +148,7 @@ def _request(row: dict[str, Any]) -> None:
 
 def _ok(show: Demonstration) -> bool:
     last = show.report["steps"][-1]
-    return bool(last["verified"] == last["of"] and last["balances"])
+    return bool(last["verified"] == last["of"] and last["chainAgrees"])
 
 
 def _summary(show: Demonstration) -> None:

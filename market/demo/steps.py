@@ -202,7 +202,7 @@ class Demonstration:
                 "gateway": format_amount(price - worker - owner),
             },
             "creditedOnChain": {role: format_amount(amount) for role, amount in credited.items()},
-            "balances": credited == {"operator": worker, "owner": owner},
+            "chainAgrees": credited == {"operator": worker, "owner": owner},
         }
 
 
