@@ -17,7 +17,13 @@ from eth_account import Account
 from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
 
-from contracts.bindings.errors import ChainError, NodeUnreachable, TransactionReverted, decode_revert
+from contracts.bindings.errors import (
+    ChainError,
+    NodeUnreachable,
+    NotEnoughGasMoney,
+    TransactionReverted,
+    decode_revert,
+)
 from contracts.bindings.rpc import named
 from contracts.protocol.errors import Retry
 from contracts.protocol.hexes import checksum, hex0x
@@ -80,8 +86,12 @@ class Outbox(Protocol):
         """Return what is not done, by nonce."""
         ...
 
+    def add(self, outgoing: Outgoing) -> bool:
+        """Insert, durably before returning; False, and nothing done, if the purpose is known."""
+        ...
+
     def put(self, outgoing: Outgoing) -> None:
-        """Insert or replace, durably before returning."""
+        """Replace, durably before returning."""
         ...
 
     def drop(self, account: bytes, purpose: str) -> None:
@@ -103,6 +113,10 @@ class MemoryOutbox:
         """See `Outbox.pending`."""
         rows = [row for row in self._rows.values() if row.account == account and not row.done]
         return sorted(rows, key=lambda row: row.nonce)
+
+    def add(self, outgoing: Outgoing) -> bool:
+        """See `Outbox.add`."""
+        return self._rows.setdefault((outgoing.account, outgoing.purpose), outgoing) is outgoing
 
     def put(self, outgoing: Outgoing) -> None:
         """See `Outbox.put`."""
@@ -150,7 +164,13 @@ class Transactor:
         return self.wait(purpose, wait_seconds=wait_seconds)
 
     def submit(self, purpose: str, to: bytes | None, data: bytes) -> Outgoing:
-        """Sign, store and broadcast, unless this purpose has been sent before."""
+        """Sign, store and broadcast, unless this purpose has been sent before; raises as `run` does."""
+        try:
+            return self._submit(purpose, to, data)
+        except NotEnoughGasMoney as error:
+            raise self._too_poor() from error
+
+    def _submit(self, purpose: str, to: bytes | None, data: bytes) -> Outgoing:
         with self._lock:
             known = self._outbox.get(self.address, purpose)
             if known is not None:
@@ -162,8 +182,10 @@ class Transactor:
                     self.address, purpose, to, data, gas, self._next_nonce(), max_fee, priority, b"", (), self._clock()
                 )
             )
-            self._outbox.put(outgoing)
-            self._broadcast(outgoing)
+            if not self._outbox.add(outgoing):
+                # Another process was first by a moment; what it signed is what goes out.
+                return self._outbox.get(self.address, purpose) or outgoing
+            self._broadcast(outgoing, fresh=True)
             return outgoing
 
     def estimate(self, to: bytes | None, data: bytes) -> int:
@@ -267,7 +289,8 @@ class Transactor:
             sent_at=self._clock(),
         )
 
-    def _broadcast(self, outgoing: Outgoing) -> None:
+    def _broadcast(self, outgoing: Outgoing, *, fresh: bool = False) -> None:
+        """Give the signed bytes to the node; `fresh` ones were never given to any."""
         try:
             with named():
                 try:
@@ -277,7 +300,7 @@ class Transactor:
                     if any(words in text for words in _KNOWN):
                         return
                     if any(words in text for words in _NONCE):
-                        self._resync(outgoing)
+                        self._resync(outgoing, fresh=fresh)
                         return
                     raise
         except NodeUnreachable:
@@ -289,19 +312,26 @@ class Transactor:
                 self._outbox.drop(self.address, outgoing.purpose)
             raise
 
-    def _resync(self, outgoing: Outgoing) -> None:
-        """Somebody else used the nonce: sign the same purpose again, unless one of our versions is what was mined."""
+    def _resync(self, outgoing: Outgoing, *, fresh: bool) -> None:
+        """Sign the same purpose with another nonce, but only where none of our versions can be what used this one."""
+        account: Any = checksum(self.address)
+        with named():
+            head = self.web3.eth.block_number
+            # A node may count a transaction before it shows its receipt: trust the count of an older block only.
+            settled = self.web3.eth.get_transaction_count(account, max(0, head - max(1, self._confirmations)))
+        if not fresh and settled <= outgoing.nonce:
+            return
         if any(self._receipt(tx_hash) is not None for tx_hash in outgoing.tx_hashes):
             return
         with named():
-            nonce = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
-        others = [row.nonce for row in self._outbox.pending(self.address) if row.purpose != outgoing.purpose]
+            nonce = int(self.web3.eth.get_transaction_count(account, "latest"))
+        others = {row.nonce for row in self._outbox.pending(self.address) if row.purpose != outgoing.purpose}
         while nonce in others:
             nonce += 1
-        fresh = self._signed(replace(outgoing, nonce=nonce, tx_hashes=()))
-        self._outbox.put(fresh)
+        again = self._signed(replace(outgoing, nonce=nonce))
+        self._outbox.put(again)
         with named():
-            self.web3.eth.send_raw_transaction(fresh.raw)
+            self.web3.eth.send_raw_transaction(again.raw)
 
     def _replace(self, outgoing: Outgoing) -> None:
         max_fee, priority = self._fees()
@@ -352,6 +382,16 @@ class Transactor:
             gas_used=int(receipt["gasUsed"]),
             logs=receipt["logs"],
             contract=bytes.fromhex(address[2:]) if address else None,
+        )
+
+    def _too_poor(self) -> NotEnoughGasMoney:
+        account = checksum(self.address)
+        with named():
+            balance = self.web3.eth.get_balance(account)  # type: ignore[arg-type]
+        return NotEnoughGasMoney(
+            f"{account} holds {balance} wei of the chain's own currency, too little for gas.",
+            field="account",
+            remedy=f"Send {account} some of the chain's own currency and try again.",
         )
 
     def _why(self, outgoing: Outgoing, block: int) -> TransactionReverted:

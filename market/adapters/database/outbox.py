@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from contracts.bindings.transactor import Outgoing
 from market.adapters.database.engine import reading, writing
@@ -32,37 +33,42 @@ class DatabaseOutbox:
         with reading(self._engine) as connection:
             return [_outgoing(row) for row in connection.execute(query)]
 
+    def add(self, outgoing: Outgoing) -> bool:
+        """See `Outbox.add`."""
+        try:
+            with writing(self._engine) as connection:
+                connection.execute(sa.insert(table).values(_row(outgoing)))
+        except IntegrityError:
+            return False
+        return True
+
     def put(self, outgoing: Outgoing) -> None:
         """See `Outbox.put`."""
+        here = (table.c.account == outgoing.account) & (table.c.purpose == outgoing.purpose)
         with writing(self._engine) as connection:
-            connection.execute(_delete(outgoing.account, outgoing.purpose))
-            connection.execute(
-                sa.insert(table).values(
-                    {
-                        "account": outgoing.account,
-                        "purpose": outgoing.purpose,
-                        "to": outgoing.to,
-                        "data": outgoing.data,
-                        "gas": outgoing.gas,
-                        "nonce": outgoing.nonce,
-                        "max_fee_per_gas": str(outgoing.max_fee_per_gas),
-                        "priority_fee_per_gas": str(outgoing.priority_fee_per_gas),
-                        "raw": outgoing.raw,
-                        "tx_hashes": b"".join(outgoing.tx_hashes),
-                        "sent_at": outgoing.sent_at,
-                        "done": outgoing.done,
-                    }
-                )
-            )
+            connection.execute(sa.update(table).where(here).values(_row(outgoing)))
 
     def drop(self, account: bytes, purpose: str) -> None:
         """See `Outbox.drop`."""
         with writing(self._engine) as connection:
-            connection.execute(_delete(account, purpose))
+            connection.execute(sa.delete(table).where(table.c.account == account, table.c.purpose == purpose))
 
 
-def _delete(account: bytes, purpose: str) -> sa.Delete:
-    return sa.delete(table).where(table.c.account == account, table.c.purpose == purpose)
+def _row(outgoing: Outgoing) -> dict[str, Any]:
+    return {
+        "account": outgoing.account,
+        "purpose": outgoing.purpose,
+        "to": outgoing.to,
+        "data": outgoing.data,
+        "gas": outgoing.gas,
+        "nonce": outgoing.nonce,
+        "max_fee_per_gas": str(outgoing.max_fee_per_gas),
+        "priority_fee_per_gas": str(outgoing.priority_fee_per_gas),
+        "raw": outgoing.raw,
+        "tx_hashes": b"".join(outgoing.tx_hashes),
+        "sent_at": outgoing.sent_at,
+        "done": outgoing.done,
+    }
 
 
 def _outgoing(row: Any) -> Outgoing:
