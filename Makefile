@@ -37,7 +37,7 @@ types:
 imports:
 	$(VENV)/lint-imports --no-cache
 solidity-format:
-	$(FORGE) fmt --check src ../tests/solidity
+	$(FORGE) fmt --check src "$$PWD/../tests/solidity"
 artifacts-check:
 	$(VENV)/python contracts/toolchain/build_artifacts.py --check
 
@@ -59,13 +59,16 @@ solidity: install ## the contracts' own tests, with fuzzing and invariants
 solidity-deep: install ## the same with the long fuzzing profile
 	cd contracts && FOUNDRY_PROFILE=nightly toolchain/forge test
 
+gas: install ## settlement's gas against its limits and its snapshot
+	cd contracts && FOUNDRY_PROFILE=ci toolchain/forge test --match-contract Gas
+
 mutants: install ## break the escrow on purpose, each break must be caught
 	$(VENV)/python contracts/toolchain/mutants.py
 
 format: install ## write the standard format into all sources
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
-	$(FORGE) fmt src ../tests/solidity
+	$(FORGE) fmt src "$$PWD/../tests/solidity"
 
 docs: install ## write the generated parts of docs/ anew
 	PYTHONPATH=. $(VENV)/python docs/make_settings.py

@@ -39,8 +39,7 @@ contract VanishedGatewayTest is Fixture {
         paper.payer = _open[client].payer;
         paper.worker = vm.addr(_workerKey(by));
         bytes32 digest = escrow.receiptDigest(paper);
-        _latest[client] =
-            Papers(paper, signDigest(_workerKey(by), digest), signDigest(GATEWAY_KEY, digest));
+        _latest[client] = Papers(paper, signDigest(_workerKey(by), digest), signDigest(GATEWAY_KEY, digest));
     }
 
     function _settleAll() private {
@@ -96,13 +95,10 @@ contract VanishedGatewayTest is Fixture {
         for (uint256 i = 0; i < CLIENTS; ++i) {
             (, uint128 settled,,) = escrow.channels(escrow.channelId(_open[i]));
             if (settled >= _charged[i]) continue;
-            bytes memory voucher =
-                sign(_signerKey(i), TypedData.hashVoucher(escrow.channelId(_open[i]), 1e12));
+            bytes memory voucher = sign(_signerKey(i), TypedData.hashVoucher(escrow.channelId(_open[i]), 1e12));
             Papers memory papers = _latest[i];
             vm.prank(STRANGER);
-            escrow.claimWithReceipt(
-                _open[i], 1e12, voucher, papers.receipt, papers.byWorker, papers.byGateway
-            );
+            escrow.claimWithReceipt(_open[i], 1e12, voucher, papers.receipt, papers.byWorker, papers.byGateway);
         }
         for (uint256 i = 0; i < WORKERS; ++i) {
             address account = vm.addr(_workerKey(i));

@@ -100,9 +100,7 @@ contract VectorsTest is Test {
             servedAt: uint64(_number("Receipt", "servedAt"))
         });
         _check("Receipt", TypedData.RECEIPT, keccak256(abi.encode(TypedData.RECEIPT, receipt)));
-        assertEq(
-            _escrow.receiptDigest(receipt), vm.parseJsonBytes32(_json, ".structs.Receipt.digest"), "receiptDigest"
-        );
+        assertEq(_escrow.receiptDigest(receipt), vm.parseJsonBytes32(_json, ".structs.Receipt.digest"), "receiptDigest");
     }
 
     function test_CreditNote() public view {
@@ -122,9 +120,7 @@ contract VectorsTest is Test {
             "Refund",
             TypedData.REFUND,
             TypedData.hashRefund(
-                _word("Refund", "channelId"),
-                uint64(_number("Refund", "nonce")),
-                uint128(_number("Refund", "amount"))
+                _word("Refund", "channelId"), uint64(_number("Refund", "nonce")), uint128(_number("Refund", "amount"))
             )
         );
     }

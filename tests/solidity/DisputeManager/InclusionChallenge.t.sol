@@ -77,31 +77,23 @@ contract InclusionChallengeTest is Fixture {
     function test_RevertWhen_TheBatchMayStillCome() public {
         uint256 earliest = block.timestamp;
         vm.warp(earliest - 1);
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerTooEarly.selector, earliest, earliest - 1)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerTooEarly.selector, earliest, earliest - 1));
         _challenge();
     }
 
     function test_RevertWhen_NotCountersigned() public {
         bytes memory byWorker = signDigest(WORKER_KEY, _digest);
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, worker, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, worker, gateway));
         disputes.challengeInclusion(_paper, byWorker, byWorker);
         bytes memory byGateway = signDigest(GATEWAY_KEY, _digest);
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, gateway, worker)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, gateway, worker));
         disputes.challengeInclusion(_paper, byGateway, byGateway);
     }
 
     function test_RevertWhen_TheProofIsWrong() public {
         _challenge();
         bytes32[] memory proof = _settleWithReceipt();
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidProof.selector, _digest, 2)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidProof.selector, _digest, 2));
         disputes.answerInclusion(_digest, 2, proof);
     }
 
@@ -110,9 +102,7 @@ contract InclusionChallengeTest is Fixture {
         bytes32[] memory proof = _settleWithReceipt();
         uint64 answerBy = uint64(block.timestamp) + WINDOW;
         vm.warp(answerBy + 1);
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerTooLate.selector, answerBy, answerBy + 1)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerTooLate.selector, answerBy, answerBy + 1));
         disputes.answerInclusion(_digest, 1, proof);
     }
 
@@ -120,9 +110,7 @@ contract InclusionChallengeTest is Fixture {
         _challenge();
         uint64 answerBy = uint64(block.timestamp) + WINDOW;
         vm.warp(answerBy);
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerTooEarly.selector, answerBy, answerBy)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerTooEarly.selector, answerBy, answerBy));
         disputes.upholdInclusion(_digest);
     }
 
@@ -138,9 +126,7 @@ contract InclusionChallengeTest is Fixture {
 
     function test_RevertWhen_AnAddressIsZero() public {
         vm.expectRevert();
-        vm.deployCode(
-            "DisputeManager.sol", abi.encode(address(0), address(workers), address(token), BOND, WINDOW)
-        );
+        vm.deployCode("DisputeManager.sol", abi.encode(address(0), address(workers), address(token), BOND, WINDOW));
     }
 
     function test_NamesItsParts() public view {

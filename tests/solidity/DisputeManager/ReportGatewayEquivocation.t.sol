@@ -63,9 +63,7 @@ contract ReportGatewayEquivocationTest is Fixture {
         IInferenceEscrow.Receipt memory b = receipt(1, 60, 100);
         bytes memory first = signDigest(GATEWAY_KEY, escrow.receiptDigest(a));
         bytes memory second = signDigest(WORKER_KEY, escrow.receiptDigest(b));
-        vm.expectRevert(
-            abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, worker, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerInvalidSigner.selector, worker, gateway));
         disputes.reportGatewayEquivocation(a, first, b, second);
     }
 }

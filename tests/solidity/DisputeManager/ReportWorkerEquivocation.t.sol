@@ -24,11 +24,7 @@ contract ReportWorkerEquivocationTest is Fixture {
         disputes.reportWorkerEquivocation(a, first, b, second);
     }
 
-    function _pair()
-        private
-        view
-        returns (IInferenceEscrow.Receipt memory a, IInferenceEscrow.Receipt memory b)
-    {
+    function _pair() private view returns (IInferenceEscrow.Receipt memory a, IInferenceEscrow.Receipt memory b) {
         a = receipt(1, 40, 40);
         b = receipt(1, 40, 40);
         b.outputHash = keccak256("another output");

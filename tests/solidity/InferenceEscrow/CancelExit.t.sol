@@ -20,9 +20,7 @@ contract CancelExitTest is Fixture {
     }
 
     function test_RevertWhen_NotThePayer() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotPayer.selector, payer, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotPayer.selector, payer, gateway));
         vm.prank(gateway);
         escrow.cancelExit(channel);
     }

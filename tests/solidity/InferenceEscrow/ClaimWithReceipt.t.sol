@@ -81,9 +81,7 @@ contract ClaimWithReceiptTest is Fixture {
         IInferenceEscrow.Receipt memory paper = receipt(1, 50, 400);
         paper.channelId = keccak256("other");
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IInferenceEscrow.InferenceEscrowChannelMismatch.selector, keccak256("other"), id
-            )
+            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowChannelMismatch.selector, keccak256("other"), id)
         );
         escrow.claimWithReceipt(channel, 900, "", paper, "", "");
         paper.channelId = id;

@@ -9,9 +9,8 @@ contract DepositWithPermitTest is Fixture {
     function _permit(uint256 amount, uint256 deadline) private view returns (uint8 v, bytes32 r, bytes32 s) {
         bytes32 typeHash =
             keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
-        bytes32 structHash = keccak256(
-            abi.encode(typeHash, payer, address(escrow), amount, token.nonces(payer), deadline)
-        );
+        bytes32 structHash =
+            keccak256(abi.encode(typeHash, payer, address(escrow), amount, token.nonces(payer), deadline));
         return vm.sign(PAYER_KEY, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), structHash)));
     }
 

@@ -20,9 +20,7 @@ contract InitiateExitTest is Fixture {
 
     function test_RevertWhen_NotThePayer() public {
         deposit(100);
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotPayer.selector, payer, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotPayer.selector, payer, STRANGER));
         vm.prank(STRANGER);
         escrow.initiateExit(channel, 40);
     }
@@ -36,9 +34,7 @@ contract InitiateExitTest is Fixture {
     function test_RevertWhen_AboveTheUnclaimed() public {
         deposit(100);
         settle(1, debits(30, 30), noCredits());
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientUnclaimed.selector, 71, 70)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientUnclaimed.selector, 71, 70));
         vm.prank(payer);
         escrow.initiateExit(channel, 71);
     }

@@ -36,18 +36,14 @@ contract RefundTest is Fixture {
         deposit(100);
         settle(1, debits(80, 80), noCredits());
         bytes memory consent = _consent(0, 21);
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientUnclaimed.selector, 21, 20)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientUnclaimed.selector, 21, 20));
         escrow.refund(channel, 0, 21, consent);
     }
 
     function test_RevertWhen_TheGatewayDidNotSign() public {
         deposit(100);
         bytes memory consent = sign(PAYER_KEY, TypedData.hashRefund(id, 0, 10));
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInvalidSigner.selector, payer, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInvalidSigner.selector, payer, gateway));
         escrow.refund(channel, 0, 10, consent);
     }
 }

@@ -57,9 +57,7 @@ contract SettleBatchForTest is Fixture {
 
     function test_RevertWhen_TheGatewayDidNotSign() public {
         bytes memory signature = _signature(PAYER_KEY, noDebits(), noCredits());
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInvalidSigner.selector, payer, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInvalidSigner.selector, payer, gateway));
         escrow.settleBatchFor(gateway, 1, ROOT, 9, noDebits(), noCredits(), signature);
     }
 

@@ -58,9 +58,7 @@ contract SlashReserveTest is Fixture {
         emit IInferenceEscrow.DisputeManagerSet(address(disputes));
         fresh.setDisputeManager(address(disputes));
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IInferenceEscrow.InferenceEscrowDisputeManagerSet.selector, address(disputes)
-            )
+            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowDisputeManagerSet.selector, address(disputes))
         );
         fresh.setDisputeManager(STRANGER);
         assertEq(fresh.disputeManager(), address(disputes), "manager");

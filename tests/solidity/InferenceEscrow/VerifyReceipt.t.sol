@@ -50,9 +50,8 @@ contract VerifyReceiptTest is Fixture {
             mstore(word, xor(mload(word), add(salt, 1)))
         }
         // Seq and servedAt are 64 bits wide; a salt that leaves them is no valid receipt.
-        (bool valid, bytes memory out) = address(escrow).staticcall(
-            abi.encodePacked(IInferenceEscrow.receiptDigest.selector, raw)
-        );
+        (bool valid, bytes memory out) =
+            address(escrow).staticcall(abi.encodePacked(IInferenceEscrow.receiptDigest.selector, raw));
         if (valid) assertTrue(abi.decode(out, (bytes32)) != before, "field");
         vm.chainId(block.chainid + 1);
         assertTrue(escrow.receiptDigest(paper) != before, "chain");

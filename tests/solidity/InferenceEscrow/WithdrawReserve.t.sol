@@ -39,9 +39,7 @@ contract WithdrawReserveTest is Fixture {
         fundReserve(100);
         _thaw(100);
         _thaw(0);
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNothingThawing.selector, gateway)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNothingThawing.selector, gateway));
         vm.prank(gateway);
         escrow.withdrawReserve(gateway);
     }
@@ -60,9 +58,7 @@ contract WithdrawReserveTest is Fixture {
 
     function test_RevertWhen_ThawingMoreThanThereIs() public {
         fundReserve(100);
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientReserve.selector, 101, 100)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInsufficientReserve.selector, 101, 100));
         _thaw(101);
     }
 }

@@ -18,9 +18,7 @@ contract SetActiveTest is Listings {
     }
 
     function test_RevertWhen_NotTheOwner() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, address(this))
-        );
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, address(this)));
         models.setActive(MODEL, false);
     }
 }

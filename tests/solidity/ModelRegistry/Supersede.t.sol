@@ -39,9 +39,7 @@ contract SupersedeTest is Listings {
     }
 
     function test_RevertWhen_NotTheOwner() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, address(this))
-        );
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, address(this)));
         models.supersede(MODEL, NEXT, "v2");
     }
 }

@@ -21,9 +21,7 @@ contract TransferOwnershipTest is Listings {
     }
 
     function test_RevertWhen_NotTheOwner() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, STRANGER));
         vm.prank(STRANGER);
         models.transferOwnership(MODEL, STRANGER);
     }

@@ -19,9 +19,7 @@ contract UpdateTest is Listings {
     }
 
     function test_RevertWhen_NotTheOwner() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, STRANGER));
         vm.prank(STRANGER);
         models.update(MODEL, 5, 6, 7, "new");
     }

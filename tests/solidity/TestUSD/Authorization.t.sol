@@ -46,9 +46,7 @@ contract AuthorizationTest is Fixture {
     function test_OnlyThePayeeReceives() public {
         (uint8 v, bytes32 r, bytes32 s) =
             vm.sign(PAYER_KEY, _digest(token.RECEIVE_WITH_AUTHORIZATION_TYPEHASH(), 40, 0));
-        vm.expectRevert(
-            abi.encodeWithSelector(TestUSD.TestUSDCallerNotPayee.selector, owner, address(this))
-        );
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDCallerNotPayee.selector, owner, address(this)));
         token.receiveWithAuthorization(payer, owner, 40, 0, _before, NONCE, v, r, s);
         vm.prank(owner);
         token.receiveWithAuthorization(payer, owner, 40, 0, _before, NONCE, v, r, s);
@@ -68,16 +66,12 @@ contract AuthorizationTest is Fixture {
     function test_RevertWhen_OutsideItsTime() public {
         bytes memory signature = _transfer(40, block.timestamp);
         vm.expectRevert(
-            abi.encodeWithSelector(
-                TestUSD.TestUSDAuthorizationNotYetValid.selector, block.timestamp, block.timestamp
-            )
+            abi.encodeWithSelector(TestUSD.TestUSDAuthorizationNotYetValid.selector, block.timestamp, block.timestamp)
         );
         token.transferWithAuthorization(payer, owner, 40, block.timestamp, _before, NONCE, signature);
         signature = _transfer(40, 0);
         vm.warp(_before);
-        vm.expectRevert(
-            abi.encodeWithSelector(TestUSD.TestUSDAuthorizationExpired.selector, _before, _before)
-        );
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDAuthorizationExpired.selector, _before, _before));
         token.transferWithAuthorization(payer, owner, 40, 0, _before, NONCE, signature);
     }
 

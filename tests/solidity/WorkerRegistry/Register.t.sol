@@ -50,9 +50,7 @@ contract RegisterTest is Fixture {
 
     function test_RevertWhen_TheStakeIsTooSmall() public {
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IWorkerRegistry.WorkerRegistryInsufficientStake.selector, MIN_STAKE - 1, MIN_STAKE
-            )
+            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInsufficientStake.selector, MIN_STAKE - 1, MIN_STAKE)
         );
         _register(operator, MIN_STAKE - 1, uint64(block.timestamp), "");
     }
@@ -60,9 +58,7 @@ contract RegisterTest is Fixture {
     function test_RevertWhen_TheConsentExpired() public {
         uint64 deadline = uint64(block.timestamp) - 1;
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IWorkerRegistry.WorkerRegistryConsentExpired.selector, deadline, block.timestamp
-            )
+            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryConsentExpired.selector, deadline, block.timestamp)
         );
         _register(operator, MIN_STAKE, deadline, "");
     }
@@ -70,9 +66,7 @@ contract RegisterTest is Fixture {
     function test_RevertWhen_TheWorkerDidNotConsent() public {
         uint64 deadline = uint64(block.timestamp);
         bytes memory forged = _consent(OPERATOR_KEY, operator, deadline);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInvalidSigner.selector, operator, worker)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInvalidSigner.selector, operator, worker));
         _register(operator, MIN_STAKE, deadline, forged);
         bytes memory forAnother = _consent(WORKER_KEY, operator, deadline);
         vm.expectPartialRevert(IWorkerRegistry.WorkerRegistryInvalidSigner.selector);
@@ -83,9 +77,7 @@ contract RegisterTest is Fixture {
         register();
         uint64 deadline = uint64(block.timestamp);
         bytes memory consent = _consent(WORKER_KEY, operator, deadline);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryRegistered.selector, worker, operator)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryRegistered.selector, worker, operator));
         _register(operator, MIN_STAKE, deadline, consent);
     }
 
@@ -95,9 +87,7 @@ contract RegisterTest is Fixture {
         workers.deregister(worker);
         uint64 deadline = uint64(block.timestamp);
         bytes memory consent = _consent(WORKER_KEY, STRANGER, deadline);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryRegistered.selector, worker, operator)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryRegistered.selector, worker, operator));
         _register(STRANGER, MIN_STAKE, deadline, consent);
     }
 

@@ -56,17 +56,13 @@ contract SessionsTest is Fixture {
 
     function test_RevertWhen_Expired() public {
         uint64 now_ = uint64(block.timestamp);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistrySessionExpired.selector, now_, now_)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistrySessionExpired.selector, now_, now_));
         workers.authorizeSession(worker, KEY, now_, "");
     }
 
     function test_RevertWhen_TheWorkerDidNotSign() public {
         bytes memory forged = _signature(OPERATOR_KEY, _expiry);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInvalidSigner.selector, operator, worker)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInvalidSigner.selector, operator, worker));
         workers.authorizeSession(worker, KEY, _expiry, forged);
     }
 
@@ -78,14 +74,10 @@ contract SessionsTest is Fixture {
     }
 
     function test_RevertWhen_RevokingWithoutRightOrSession() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, STRANGER));
         vm.prank(STRANGER);
         workers.revokeSession(worker, KEY);
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryUnknownSession.selector, worker, KEY)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryUnknownSession.selector, worker, KEY));
         vm.prank(operator);
         workers.revokeSession(worker, KEY);
     }

@@ -60,9 +60,7 @@ contract SlashTest is Fixture {
         fresh.setDisputeManager(address(0));
         fresh.setDisputeManager(address(disputes));
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IWorkerRegistry.WorkerRegistryDisputeManagerSet.selector, address(disputes)
-            )
+            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryDisputeManagerSet.selector, address(disputes))
         );
         fresh.setDisputeManager(STRANGER);
         assertEq(fresh.disputeManager(), address(disputes), "manager");

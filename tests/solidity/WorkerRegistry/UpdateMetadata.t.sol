@@ -16,9 +16,7 @@ contract UpdateMetadataTest is Fixture {
 
     function test_RevertWhen_NotTheOperator() public {
         register();
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, STRANGER));
         vm.prank(STRANGER);
         workers.updateMetadata(worker, "us", "gpu", "");
     }

@@ -75,9 +75,7 @@ contract WithdrawStakeTest is Fixture {
     function test_RevertWhen_ThawingMoreThanThereIs() public {
         register();
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IWorkerRegistry.WorkerRegistryInsufficientStake.selector, MIN_STAKE, MIN_STAKE + 1
-            )
+            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInsufficientStake.selector, MIN_STAKE, MIN_STAKE + 1)
         );
         _thaw(MIN_STAKE + 1);
     }

@@ -168,8 +168,7 @@ contract EscrowHandler is Test {
         (uint128 cumulative,) = escrow.notes(gateway(who), payee(to));
         uint128 total = _owed[who][to] > cumulative ? _owed[who][to] : cumulative;
         if (total <= _creditOf(who, to) && owed == 0) return;
-        bytes memory note =
-            _sign(0x6A7E + who, TypedData.hashCreditNote(gateway(who), payee(to), _owed[who][to]));
+        bytes memory note = _sign(0x6A7E + who, TypedData.hashCreditNote(gateway(who), payee(to), _owed[who][to]));
         escrow.redeemCreditNote(gateway(who), payee(to), _owed[who][to], note);
         highestCredited[who][to] = _creditOf(who, to);
     }
@@ -223,8 +222,7 @@ contract EscrowHandler is Test {
     {
         IInferenceEscrow.Channel memory c = _channels[index];
         uint128 voucher = flaw == 2 ? claim / 2 : claim;
-        bytes32 digest =
-            TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(id(index), voucher));
+        bytes32 digest = TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(id(index), voucher));
         (bytes32 r, bytes32 vs) = vm.signCompact(flaw == 1 ? WORKER_KEY : _signerKey(index), digest);
         row = IInferenceEscrow.Debit(c.payer, c.signer, c.salt, flaw == 3 ? 0 : claim, voucher, r, vs);
         bool sound = (flaw == 0 || (flaw == 2 && claim == 0)) && index / 2 == who;
@@ -242,7 +240,9 @@ contract EscrowHandler is Test {
         for (uint256 i = 0; i < PAYEES; ++i) {
             uint128 credited = _creditOf(who, i);
             assertLe(highestCredited[who][i], credited, "I3: credits never fall");
-            assertLe(credited, _owed[who][i] > highestCredited[who][i] ? _owed[who][i] : highestCredited[who][i], "owed");
+            assertLe(
+                credited, _owed[who][i] > highestCredited[who][i] ? _owed[who][i] : highestCredited[who][i], "owed"
+            );
             highestCredited[who][i] = credited;
             afterwards += credited;
         }

@@ -52,8 +52,7 @@ abstract contract Fixture is Test {
         models = IModelRegistry(vm.deployCode("ModelRegistry.sol"));
         disputes = IDisputeManager(
             vm.deployCode(
-                "DisputeManager.sol",
-                abi.encode(address(escrow), address(workers), address(token), BOND, WINDOW)
+                "DisputeManager.sol", abi.encode(address(escrow), address(workers), address(token), BOND, WINDOW)
             )
         );
         escrow.setDisputeManager(address(disputes));
@@ -94,9 +93,8 @@ abstract contract Fixture is Test {
         view
         returns (IInferenceEscrow.Debit memory)
     {
-        bytes32 digest = TypedData.digest(
-            escrow.domainSeparator(), TypedData.hashVoucher(escrow.channelId(of_), voucherAmount)
-        );
+        bytes32 digest =
+            TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(escrow.channelId(of_), voucherAmount));
         (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
         return IInferenceEscrow.Debit(of_.payer, of_.signer, of_.salt, claimTotal, voucherAmount, r, vs);
     }
@@ -123,9 +121,11 @@ abstract contract Fixture is Test {
         rows[0] = IInferenceEscrow.Credit(payee, cumulative);
     }
 
-    function settle(uint64 epoch, IInferenceEscrow.Debit[] memory debitRows, IInferenceEscrow.Credit[] memory creditRows)
-        internal
-    {
+    function settle(
+        uint64 epoch,
+        IInferenceEscrow.Debit[] memory debitRows,
+        IInferenceEscrow.Credit[] memory creditRows
+    ) internal {
         vm.prank(gateway);
         escrow.settleBatch(epoch, keccak256(abi.encode("root", epoch)), 1, debitRows, creditRows);
     }
