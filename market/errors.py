@@ -126,6 +126,14 @@ class ReceiptNotFound(RequestError):
     default_remedy = "Name the request id and the channel that the answer's headers carried."
 
 
+class ChannelNotFound(RequestError):
+    """The chain does not show this channel, or not confirmed yet."""
+
+    code = "channel-not-found"
+    retry = Retry.LATER
+    default_remedy = "Open the channel on the escrow and wait for the confirmations."
+
+
 # --- the payment -----------------------------------------------------------------------------------------------
 
 

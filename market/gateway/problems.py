@@ -27,6 +27,7 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.RequestIdReused: 409,
     errors.RequestInProgress: 409,
     errors.ReceiptNotFound: 404,
+    errors.ChannelNotFound: 404,
     errors.RequestError: 400,
     errors.InvalidVoucher: 400,
     errors.PaymentError: 402,

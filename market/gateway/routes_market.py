@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, checksum
-from market.errors import InvalidRequest, ReceiptNotFound, UnknownChannel
+from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
 from market.gateway.lookup import find_listing, hash_of, runtime
 from market.gateway.problems import all_errors, status_of, title_of
@@ -80,7 +80,7 @@ async def channel(request: Request, channel_id: str) -> Any:
     wanted = hash_of(channel_id, "channel_id")
     found = joined.registry.channel(wanted)
     if found is None:
-        raise UnknownChannel(field="channel_id")
+        raise ChannelNotFound(field="channel_id")
     return views.channel(found, await joined.reservations.account(wanted), joined.settings.exposure_cap)
 
 

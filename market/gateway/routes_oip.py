@@ -65,7 +65,7 @@ async def live() -> Any:
 
 @router.get("/v2/health/ready")
 async def ready(request: Request) -> Response:
-    """Say whether the chain is indexed and at least one worker is live; 503 if not."""
+    """Say whether the chain has been read, so that channels and models are known; 503 if not."""
     joined = runtime(request)
     fresh = joined.registry.cursor() is not None
     return JSONResponse({"ready": fresh}, status_code=200 if fresh else 503)

@@ -131,7 +131,7 @@ class Market:
                 if int(found["deposited"]) >= deposited or time.monotonic() > deadline_at:
                     return found
             except GatewayRefused as error:
-                if error.code != "unknown-channel" or time.monotonic() > deadline_at:
+                if error.code != "channel-not-found" or time.monotonic() > deadline_at:
                     raise
             time.sleep(_POLL_SECONDS)
 

@@ -1,0 +1,278 @@
+"""The HTTP surface around a played use case: every answer is data or a problem, and nothing else."""
+
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from contracts.protocol.hashing import sha256
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
+from contracts.protocol.pricing import Unit
+from contracts.protocol.typed_data import Domain
+from market import errors
+from market.gateway.app import create_app
+from market.payments.model import Account, Earning
+from market.registry.model import ChannelRecord, Listing, PayeeCredit, SettlementRecord, WorkerRecord
+from market.registry.offers import Quote
+from market.settings import MarketSettings
+
+GATEWAY, OWNER, WORKER, PAYER = (bytes([n]) * 20 for n in (1, 2, 3, 4))
+CHANNEL_ID = b"\xcc" * 32
+MANIFEST = Manifest(
+    task="tensor",
+    entry="model.onnx",
+    files={"model.onnx": FileEntry(sha256(b"x"), 1)},
+    inputs=(TensorSpec("x", "FP32", (-1,)),),
+    outputs=(TensorSpec("y", "FP32", (-1,)),),
+    unit=Unit.ROW,
+    batch_axis=0,
+)
+LISTING = Listing(MANIFEST.model_id, "m", OWNER, 100_000, 1, 100, int(Unit.ROW), "file:///m", active=True)
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.block: int | None = 7
+        self.all = [LISTING]
+
+    def cursor(self):
+        return self.block
+
+    def listing(self, model_id):
+        return next((found for found in self.all if found.model_id == model_id), None)
+
+    def listing_by_name(self, name):
+        return next((found for found in self.all if found.name == name), None)
+
+    def listings(self):
+        return self.all
+
+    def workers(self):
+        return [WorkerRecord(WORKER, OWNER, 5, True, "eu", "cpu", "")]
+
+    def channel(self, channel_id):
+        return ChannelRecord(CHANNEL_ID, PAYER, PAYER, GATEWAY, 9, 1_000, 100) if channel_id == CHANNEL_ID else None
+
+    def credits(self, gateway, payee):
+        return PayeeCredit(gateway, payee, 40, 10)
+
+    def settlements(self, gateway):
+        return [SettlementRecord(gateway, 1, b"\xaa" * 32, 1, 3, b"\xbb" * 32, 5)]
+
+
+class Offers:
+    def __init__(self) -> None:
+        self.live = True
+
+    def quotes(self, model_id):
+        return [Quote(model_id, WORKER, Unit.ROW, 10, 2_000_000_000)] if self.live else []
+
+    def manifest(self, model_id):
+        return MANIFEST if self.live else None
+
+    def announcement(self, worker):
+        return None
+
+    def workers(self):
+        return [WORKER]
+
+
+class Ledger:
+    async def receipt(self, request_id, channel_id=None):
+        return None
+
+    async def receipts(self, channel_id, *, after=0, limit=100):
+        return []
+
+    async def earned(self, payee):
+        return 55
+
+    async def earnings(self, payee):
+        return [Earning(payee, "owner", LISTING.model_id, 3, 30), Earning(payee, "worker", LISTING.model_id, 1, 7)]
+
+
+class Reservations:
+    async def account(self, channel_id):
+        return Account(charged=300, reserved=20, ceiling=400)
+
+
+class Inference:
+    def __init__(self) -> None:
+        self.error: Exception = errors.NoPayment()
+        self.seen = None
+
+    async def infer(self, request):
+        self.seen = request
+        raise self.error
+
+
+@pytest.fixture
+def joined():
+    async def nothing() -> None:
+        return None
+
+    return SimpleNamespace(
+        settings=MarketSettings(max_body_bytes=2_000, exposure_cap=500),
+        gateway=GATEWAY,
+        domain=Domain(31_337, b"\xee" * 20),
+        contracts={"token": b"\xdd" * 20, "escrow": b"\xee" * 20},
+        registry=Registry(),
+        offers=Offers(),
+        inference=Inference(),
+        ledger=Ledger(),
+        reservations=Reservations(),
+        start=nothing,
+        close=nothing,
+    )
+
+
+@pytest.fixture
+async def http(joined):
+    transport = httpx.ASGITransport(create_app(joined), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+def problem(answer: httpx.Response, code: str, status: int) -> dict:
+    body = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (body["code"], body["status"], answer.status_code) == (code, status, status), body
+    assert body["type"] == f"/errors/{code}"
+    assert body["error"].endswith(body["detail"])
+    return body
+
+
+async def test_a_402_says_what_to_pay_to_whom(http):
+    body = problem(await http.post("/v2/models/m/infer", json=BODY), "payment-required", 402)
+    assert body["gateway"] == checksum(GATEWAY)
+    assert (body["chainId"], body["offers"][0]["unitPrice"], body["offers"][0]["price"]) == (31_337, "10", "20")
+    assert body["remedy"]
+
+
+async def test_required_travels_with_the_refusal(http, joined):
+    joined.inference.error = errors.InsufficientVoucher(required=320)
+    body = problem(await http.post("/v2/models/m/infer", json=BODY), "insufficient-voucher", 402)
+    assert body["required"] == "320"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.Overloaded(), 429),
+        (errors.NoCapacity(), 503),
+        (errors.WorkerFailed(), 502),
+        (errors.DeadlineExceeded(), 504),
+        (errors.RequestIdReused(), 409),
+        (errors.RedisUnreachable(), 503),
+        (errors.PriceAboveLimit(), 400),
+    ],
+)
+async def test_refusals_keep_their_code(http, joined, error, status):
+    joined.inference.error = error
+    answer = await http.post("/v2/models/m/infer", json=BODY)
+    problem(answer, error.code, status)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+async def test_a_fault_of_ours_is_500_without_a_trace(http, joined):
+    joined.inference.error = ZeroDivisionError("secret detail")
+    answer = await http.post("/v2/models/m/infer", json=BODY)
+    problem(answer, "internal-error", 500)
+    assert "secret" not in answer.text
+    assert "ZeroDivision" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Market-Voucher": "x"}, "invalid-voucher"),
+        ({"Market-Request-Id": "0x12"}, "invalid-request"),
+        ({"Market-Max-Price": "-1"}, "invalid-request"),
+        ({"Market-Max-Price": "9" * 40}, "invalid-request"),
+        ({"Market-Worker": "0x12"}, "invalid-request"),
+    ],
+)
+async def test_malformed_headers_are_named(http, joined, headers, code):
+    body = problem(await http.post("/v2/models/m/infer", json=BODY, headers=headers), code, 400)
+    assert body["field"].startswith(next(iter(headers)))
+    assert joined.inference.seen is None
+
+
+async def test_headers_reach_the_use_case(http, joined):
+    headers = {
+        "Market-Voucher": f"{hex0x(CHANNEL_ID)};77;{hex0x(bytes(65))}",
+        "Market-Request-Id": hex0x(b"\x01" * 32),
+        "Market-Max-Price": "9",
+        "Market-Worker": checksum(WORKER),
+    }
+    await http.post("/v2/models/m/versions/1/infer", json=BODY, headers=headers)
+    seen = joined.inference.seen
+    assert (seen.voucher.cumulative_amount, seen.voucher.channel_id) == (77, CHANNEL_ID)
+    assert (seen.request_id, seen.max_price, seen.worker) == (b"\x01" * 32, 9, WORKER)
+
+
+async def test_a_large_body_is_refused_by_length_and_by_count(http):
+    problem(await http.post("/v2/models/m/infer", content=b"x" * 2_001), "payload-too-large", 413)
+
+    async def chunks():
+        for _ in range(3):
+            yield b"x" * 1_000
+
+    problem(await http.post("/v2/models/m/infer", content=chunks()), "payload-too-large", 413)
+
+
+async def test_models_are_found_by_name_and_id_in_version_1_only(http, joined):
+    for ref in ("m", hex0x(MANIFEST.model_id)):
+        assert (await http.get(f"/v2/models/{ref}")).json()["inputs"][0]["name"] == "x"
+    problem(await http.get("/v2/models/other"), "unknown-model", 404)
+    problem(await http.get("/v2/models/0x12"), "unknown-model", 404)
+    problem(await http.get("/v2/models/m/versions/2"), "unknown-model", 404)
+    joined.offers.live = False
+    problem(await http.get("/v2/models/m"), "no-capacity", 503)
+    assert (await http.get("/v2/models/m/ready")).status_code == 503
+
+
+async def test_ready_means_the_chain_was_read(http, joined):
+    assert (await http.get("/v2/health/ready")).status_code == 200
+    joined.registry.block = None
+    assert (await http.get("/v2/health/ready")).status_code == 503
+    assert (await http.get("/v2/health/live")).status_code == 200
+
+
+async def test_a_channel_shows_what_may_still_be_spent(http):
+    found = (await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}")).json()
+    assert (found["charged"], found["reserved"], found["required"]) == ("300", "20", "320")
+    assert found["available"] == str(100 + 500 - 320), "settled and exposure bound it before the deposit does"
+    problem(await http.get(f"/market/v1/channels/{hex0x(bytes(32))}"), "channel-not-found", 404)
+    problem(await http.get("/market/v1/channels/0x12"), "invalid-request", 400)
+
+
+async def test_money_and_settlements_are_read(http):
+    payee = (await http.get(f"/market/v1/payees/{checksum(OWNER)}")).json()
+    assert payee == {"payee": checksum(OWNER), "earned": "55", "credited": "40", "withdrawn": "10"}
+    earnings = (await http.get(f"/market/v1/owners/{checksum(OWNER)}/earnings")).json()
+    assert (earnings["total"], len(earnings["models"])) == ("30", 1)
+    assert (await http.get("/market/v1/settlements/1")).json()["root"] == "0x" + "aa" * 32
+    problem(await http.get("/market/v1/settlements/2"), "receipt-not-found", 404)
+    problem(await http.get(f"/market/v1/receipts/{hex0x(bytes(32))}"), "receipt-not-found", 404)
+    problem(await http.get("/market/v1/payees/0x12"), "invalid-request", 400)
+
+
+async def test_query_mistakes_and_unknown_routes_are_problems(http):
+    body = problem(await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}/receipts?limit=0"), "invalid-request", 400)
+    assert body["field"] == "limit"
+    problem(await http.get("/nowhere"), "no-route", 404)
+    problem(await http.delete("/v2"), "no-route", 405)
+
+
+async def test_codes_metrics_and_openapi_are_served(http):
+    assert (await http.get("/errors/stale-voucher")).json()["status"] == 402
+    problem(await http.get("/errors/nonsense"), "invalid-request", 400)
+    assert "market_requests_total" in (await http.get("/metrics")).text
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    assert "/v2/models/{model}/infer" in paths
+    assert (await http.get("/market/v1/status")).json()["lastEpoch"] == 1
+    assert (await http.get("/market/v1/models")).json()[0]["offers"][0]["unitPrice"] == "10"
+    assert (await http.get("/market/v1/workers")).json()[0]["live"] is False
