@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(580), pytest.mark.xdist_group("e2e-local")]
 
 ROOT = Path(__file__).parents[2]
 MARKET = [sys.executable, "-c", "from market.cli import main; main()"]
@@ -55,7 +55,7 @@ def start_up(folder: Path) -> subprocess.Popen:
 
 def call(folder: Path, *arguments: str, status: int = 0):
     done = subprocess.run(
-        [*MARKET, *arguments, "--data-dir", str(folder), "--json"], cwd=ROOT, capture_output=True, timeout=60
+        [*MARKET, *arguments, "--data-dir", str(folder), "--json"], cwd=ROOT, capture_output=True, timeout=120
     )
     assert done.returncode == status, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -86,7 +86,7 @@ def test_a_second_terminal_works_and_state_outlives_a_restart(tmp_path):
         answer = call(folder, "infer", "minilm", "--text", "Still here.")
         assert answer["cumulative"] == "3000"
         refused = subprocess.run(
-            [*MARKET, "up", "--data-dir", str(folder), "--port", "0"], cwd=ROOT, capture_output=True, timeout=60
+            [*MARKET, "up", "--data-dir", str(folder), "--port", "0"], cwd=ROOT, capture_output=True, timeout=120
         )
         assert refused.returncode == 2
         assert b"another `market up`" in refused.stderr
@@ -98,7 +98,7 @@ def test_a_second_terminal_works_and_state_outlives_a_restart(tmp_path):
 
 def verify(folder: Path) -> list:
     done = subprocess.run(
-        [*MARKET, "receipts", "verify", "--data-dir", str(folder), "--json"], cwd=ROOT, capture_output=True, timeout=60
+        [*MARKET, "receipts", "verify", "--data-dir", str(folder), "--json"], cwd=ROOT, capture_output=True, timeout=120
     )
     return json.loads(done.stdout)
 
