@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chain import Chain, running_anvil
+from tests.support.settling import Gateway
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +26,11 @@ def chain(deployed_chain: Chain) -> Iterator[Chain]:
     deployed_chain.forget_senders()
     yield deployed_chain
     assert deployed_chain.rpc("evm_revert", snapshot)
+
+
+@pytest.fixture
+def gateway(chain: Chain, tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(chain, tmp_path)
+    yield made
+    made.ledger.close()
+    made.engine.dispose()

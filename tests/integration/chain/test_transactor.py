@@ -24,12 +24,10 @@ class Crash(BaseException):
 
 @pytest.fixture(params=["memory", "database"])
 def outbox(request, tmp_path):
-    if request.param == "memory":
-        return MemoryOutbox()
     engine = open_engine(f"sqlite:///{tmp_path}/outbox.db")
     upgrade(engine)
-    request.addfinalizer(engine.dispose)
-    return DatabaseOutbox(engine)
+    yield MemoryOutbox() if request.param == "memory" else DatabaseOutbox(engine)
+    engine.dispose()
 
 
 @pytest.fixture
