@@ -8,7 +8,9 @@ PYTHON ?= python3
 RUNTIME ?= cpu
 VENV := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(VENV)/uv
-NPM := npm --prefix contracts --no-audit --no-fund --loglevel=error
+# Not `npm ci`: it refuses a lock file without the other platforms' binaries, which not every registry carries. This takes
+# exactly what the lock file names, by its hashes, and leaves the file alone.
+NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
@@ -75,7 +77,7 @@ docs: install ## write the generated parts of docs/ anew
 
 lock: .venv/bin/uv ## renew the lock files after a change of dependencies
 	$(UV) lock
-	$(NPM) install --package-lock-only
+	cd contracts && npm install --package-lock-only
 
 clean: ## remove everything that was installed or built here
 	rm -rf .venv contracts/node_modules tests/parity/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
@@ -96,14 +98,14 @@ clean: ## remove everything that was installed or built here
 
 contracts/node_modules/.runtime: contracts/package-lock.json
 	@echo "Installing the EVM node from package-lock.json ..."
-	@[ -e contracts/node_modules/.dev ] || $(NPM) ci --omit=dev
+	@[ -e contracts/node_modules/.dev ] || (cd contracts && $(NPM_INSTALL) --omit=dev)
 	@touch $@
 
 contracts/node_modules/.dev: contracts/package-lock.json
 	@echo "Installing the contract toolchain ..."
-	@$(NPM) ci
+	@cd contracts && $(NPM_INSTALL)
 	@touch $@ contracts/node_modules/.runtime
 
 tests/parity/node_modules/.dev: tests/parity/package-lock.json
-	@npm --prefix tests/parity --no-audit --no-fund --loglevel=error ci
+	@cd tests/parity && $(NPM_INSTALL)
 	@touch $@
