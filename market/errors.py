@@ -328,4 +328,4 @@ class ConfigurationError(OperationError):
     """A setting is missing or contradicts another."""
 
     code = "configuration"
-    default_remedy = "See docs/operators.md for the table of settings."
+    default_remedy = "See docs/settings.md for the table of settings."

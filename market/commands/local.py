@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +91,8 @@ def up(
                 console.print(f"  market receipts verify{where}\n\nCtrl-C stops it; the state stays in {data_dir}.")
 
             emit({"network": _plain(network)}, as_json=as_json, text=text)
-            local.wait_until_stopped()
+            with suppress(KeyboardInterrupt):  # the way to end it
+                local.wait_until_stopped()
 
 
 def _plain(network: Any) -> dict[str, Any]:
