@@ -2,6 +2,7 @@
 
 Each task is a shell: it takes the joined parts, does one step and reports. A step that fails is tried again at the next
 beat; what must not be lost is in the database. Started by `market jobs`; several may run, the database lets one win.
+A gateway's beats have a queue of their own, so that gateways which share a Redis leave each other's work alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from contracts.protocol.errors import CodedError
 from market.bootstrap import Jobs, build_jobs
 from market.settings import MarketSettings
 
-QUEUE = "market.jobs"
 INDEX_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
@@ -25,6 +25,7 @@ SWEEP_SECONDS = 60.0
 log = structlog.get_logger(__name__)
 app = Celery("market.jobs")
 _joined: list[Jobs] = []
+_failing: dict[str, str] = {}
 
 
 def run(settings: MarketSettings) -> None:
@@ -33,11 +34,41 @@ def run(settings: MarketSettings) -> None:
     Raises:
         OperationError: a service is missing or wrong; nothing was started.
     """
-    _joined[:] = [build_jobs(settings)]
+    joined = build_jobs(settings)
+    queue = queue_name(joined.settler.gateway)
+    _joined[:] = [joined]
+    configure(settings.redis_url, queue)
+    logging.getLogger("celery.beat").setLevel(logging.WARNING)
+    # In memory, since nothing is lost when a beat is; the default scheduler writes a file into the current folder.
+    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, scheduler_cls=Scheduler, thread=True)
+    beat.start()
+    try:
+        app.Worker(
+            pool="solo",
+            queues=[queue],
+            hostname=f"market-jobs@{settings.gateway_id}",
+            loglevel="WARNING",
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            quiet=True,
+        ).start()
+    finally:
+        beat.stop()
+
+
+def queue_name(gateway: bytes) -> str:
+    """Name the queue of a gateway's beats."""
+    return f"market.jobs.{gateway.hex()}"
+
+
+def configure(redis_url: str, queue: str) -> None:
+    """Set broker, queue and beat."""
     app.conf.update(
-        broker_url=settings.redis_url,
+        broker_url=redis_url,
         broker_connection_retry_on_startup=True,
-        task_default_queue=QUEUE,
+        broker_connection_max_retries=None,
+        task_default_queue=queue,
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
@@ -50,30 +81,19 @@ def run(settings: MarketSettings) -> None:
             for name, seconds in (("index", INDEX_SECONDS), ("settle", SETTLE_SECONDS), ("sweep", SWEEP_SECONDS))
         },
     )
-    logging.getLogger("celery.beat").setLevel(logging.WARNING)
-    # In memory, since nothing is lost when a beat is; the default scheduler writes a file into the current folder.
-    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, scheduler_cls=Scheduler, thread=True)
-    beat.start()
-    try:
-        app.Worker(
-            pool="solo",
-            queues=[QUEUE],
-            hostname=f"market-jobs@{settings.gateway_id}",
-            loglevel="WARNING",
-            without_mingle=True,
-            without_gossip=True,
-            without_heartbeat=True,
-            quiet=True,
-        ).start()
-    finally:
-        beat.stop()
 
 
 def _step(name: str, work: Callable[[Jobs], object]) -> None:
     try:
         work(_joined[0])
     except CodedError as error:
-        log.warning("job-failed", job=name, code=error.code, detail=error.detail)
+        # Said once for each new reason: a node that is away for an hour is one line, not an hour of them.
+        if _failing.get(name) != error.code:
+            _failing[name] = error.code
+            log.warning("job-failed", job=name, code=error.code, detail=str(error))
+    else:
+        if _failing.pop(name, None) is not None:
+            log.info("job-recovered", job=name)
 
 
 @app.task(name="market.jobs.index")

@@ -47,7 +47,7 @@ class Settler:
         rhythm: Rhythm,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self._book = book
         self._chain = chain
         self._standing = standing
@@ -64,9 +64,9 @@ class Settler:
             ChainUnreachable: try again later; nothing is lost.
             SettlementRefused: the contract refuses; it is tried again, but a person must look.
         """
-        batch = self._book.open_batch(self._gateway) or self._lost_batch()
+        batch = self._book.open_batch(self.gateway) or self._lost_batch()
         if batch is None:
-            newest = self._book.newest_confirmed(self._gateway)
+            newest = self._book.newest_confirmed(self.gateway)
             if newest is not None and self._standing.batch(newest.epoch) is None:
                 return None  # planned on what was true before the last batch, the next one would claim twice
             if not (force or self.is_due()):
@@ -78,12 +78,12 @@ class Settler:
 
     def is_due(self) -> bool:
         """Tell whether enough waits, or has waited long enough, or must be settled before a payer leaves."""
-        backlog = self._book.backlog(self._gateway)
+        backlog = self._book.backlog(self.gateway)
         if self._waits_long(backlog) or backlog.value >= self._rhythm.value or backlog.receipts >= MAX_RECEIPTS:
             return True
         if backlog.receipts:
             leaving = set(self._standing.exiting())
-            if leaving and not leaving.isdisjoint(self._book.unsettled_channels(self._gateway)):
+            if leaving and not leaving.isdisjoint(self._book.unsettled_channels(self.gateway)):
                 return True
         return self._can_make_good()
 
@@ -91,8 +91,8 @@ class Settler:
         if self._clock() - self._looked_at < self._rhythm.interval_seconds:
             return False
         self._looked_at = self._clock()
-        due = self._book.due(self._gateway, 0)
-        self._book.mark_paid(self._gateway, sorted(paid(due, self._standing)))
+        due = self._book.due(self.gateway, 0)
+        self._book.mark_paid(self.gateway, sorted(paid(due, self._standing)))
         return makes_good(due, self._standing)
 
     def _waits_long(self, backlog: Backlog) -> bool:
@@ -102,23 +102,23 @@ class Settler:
 
     def _lost_batch(self) -> Batch | None:
         """Open the batches that a reorganisation took off the chain again; returns the oldest."""
-        while (newest := self._book.newest_confirmed(self._gateway)) is not None:
+        while (newest := self._book.newest_confirmed(self.gateway)) is not None:
             if self._standing.batch(newest.epoch) is not None or not self._chain.is_lost(newest):
                 break
             log.warning("settlement-lost", epoch=newest.epoch)
             self._chain.recall(newest.epoch)
-            self._book.reopen(self._gateway, newest.epoch)
-        return self._book.open_batch(self._gateway)
+            self._book.reopen(self.gateway, newest.epoch)
+        return self._book.open_batch(self.gateway)
 
     def _decide(self) -> Batch | None:
-        due = self._book.due(self._gateway, MAX_RECEIPTS)
+        due = self._book.due(self.gateway, MAX_RECEIPTS)
         planned = plan(due, self._standing)
         if planned is None:
             return None
         epoch = self._chain.last_epoch() + 1
         count = len(planned.receipts)
         batch = Batch(
-            gateway=self._gateway,
+            gateway=self.gateway,
             epoch=epoch,
             root=planned.root,
             receipt_count=count,
@@ -126,7 +126,7 @@ class Settler:
             credited=planned.credited,
             call_data=self._chain.encode(epoch, planned.root, count, planned.debits, planned.credits),
         )
-        self._book.mark_paid(self._gateway, sorted(paid(due, self._standing)))
+        self._book.mark_paid(self.gateway, sorted(paid(due, self._standing)))
         if not self._book.decide(batch, planned.receipts, planned.totals):
             return None  # another process was first
         log.info("settlement-decided", epoch=epoch, receipts=count, value=batch.debited)
@@ -137,7 +137,7 @@ class Settler:
         if known is not None and known.root != batch.root:
             # Somebody with this key settled something else under the number: ours must be planned anew.
             log.error("settlement-epoch-taken", epoch=batch.epoch)
-            self._book.withdraw(self._gateway, batch.epoch)
+            self._book.withdraw(self.gateway, batch.epoch)
             return None
         try:
             sent = self._chain.send(batch.epoch, batch.call_data)
@@ -147,7 +147,7 @@ class Settler:
             sent = Sent(known.tx_hash, None, known.block_number)
         if sent is None:
             return None
-        self._book.confirm(self._gateway, batch.epoch, sent)
+        self._book.confirm(self.gateway, batch.epoch, sent)
         log.info(
             "settlement-confirmed",
             epoch=batch.epoch,
@@ -155,4 +155,4 @@ class Settler:
             gas=sent.gas_used,
             gas_per_receipt=None if sent.gas_used is None else sent.gas_used // max(1, batch.receipt_count),
         )
-        return self._book.batch(self._gateway, batch.epoch)
+        return self._book.batch(self.gateway, batch.epoch)
