@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import orjson
 import typer
+from rich.markup import escape
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum, from_hex, hex0x
@@ -210,7 +211,7 @@ def receipts_verify(
                 console.print(f"[bold]{hex0x(paper.receipt.request_id)}[/bold]")
                 for check in verdict.checks:
                     mark = "[green]ok[/green]  " if check.holds else "[red]FAIL[/red]"
-                    console.print(f"  {mark} {check.name}: {check.detail}")
+                    console.print(f"  {mark} {check.name}: {escape(check.detail)}", soft_wrap=True)
 
         emit(data, as_json=as_json, text=text)
         if not all(verdict.valid for _, verdict in verdicts):
@@ -237,4 +238,5 @@ def _verdict(profile: Profile, paper: SignedReceipt, chain: Any) -> Verdict:
                 paper = market.fetch_settlement(paper)
         except CodedError as error:
             return Verdict.unsettled(error)
-    return verify_receipt(paper, chain)
+    ours = [kept.channel for kept in profile.papers().channels() if kept.channel_id == paper.receipt.channel_id]
+    return verify_receipt(paper, chain, channel=ours[0] if ours else None)

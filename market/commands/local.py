@@ -86,9 +86,14 @@ def up(
             def text() -> None:
                 print_fields(fields)
                 where = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {data_dir}"
-                console.print(f"\nIn a second terminal:\n  market status{where}\n  market channel open 5{where}")
-                console.print(f'  market infer {minilm.NAME} --text "A cat." --text "A kitten."{where}')
-                console.print(f"  market receipts verify{where}\n\nCtrl-C stops it; the state stays in {data_dir}.")
+                console.print(
+                    f"\nIn a second terminal:\n  market status{where}\n  market channel open 5{where}", soft_wrap=True
+                )
+                console.print(f'  market infer {minilm.NAME} --text "A cat." --text "A kitten."{where}', soft_wrap=True)
+                console.print(
+                    f"  market receipts verify{where}\n\nCtrl-C stops it; the state stays in {data_dir}.",
+                    soft_wrap=True,
+                )
 
             emit({"network": _plain(network)}, as_json=as_json, text=text)
             with suppress(KeyboardInterrupt):  # the way to end it

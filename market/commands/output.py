@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from contracts.protocol.errors import CodedError
@@ -52,7 +53,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     """Print names and values in two columns."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        console.print(f"[bold]{name.ljust(width)}[/bold]  {value}", soft_wrap=True)
+        console.print(f"[bold]{name.ljust(width)}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
 @contextmanager

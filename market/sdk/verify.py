@@ -185,6 +185,6 @@ def _settlement(paper: SignedReceipt, chain: ChainFacts) -> list[Check]:
         Check(
             "paid on chain",
             paid >= receipt.cumulative,
-            f"the channel paid {format_amount(paid)} of {format_amount(receipt.cumulative)} charged by then",
+            f"the channel has paid {format_amount(paid)}; {format_amount(receipt.cumulative)} was charged up to here",
         ),
     ]
