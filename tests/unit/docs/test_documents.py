@@ -7,14 +7,28 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
 
 
-def test_every_setting_is_documented_as_it_is():
-    spec = importlib.util.spec_from_file_location("make_settings", ROOT / "docs" / "make_settings.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == maker.build(), "run `make docs`"
+    return maker
+
+
+@pytest.mark.parametrize(
+    ("maker", "page"), [("make_settings", "settings.md"), ("make_worker_errors", "worker-errors.md")]
+)
+def test_generated_pages_say_what_the_classes_say(maker, page):
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == load(maker).build(), "run `make docs`"
+
+
+def test_no_two_worker_errors_share_a_code():
+    codes = [kind.code for kind in load("make_worker_errors").catalogue()]
+    assert len(codes) == len(set(codes))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
