@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eth_abi.exceptions import DecodingError
+
 from contracts.bindings.contract import Binding
 from contracts.protocol.signing import to_compact
 from contracts.protocol.typed_data import Channel, CreditNote, Receipt
@@ -118,13 +120,13 @@ class Escrow(Binding):
     def decode_credits(self, call_data: bytes) -> list[Credit] | None:
         """Return the credit rows that a settlement's call data asks for; None if it is not a settlement."""
         try:
-            function, arguments = self.contract.decode_function_input("0x" + call_data.hex())
-        except ValueError:
+            found = self.abi.decode_call(call_data)
+        except DecodingError:
             return None
-        rows = arguments.get("payeeCredits", arguments.get("credits"))
-        if not str(function.fn_name).startswith("settleBatch") or rows is None:
+        if found is None or found[0] not in ("settleBatch", "settleBatchFor"):
             return None
-        return [Credit(bytes.fromhex(row["payee"][2:]), int(row["cumulative"])) for row in rows]
+        rows = found[1].get("payeeCredits", found[1].get("credits"))
+        return [Credit(payee, cumulative) for payee, cumulative in rows or ()]
 
     def withdraw(self, gateway: bytes, to: bytes, amount: int) -> bytes:
         """Encode a payee's withdrawal."""

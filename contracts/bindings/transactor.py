@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from eth_account import Account
 from web3 import Web3
@@ -24,6 +24,7 @@ from contracts.bindings.errors import (
     TransactionReverted,
     decode_revert,
 )
+from contracts.bindings.outbox import MemoryOutbox, Outbox, Outgoing
 from contracts.bindings.rpc import named
 from contracts.protocol.errors import Retry
 from contracts.protocol.hexes import checksum, hex0x
@@ -46,24 +47,6 @@ class NotConfirmed(ChainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One transaction in the outbox; `raw` are the signed bytes, `tx_hashes` every version broadcast, newest last."""
-
-    account: bytes
-    purpose: str
-    to: bytes | None
-    data: bytes
-    gas: int
-    nonce: int
-    max_fee_per_gas: int
-    priority_fee_per_gas: int
-    raw: bytes
-    tx_hashes: tuple[bytes, ...]
-    sent_at: float
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Mined:
     """A transaction in a block; `contract` is set for a deployment."""
 
@@ -73,58 +56,6 @@ class Mined:
     gas_used: int
     logs: Sequence[Any]
     contract: bytes | None = None
-
-
-class Outbox(Protocol):
-    """Durable store of outgoing transactions, unique by (account, purpose)."""
-
-    def get(self, account: bytes, purpose: str) -> Outgoing | None:
-        """Return what was once sent for a purpose."""
-        ...
-
-    def pending(self, account: bytes) -> Sequence[Outgoing]:
-        """Return what is not done, by nonce."""
-        ...
-
-    def add(self, outgoing: Outgoing) -> bool:
-        """Insert, durably before returning; False, and nothing done, if the purpose is known."""
-        ...
-
-    def put(self, outgoing: Outgoing) -> None:
-        """Replace, durably before returning."""
-        ...
-
-    def drop(self, account: bytes, purpose: str) -> None:
-        """Forget a transaction that never can be mined."""
-        ...
-
-
-class MemoryOutbox:
-    """An outbox for one process: command lines that wait for each transaction."""
-
-    def __init__(self) -> None:
-        self._rows: dict[tuple[bytes, str], Outgoing] = {}
-
-    def get(self, account: bytes, purpose: str) -> Outgoing | None:
-        """See `Outbox.get`."""
-        return self._rows.get((account, purpose))
-
-    def pending(self, account: bytes) -> Sequence[Outgoing]:
-        """See `Outbox.pending`."""
-        rows = [row for row in self._rows.values() if row.account == account and not row.done]
-        return sorted(rows, key=lambda row: row.nonce)
-
-    def add(self, outgoing: Outgoing) -> bool:
-        """See `Outbox.add`."""
-        return self._rows.setdefault((outgoing.account, outgoing.purpose), outgoing) is outgoing
-
-    def put(self, outgoing: Outgoing) -> None:
-        """See `Outbox.put`."""
-        self._rows[outgoing.account, outgoing.purpose] = outgoing
-
-    def drop(self, account: bytes, purpose: str) -> None:
-        """See `Outbox.drop`."""
-        self._rows.pop((account, purpose), None)
 
 
 class Transactor:

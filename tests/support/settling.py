@@ -1,6 +1,7 @@
 """One gateway's chain side over a real node: ledger, indexer, settler; and a count of all the money."""
 
 import asyncio
+import time
 
 from contracts.bindings.transactor import Transactor
 from market.adapters.chain_reader import Web3ChainReader
@@ -64,8 +65,14 @@ class Gateway:
         asyncio.run(go())
 
     def settle(self, *, force: bool = True):
+        """One look as the jobs take it, repeated while the node has not mined what was just sent."""
         self.index()
         done = self.settler.step(force=force)
+        deadline_at = time.monotonic() + 5
+        while done is None and self.book.open_batch(GATEWAY) is not None and time.monotonic() < deadline_at:
+            time.sleep(0.05)
+            self.index()
+            done = self.settler.step(force=force)
         self.index()
         return done
 

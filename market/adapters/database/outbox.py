@@ -1,4 +1,4 @@
-"""Keeps outgoing transactions. Implements `contracts.bindings.transactor.Outbox`."""
+"""Keeps outgoing transactions. Implements `contracts.bindings.outbox.Outbox`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from contracts.bindings.transactor import Outgoing
+from contracts.bindings.outbox import Outgoing
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.tables_chain import outbox_transactions as table
 

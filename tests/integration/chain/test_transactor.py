@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from contracts.bindings.errors import NodeUnreachable, NotEnoughGasMoney, TransactionReverted, WrongChain
+from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.rpc import connect
-from contracts.bindings.transactor import MemoryOutbox, NotConfirmed, Transactor
+from contracts.bindings.transactor import NotConfirmed, Transactor
 from contracts.protocol.hexes import checksum, hex0x
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
