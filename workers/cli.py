@@ -20,6 +20,7 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import format_amount, parse_amount
 from contracts.protocol.typed_data import WorkerConsent
 from workers import node as nodes
+from workers import rescue as rescuing
 from workers.errors import StartError
 from workers.settings import WorkerSettings, load_settings
 from workers.telemetry import configure_logging
@@ -201,6 +202,47 @@ def withdraw(
         return sender.run("withdraw", registry.address, registry.withdraw_stake(side.key.address)).tx_hash
 
     _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+
+
+@app.command()
+def rescue(
+    operator_keystore: OperatorKeystore,
+    operator_password_file: OperatorPassword = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the papers are worth; send nothing.")] = False,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Collect what was earned without the gateway, from this worker's own papers and the chain alone."""
+    with _messages(as_json=as_json):
+        settings = load_settings(env_file)
+        side = nodes.open_chain(settings)
+        operator = nodes.check_operator(side)
+        journal = nodes.open_journal(settings, side, operator)
+        found = rescuing.look(side.contracts, journal, operator)
+        total, countersigned = journal.counts()
+        report: dict[str, Any] = {
+            "receipts": total,
+            "countersigned": countersigned,
+            "channels to claim": len(found.claims),
+            "claimable": format_amount(found.claimable),
+            "owed by notes": format_amount(found.owed),
+        }
+        if not dry_run:
+            sender = _operator(side, operator_keystore, operator_password_file)
+            if sender.address != operator:
+                raise StartError(
+                    f"{checksum(sender.address)} is not the operator {checksum(operator)}.", field="operator-keystore"
+                )
+            say = (lambda _: None) if as_json else typer.echo
+            got = rescuing.collect(side.contracts, sender, journal, say=say)
+            report |= {
+                "claimed": format_amount(got.claimed),
+                "credited": format_amount(got.credited),
+                "withdrawn": format_amount(got.withdrawn),
+                "still owed": format_amount(got.still_owed),
+            }
+        journal.close()
+        _say(report, as_json=as_json)
 
 
 @app.command()

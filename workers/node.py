@@ -111,6 +111,27 @@ def check_registered(side: ChainSide) -> bytes:
     return state.operator
 
 
+def check_operator(side: ChainSide) -> bytes:
+    """Return the operator of the worker's key, registered now or once.
+
+    Raises:
+        NotRegistered: the key never was registered.
+    """
+    try:
+        state = side.contracts.workers.worker(side.key.address)
+    except ChainError as error:
+        raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
+    if not any(state.operator):
+        raise NotRegistered(f"{checksum(side.key.address)} never was registered on chain.", field="WORKER_KEYSTORE")
+    return state.operator
+
+
+def open_journal(settings: WorkerSettings, side: ChainSide, operator: bytes) -> Journal:
+    """Open the worker's papers."""
+    path = settings.state_dir.expanduser() / f"papers-{side.key.address.hex()}.db"
+    return Journal(path, domain=side.domain, operator=operator)
+
+
 def find_models(side: ChainSide, settings: WorkerSettings) -> list[tuple[bytes, ModelState, int]]:
     """Return (model id, listing, unit price) for each model to serve.
 
@@ -203,9 +224,6 @@ def build(settings: WorkerSettings) -> Node:
         max_fee_ppm=settings.max_fee_ppm,
         chain=facts,
     )
-    journal = Journal(
-        settings.state_dir.expanduser() / f"papers-{side.key.address.hex()}.db", domain=side.domain, operator=operator
-    )
     return Node(
         settings=settings,
         key=side.key,
@@ -215,7 +233,7 @@ def build(settings: WorkerSettings) -> Node:
         served=served,
         sessions=sessions,
         executor=Executor(key=side.key, domain=side.domain, admission=admission, served=served, sessions=sessions),
-        journal=journal,
+        journal=open_journal(settings, side, operator),
         redis=client,
     )
 
