@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from contracts.protocol.messages import Papers
@@ -30,6 +31,16 @@ CREATE TABLE IF NOT EXISTS notes (
     gateway BLOB PRIMARY KEY, note BLOB NOT NULL, signature BLOB NOT NULL
 ) WITHOUT ROWID;
 """
+
+
+_QUERY_IDS = 500
+
+
+def batched(ids: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the ids in lists short enough for one query."""
+    left = iter(ids)
+    while group := list(islice(left, _QUERY_IDS)):
+        yield group
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +90,33 @@ class Journal:
             )
 
     def file(self, papers: Papers) -> None:
-        """Keep countersignatures and a credit note that arrived; what is not genuine is dropped."""
+        """Keep countersignatures and a credit note that arrived; what is not genuine is dropped.
+
+        Of a message's countersignatures each channel's highest is checked at once, since with it everything below can
+        be claimed; the others when `claims` needs one. Checking all would cost as much as signing the receipts did.
+        """
+        signatures = dict(papers.countersigned)
         with self._lock, self._db:
-            for request_id, signature in papers.countersigned:
-                found = self._db.execute(
-                    "SELECT channel_id, receipt FROM receipts WHERE request_id = ?", (request_id,)
-                ).fetchall()
-                for channel_id, data in found:
+            by_channel: dict[bytes, list[Receipt]] = {}
+            for request_ids in batched(signatures):
+                marks = ",".join("?" * len(request_ids))
+                query = f"SELECT receipt FROM receipts WHERE request_id IN ({marks})"  # noqa: S608 - marks only
+                for (data,) in self._db.execute(query, request_ids):
                     receipt = Receipt.from_bytes(data)
-                    if is_signed_by(receipt.digest(self._domain), signature, receipt.gateway):
-                        self._db.execute(
-                            "UPDATE receipts SET gateway_signature = ? WHERE request_id = ? AND channel_id = ?",
-                            (signature, request_id, channel_id),
-                        )
+                    by_channel.setdefault(receipt.channel_id, []).append(receipt)
+            for receipts in by_channel.values():
+                highest = max(receipts, key=lambda receipt: receipt.cumulative)
+                if not self._is_countersigned(highest, signatures[highest.request_id]):
+                    receipts[:] = [one for one in receipts if self._is_countersigned(one, signatures[one.request_id])]
+            self._db.executemany(
+                "UPDATE receipts SET gateway_signature = ?"
+                " WHERE request_id = ? AND channel_id = ? AND gateway_signature IS NULL",
+                [
+                    (signatures[receipt.request_id], receipt.request_id, receipt.channel_id)
+                    for receipts in by_channel.values()
+                    for receipt in receipts
+                ],
+            )
             note = papers.credit_note
             if note is not None and note.payee == self._operator and self._is_better(note):
                 genuine = is_signed_by(note.digest(self._domain), papers.credit_note_signature, note.gateway)
@@ -100,6 +125,9 @@ class Journal:
                         "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)",
                         (note.gateway, note.to_bytes(), papers.credit_note_signature),
                     )
+
+    def _is_countersigned(self, receipt: Receipt, signature: bytes) -> bool:
+        return is_signed_by(receipt.digest(self._domain), signature, receipt.gateway)
 
     def _is_better(self, note: CreditNote) -> bool:
         known = self._db.execute("SELECT note FROM notes WHERE gateway = ?", (note.gateway,)).fetchone()
@@ -119,16 +147,19 @@ class Journal:
                 " c.voucher_signature FROM receipts r JOIN channels c USING (channel_id)"
                 " WHERE r.gateway_signature IS NOT NULL"
             ).fetchall()
-        best: dict[bytes, tuple[SignedWork, bytes]] = {}
+        found: dict[bytes, list[tuple[SignedWork, bytes]]] = {}
         for receipt_data, worker_sig, gateway_sig, channel, amount, voucher_sig in rows:
             receipt = Receipt.from_bytes(receipt_data)
-            known = best.get(receipt.channel_id)
-            if known is None or known[0].receipt.cumulative < receipt.cumulative:
-                work = SignedWork(
-                    receipt, worker_sig, Channel.from_bytes(channel), int.from_bytes(amount, "big"), voucher_sig
-                )
-                best[receipt.channel_id] = (work, gateway_sig)
-        return list(best.values())
+            work = SignedWork(
+                receipt, worker_sig, Channel.from_bytes(channel), int.from_bytes(amount, "big"), voucher_sig
+            )
+            found.setdefault(receipt.channel_id, []).append((work, gateway_sig))
+        best: list[tuple[SignedWork, bytes]] = []
+        for claims in found.values():
+            claims.sort(key=lambda claim: -claim[0].receipt.cumulative)
+            genuine = (claim for claim in claims if self._is_countersigned(claim[0].receipt, claim[1]))
+            best.extend(islice(genuine, 1))
+        return best
 
     def counts(self) -> tuple[int, int]:
         """Return how many receipts are kept, and how many of them are countersigned."""
