@@ -57,7 +57,7 @@ def test_forged_papers_are_dropped(journal, executor, packaged):
 
 
 def test_a_forged_signature_among_genuine_ones_is_never_claimed(journal, executor, packaged):
-    works = [serve(executor, packaged.manifest, cumulative=1_000 * n, seq=n) for n in (1, 2, 3)]
+    works = [serve(executor, packaged.manifest, cumulative=3_000 * n, seq=n) for n in (1, 2, 3)]
     journal.keep_work(works)
     genuine = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in works]
     forged = support.WORKER.sign_digest(works[1].receipt.digest(DOMAIN))
