@@ -9,7 +9,7 @@ from eth_abi.exceptions import DecodingError
 from web3 import Web3
 
 from contracts.bindings.abi import load_abi
-from contracts.bindings.errors import DeploymentError
+from contracts.bindings.errors import NO_REASON, DeploymentError, TransactionReverted
 from contracts.bindings.rpc import ask
 from contracts.protocol.hexes import checksum, hex0x
 
@@ -32,10 +32,11 @@ class Binding:
         """
         call: Any = {"to": checksum(self.address), "data": hex0x(self.encode(function, *arguments))}
         at: Any = "latest" if block is None else block
-        answer = ask(lambda: self.web3.eth.call(call, at))
         try:
-            return self.abi.decode_answer(function, bytes(answer))
-        except DecodingError as error:
+            return self.abi.decode_answer(function, bytes(ask(lambda: self.web3.eth.call(call, at))))
+        except (DecodingError, TransactionReverted) as error:
+            if isinstance(error, TransactionReverted) and error.error != NO_REASON:
+                raise
             raise DeploymentError(
                 f"{checksum(self.address)} does not answer {function} as {self.NAME} does.",
                 field="deployment",

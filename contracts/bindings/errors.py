@@ -19,6 +19,8 @@ from contracts.protocol.errors import CodedError, Retry
 from contracts.protocol.hashing import keccak256
 
 _PUBLISHED = ("InferenceEscrow", "WorkerRegistry", "ModelRegistry", "DisputeManager", "TestUSD")
+# What a call to a function that is not there gives, and nothing of ours does.
+NO_REASON = "no reason given"
 _PANIC = keccak256(b"Panic(uint256)")[:4]
 _STRING = keccak256(b"Error(string)")[:4]
 
@@ -100,4 +102,4 @@ def decode_revert(data: bytes) -> TransactionReverted:
             return TransactionReverted(name, dict(zip(names, values, strict=True)))
     except Exception:
         return TransactionReverted("undecodable revert data", {"data": data})
-    return TransactionReverted("an unknown error" if data else "no reason given", {"data": data} if data else {})
+    return TransactionReverted("an unknown error" if data else NO_REASON, {"data": data} if data else {})
