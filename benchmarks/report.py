@@ -43,9 +43,9 @@ def write(out: Path, results: dict[str, Cells], raw, facts, *, rounds: int, seco
     """Write the measured part of the page, keeping what stands around it, and the plot."""
     when = f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d %H:%M} UTC"
     said = (
-        f"Measured {when} on {machine()}; {rounds} interleaved rounds of {seconds:g} s a cell, medians. Load generator, "
-        "gateway, Valkey, database, EVM node and worker share the machine. Peers are unpaid; the market's figures are "
-        "paid, receipted and durable."
+        f"Measured {when} on {machine()}; {rounds} interleaved rounds of {seconds:g} s a cell, medians. Load "
+        "generator, gateway, Valkey, database, EVM node and worker share the machine. Peers are unpaid; the market's "
+        "figures are paid, receipted and durable."
     )
     lines = [said, ""]
     for name, cells in results.items():
