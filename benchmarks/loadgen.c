@@ -1,7 +1,8 @@
 /* Closed-loop HTTP/1.1 load: C connections, each sends its next request when the last answer is whole.
  *
- * usage: loadgen HOST PORT CONNECTIONS SECONDS REQUESTS
- * REQUESTS is a file of raw requests, each behind a little-endian u32 length; they are sent in order and over again.
+ * usage: loadgen HOST PORT CONNECTIONS SECONDS REQUESTS [FIRST]
+ * REQUESTS is a file of raw requests, each behind a little-endian u32 length; they are sent in order from number FIRST
+ * on, and over again.
  * Prints one JSON object; latencies in milliseconds, from the first byte sent to the last byte received.
  *
  * One thread and a few system calls a request, so that the load costs the two servers that are compared the same and
@@ -186,11 +187,12 @@ static double at(double share) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) { fprintf(stderr, "usage: loadgen HOST PORT CONNECTIONS SECONDS REQUESTS\n"); return 2; }
+    if (count != 6 && count != 7) { fprintf(stderr, "usage: loadgen HOST PORT CONNECTIONS SECONDS REQUESTS [FIRST]\n"); return 2; }
     int connections = atoi(words[3]);
     double seconds = atof(words[4]);
     if (connections < 1 || connections > MAX_CONNECTIONS) { fprintf(stderr, "1 to %d connections\n", MAX_CONNECTIONS); return 2; }
     load(words[5]);
+    if (count == 7) next_request = strtoul(words[6], NULL, 10);
     address.sin_family = AF_INET;
     address.sin_port = htons(atoi(words[2]));
     if (inet_pton(AF_INET, words[1], &address.sin_addr) != 1) { fprintf(stderr, "not an IPv4 address\n"); return 2; }
@@ -217,8 +219,8 @@ int main(int count, char **words) {
     double sum = 0;
     for (size_t i = 0; i < latency_count; i++) sum += latencies[i];
     printf("{\"rps\": %.1f, \"requests\": %zu, \"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"mean\": %.3f, "
-           "\"refused\": %ld, \"broken\": %ld, \"status\": %d}\n",
+           "\"refused\": %ld, \"broken\": %ld, \"status\": %d, \"next\": %zu}\n",
            latency_count / took, latency_count, at(.5), at(.9), at(.99),
-           latency_count ? 1e3 * sum / latency_count : 0, refused, broken, first_bad_status);
+           latency_count ? 1e3 * sum / latency_count : 0, refused, broken, first_bad_status, next_request);
     return 0;
 }

@@ -102,6 +102,7 @@ class Running:
     port: int
     requests: Path
     groups: list[int] = field(default_factory=list)
+    sent: int = 0
 
     def pause(self) -> None:
         for group in self.groups:
@@ -324,14 +325,12 @@ def build_load_generator(folder: Path) -> Path:
 
 
 def load(program: Path, server: Running, connections: int, seconds: float) -> dict[str, float]:
-    """Measure one cell."""
-    ran = subprocess.run(
-        [program, "127.0.0.1", str(server.port), str(connections), str(seconds), server.requests],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(ran.stdout)
+    """Measure one cell; requests go on where the last cell ended, since a voucher is good once."""
+    command = [program, "127.0.0.1", server.port, connections, seconds, server.requests, server.sent]
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    server.sent = found.pop("next")
+    return found
 
 
 def raw_loop(workload: Workload, seconds: float) -> dict[str, float]:
