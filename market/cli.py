@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from market.commands import client, local, money, owner, services
+from market.commands import channel, client, local, money, owner, services
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -19,9 +19,11 @@ app.command("jobs")(services.jobs)
 app.command("status")(client.status)
 app.command("infer")(client.infer)
 app.add_typer(client.receipts_app, name="receipts")
-app.add_typer(money.channel_app, name="channel")
+app.add_typer(channel.channel_app, name="channel")
 app.add_typer(money.wallet_app, name="wallet")
 app.command("mint")(money.mint)
+app.command("earnings")(money.earnings)
+app.command("withdraw")(money.withdraw)
 app.add_typer(owner.model_app, name="model")
 app.command("deploy")(owner.deploy)
 

@@ -52,21 +52,29 @@ def bind(web3: Web3, deployment: Deployment) -> Contracts:
         DeploymentError: an address has no code on this chain.
     """
     for name in ("escrow", "worker_registry", "model_registry", "token"):
-        address = checksum(getattr(deployment, name))
-        with named():
-            code = web3.eth.get_code(address)  # type: ignore[arg-type]
-        if not code:
-            raise DeploymentError(
-                f"there is no contract at {address} on chain {deployment.chain_id}.",
-                field=name,
-                remedy="Name the deployment file of this chain, or run `market deploy`.",
-            )
+        require_code(web3, name, getattr(deployment, name))
     return Contracts(
         Escrow(web3, deployment.escrow),
         WorkerRegistry(web3, deployment.worker_registry),
         ModelRegistry(web3, deployment.model_registry),
         Token(web3, deployment.token),
     )
+
+
+def require_code(web3: Web3, name: str, address: bytes) -> None:
+    """Check that a contract stands at an address.
+
+    Raises:
+        DeploymentError: there is none.
+    """
+    with named():
+        code, chain_id = web3.eth.get_code(checksum(address)), web3.eth.chain_id  # type: ignore[arg-type]
+    if not code:
+        raise DeploymentError(
+            f"there is no contract at {checksum(address)} on chain {chain_id}.",
+            field=name,
+            remedy="Name the deployment file of this chain, or run `market deploy`.",
+        )
 
 
 def deploy(transactor: Transactor, *, token: bytes | None = None, terms: Terms | None = None) -> Deployment:

@@ -1,4 +1,4 @@
-"""`market wallet`, `market channel`, `market mint`: keys, deposits, test dollars."""
+"""`market wallet`, `market mint`, `market earnings`, `market withdraw`: keys, test dollars, what was earned."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from contracts.bindings.keystore import KeystoreError
-from contracts.protocol.hexes import address_from_hex, checksum, hex0x
-from contracts.protocol.money import format_amount, parse_amount
+from contracts.protocol.hexes import address_from_hex, checksum
+from contracts.protocol.money import format_amount
+from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
 from market.commands.profile import (
     ChainIdOption,
     DataDirOption,
     DeploymentOption,
+    DryRunOption,
     KeystoreOption,
     PasswordOption,
     Profile,
@@ -25,7 +27,6 @@ from market.sdk.wallet import Wallet
 from market.settings import DEFAULT_DATA_DIR
 
 wallet_app = typer.Typer(help="Keys in keystore files.", no_args_is_help=True)
-channel_app = typer.Typer(help="Payment channels to a gateway.", no_args_is_help=True)
 
 
 @wallet_app.command("new")
@@ -80,59 +81,8 @@ def wallet_show(
         emit(data, as_json=as_json, text=lambda: print_fields(fields))
 
 
-@channel_app.command("open")
-def channel_open(
-    amount: Annotated[str, typer.Argument(help="Tokens to deposit, such as 5 or 0.25.")],
-    *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    chain_id: ChainIdOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Open a channel to the gateway, and wait until the gateway sees the deposit."""
-    with errors_as_messages(as_json=as_json):
-        units = parse_amount(amount)
-        profile = Profile.load(
-            data_dir,
-            url=url,
-            rpc_url=rpc_url,
-            deployment=deployment,
-            chain_id=chain_id,
-            keystore=keystore,
-            password_file=password_file,
-        )
-        wallet = profile.wallet()
-        with profile.market(wallet) as market:
-            gateway = address_from_hex(market.status()["gateway"], field="gateway")
-            chain = profile.chain()
-            channel = chain.open_channel(wallet, gateway, units)
-            market.use_channel(channel, chain.domain)
-            seen = market.wait_for_channel(channel.digest(chain.domain), deposited=units)
-        emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
-
-
-@channel_app.command("status")
-def channel_status(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the channel in use: deposit, charge, what is left."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(data_dir, url=url, keystore=keystore, password_file=password_file)
-        with profile.market(profile.wallet()) as market:
-            seen = market.get(f"/market/v1/channels/{hex0x(market.channel().channel_id)}")
-        emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
-
-
 def mint(
-    amount: Annotated[str, typer.Argument(help="Test dollars to make.")],
+    amount: Annotated[str, typer.Argument(help=AMOUNT_HELP)],
     to: Annotated[str | None, typer.Option(help="Receiver; default the acting key.")] = None,
     *,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -145,7 +95,7 @@ def mint(
 ) -> None:
     """Make test dollars, on networks whose token is the worthless TestUSD."""
     with errors_as_messages(as_json=as_json):
-        units = parse_amount(amount)
+        units = parse_money(amount)
         profile = Profile.load(
             data_dir,
             rpc_url=rpc_url,
@@ -167,6 +117,69 @@ def mint(
         )
 
 
-def _show_channel(seen: dict[str, str]) -> None:
-    amounts = {name: format_amount(int(seen[name])) for name in ("deposited", "settled", "charged", "available")}
-    print_fields({"channel": seen["channelId"], "gateway": seen["gateway"], **amounts})
+def earnings(
+    address: Annotated[str | None, typer.Argument(help="Payee; default the acting key.")] = None,
+    *,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    url: UrlOption = None,
+    rpc_url: RpcOption = None,
+    deployment: DeploymentOption = None,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    role: Annotated[str, typer.Option(help="Account of the local network, if no key is given.")] = "operator",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an operator or owner earned at the gateway, and what of it is on chain to be withdrawn."""
+    with errors_as_messages(as_json=as_json):
+        profile = Profile.load(
+            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
+        )
+        payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
+        with profile.market() as market:
+            gateway = address_from_hex(market.status()["gateway"], field="gateway")
+            earned = int(market.get(f"/market/v1/payees/{checksum(payee)}")["earned"])
+        credited, withdrawn = profile.chain().payee(gateway, payee)
+        amounts = {
+            "earned": earned,
+            "credited": credited,
+            "withdrawn": withdrawn,
+            "available": credited - withdrawn,
+            "unsettled": max(0, earned - credited),
+        }
+        data = {"payee": checksum(payee), "gateway": checksum(gateway), **{k: str(v) for k, v in amounts.items()}}
+        fields = {"payee": checksum(payee), **{name: both(value) for name, value in amounts.items()}}
+        emit(data, as_json=as_json, text=lambda: print_fields(fields))
+
+
+def withdraw(
+    amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is credited.")] = None,
+    *,
+    gateway: Annotated[str | None, typer.Option(help="Gateway that credited it; default the one at --url.")] = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    url: UrlOption = None,
+    rpc_url: RpcOption = None,
+    deployment: DeploymentOption = None,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    role: Annotated[str, typer.Option(help="Account of the local network, if no key is given.")] = "operator",
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what settlements credited to the acting key, an operator's or an owner's."""
+    with errors_as_messages(as_json=as_json):
+        profile = Profile.load(
+            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
+        )
+        wallet = profile.wallet(role)
+        if gateway is None:
+            with profile.market() as market:
+                gateway = market.status()["gateway"]
+        source = address_from_hex(gateway, field="gateway")
+        chain = profile.chain(dry_run=dry_run)
+        credited, withdrawn = chain.payee(source, wallet.address)
+        units = credited - withdrawn if amount is None else parse_money(amount)
+        chain.withdraw(wallet, source, units)
+        tokens = chain.balance(wallet.address)
+        data = {"payee": wallet.checksum_address, "withdrawn": str(units), "tokens": str(tokens)}
+        fields = {"payee": wallet.checksum_address, "withdrawn": both(units), "holds": both(tokens)}
+        finish(chain, data, fields, as_json=as_json)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.money import parse_amount
+from contracts.deployments.networks import network as known_network
+from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.pricing import Unit
+from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields
 from market.commands.profile import (
     ChainIdOption,
     DataDirOption,
     DeploymentOption,
+    DryRunOption,
     KeystoreOption,
     PasswordOption,
     Profile,
@@ -24,26 +27,40 @@ from market.errors import ConfigurationError
 from market.sdk import packages
 from market.settings import DEFAULT_DATA_DIR
 
+if TYPE_CHECKING:
+    from contracts.bindings.model_registry import ModelState
+    from market.sdk.chain import Chain
+
 model_app = typer.Typer(help="Model packages and their listings.", no_args_is_help=True)
 
 
 def deploy(
-    output: Annotated[Path, typer.Argument(help="File to write the contracts' addresses to.")],
     *,
+    network: Annotated[str, typer.Option(help="devnet, base-sepolia or sepolia.")] = "devnet",
     rpc_url: Annotated[str, typer.Option("--rpc-url", envvar="MARKET_RPC_URL", help="Node of the chain.")],
     keystore: Annotated[Path, typer.Option("--keystore", help="Keystore file of the deployer.")],
     password_file: PasswordOption = None,
+    token: Annotated[
+        str | None, typer.Option(help="Payment token; default the network's USDC, test dollars on devnet.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the addresses; default contracts/deployments/<chain id>.json.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deploy the contracts with a test token."""
+    """Deploy the contracts to a network and write down their addresses."""
     from market.sdk.chain import Chain  # web3 takes seconds to import
 
     with errors_as_messages(as_json=as_json):
-        if output.exists():
-            raise ConfigurationError(f"{output} exists already.", field="output", remedy="Name another file.")
+        target = known_network(network)
+        path = output or Path(str(files("contracts.deployments"))) / f"{target.chain_id}.json"
+        if path.exists():
+            raise ConfigurationError(f"{path} exists already.", field="output", remedy="Name another file.")
         wallet = Profile(DEFAULT_DATA_DIR, None, keystore=keystore, password_file=password_file).wallet()
-        chain = Chain.deploy(rpc_url, wallet, output)
-        data = {name: checksum(address) for name, address in chain.contracts().items()}
+        paid_in = target.token if token is None else address_from_hex(token, field="token")
+        chain = Chain.deploy(rpc_url, wallet, path, token=paid_in, chain_id=target.chain_id)
+        data = {"network": target.name, "chainId": str(target.chain_id), "file": str(path)}
+        data |= {name: checksum(address) for name, address in chain.contracts().items()}
         emit(data, as_json=as_json, text=lambda: print_fields(data))
 
 
@@ -81,8 +98,8 @@ def model_publish(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
     name: Annotated[str, typer.Argument(help="Name of the listing.")],
     *,
-    min_price: Annotated[str, typer.Option(help="Least price of a unit, in tokens.")],
-    max_price: Annotated[str, typer.Option(help="Highest price of a unit, in tokens.")],
+    min_price: Annotated[str, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)],
+    max_price: Annotated[str, typer.Option(help="Highest price of a unit. " + AMOUNT_HELP)],
     royalty_ppm: Annotated[int, typer.Option(help="The owner's share in millionths.")],
     uri: Annotated[str | None, typer.Option(help="Where workers fetch the package; default this folder.")] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -91,6 +108,7 @@ def model_publish(
     chain_id: ChainIdOption = None,
     keystore: KeystoreOption = None,
     password_file: PasswordOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a packed folder and list its model on chain."""
@@ -105,17 +123,114 @@ def model_publish(
             password_file=password_file,
         )
         wallet = profile.wallet("owner")
-        profile.chain().list_model(
+        chain = profile.chain(dry_run=dry_run)
+        chain.list_model(
             wallet,
             manifest,
             name=name,
-            min_price=parse_amount(min_price, field="min-price"),
-            max_price=parse_amount(max_price, field="max-price"),
+            min_price=parse_money(min_price, field="min-price"),
+            max_price=parse_money(max_price, field="max-price"),
             royalty_ppm=royalty_ppm,
             uri=uri or folder.resolve().as_uri(),
         )
         data = {"name": name, "modelId": hex0x(manifest.model_id), "owner": wallet.checksum_address}
-        emit(data, as_json=as_json, text=lambda: print_fields(data))
+        finish(chain, data, data, as_json=as_json)
+
+
+@model_app.command("update")
+def model_update(
+    name: Annotated[str, typer.Argument(help="Name of the listing.")],
+    *,
+    min_price: Annotated[str | None, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)] = None,
+    max_price: Annotated[str | None, typer.Option(help="Highest price of a unit. " + AMOUNT_HELP)] = None,
+    royalty_ppm: Annotated[int | None, typer.Option(help="The owner's share in millionths.")] = None,
+    uri: Annotated[str | None, typer.Option(help="Where workers fetch the package.")] = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    rpc_url: RpcOption = None,
+    deployment: DeploymentOption = None,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a listing's terms; what is not given stays."""
+    with errors_as_messages(as_json=as_json):
+        profile = Profile.load(
+            data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
+        )
+        chain = profile.chain(dry_run=dry_run)
+        model_id, known = _listed(chain, name)
+        low = known.min_price if min_price is None else parse_money(min_price, field="min-price")
+        high = known.max_price if max_price is None else parse_money(max_price, field="max-price")
+        royalty = known.royalty_ppm if royalty_ppm is None else royalty_ppm
+        address = known.uri if uri is None else uri
+        chain.update_model(
+            profile.wallet("owner"), model_id, min_price=low, max_price=high, royalty_ppm=royalty, uri=address
+        )
+        data = {
+            "name": name,
+            "modelId": hex0x(model_id),
+            "minPrice": str(low),
+            "maxPrice": str(high),
+            "royaltyPpm": str(royalty),
+            "uri": address,
+        }
+        fields = {**data, "minPrice": both(low), "maxPrice": both(high)}
+        finish(chain, data, fields, as_json=as_json)
+
+
+@model_app.command("delist")
+def model_delist(
+    name: Annotated[str, typer.Argument(help="Name of the listing.")],
+    *,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    rpc_url: RpcOption = None,
+    deployment: DeploymentOption = None,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a listing down: no gateway sells it any more; its name stays yours."""
+    profile = Profile.load(
+        data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
+    )
+    _set_active(profile, name, active=False, dry_run=dry_run, as_json=as_json)
+
+
+@model_app.command("relist")
+def model_relist(
+    name: Annotated[str, typer.Argument(help="Name of the listing.")],
+    *,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    rpc_url: RpcOption = None,
+    deployment: DeploymentOption = None,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a listing up again."""
+    profile = Profile.load(
+        data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
+    )
+    _set_active(profile, name, active=True, dry_run=dry_run, as_json=as_json)
+
+
+def _set_active(profile: Profile, name: str, *, active: bool, dry_run: bool, as_json: bool) -> None:
+    with errors_as_messages(as_json=as_json):
+        chain = profile.chain(dry_run=dry_run)
+        model_id, _ = _listed(chain, name)
+        chain.set_model_active(profile.wallet("owner"), model_id, active=active)
+        data = {"name": name, "modelId": hex0x(model_id), "active": active}
+        finish(chain, data, data, as_json=as_json)
+
+
+def _listed(chain: Chain, name: str) -> tuple[bytes, ModelState]:
+    model_id, known = chain.model_by_name(name)
+    if not any(model_id):
+        raise ConfigurationError(f"no listing is called {name!r}.", field="name", remedy="See `market status`.")
+    return model_id, known
 
 
 def _unit(text: str) -> Unit:

@@ -38,6 +38,10 @@ PasswordOption = Annotated[
     Path | None, typer.Option("--password-file", help="File whose first line opens the keystore.")
 ]
 
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be signed and what it costs; send nothing.")
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -83,8 +87,8 @@ class Profile:
             raise _missing("url", "gateway", "Give --url, or start `market up` with the same --data-dir.")
         return known
 
-    def chain(self) -> Chain:
-        """Connect to the chain.
+    def chain(self, *, dry_run: bool = False) -> Chain:
+        """Connect to the chain; a dry run sends nothing.
 
         Raises:
             ConfigurationError: no node or deployment is known.
@@ -96,7 +100,7 @@ class Profile:
         if rpc_url is None:
             raise _missing("rpc-url", "node", "Give --rpc-url, or start `market up` with the same --data-dir.")
         deployment = self.deployment or (Path(self.network.deployment) if self.network else None)
-        return Chain.connect(rpc_url, deployment, chain_id=self.chain_id)
+        return Chain.connect(rpc_url, deployment, chain_id=self.chain_id, dry_run=dry_run)
 
     def wallet(self, role: str = "client") -> Wallet:
         """Open the keystore of the options, else the local network's `role`.

@@ -82,7 +82,7 @@ def _redis_answers(url: str) -> bool:
         return False
 
 
-def start_chain(supervisor: Supervisor, data_dir: Path, *, keep_state: bool) -> str:
+def start_chain(supervisor: Supervisor, data_dir: Path, *, keep_state: bool, chain_id: int = DEVNET_CHAIN_ID) -> str:
     """Return the RPC URL of an EVM node: `MARKET_RPC_URL`, or an anvil started here.
 
     Raises:
@@ -97,7 +97,7 @@ def start_chain(supervisor: Supervisor, data_dir: Path, *, keep_state: bool) -> 
     port = free_port()
     # Mixed mining: a transaction is mined at once, and the clock and the confirmations go on without any.
     command = [
-        *(str(find_anvil()), "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(DEVNET_CHAIN_ID)),
+        *(str(find_anvil()), "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(chain_id)),
         *("--block-time", "1", "--mixed-mining", "--accounts", "1", "--quiet"),
     ]
     if keep_state:

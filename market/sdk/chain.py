@@ -9,11 +9,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from web3 import Web3
 
-from contracts.bindings.deploy import Contracts, Terms, bind, deploy
+from contracts.bindings.deploy import Contracts, Terms, bind, deploy, require_code
+from contracts.bindings.errors import TransactionReverted
+from contracts.bindings.escrow import ChannelState
+from contracts.bindings.model_registry import ModelState
 from contracts.bindings.rpc import connect, named
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.deployments import Deployment
@@ -29,18 +33,34 @@ from market.sdk.wallet import Wallet
 _CONSENT_SECONDS = 3_600
 
 
-class Chain:
-    """One deployment on one node."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A transaction that a dry run would send; `gas` is None where it cannot be known before the ones above it."""
 
-    def __init__(self, web3: Web3, deployment: Deployment) -> None:
+    what: str
+    sender: bytes
+    to: bytes
+    data: bytes
+    gas: int | None
+    fee_wei: int | None
+
+
+class Chain:
+    """One deployment on one node; a dry run sends nothing and keeps what it would send in `planned`."""
+
+    def __init__(self, web3: Web3, deployment: Deployment, *, dry_run: bool = False) -> None:
         self._web3 = web3
+        self._dry_run = dry_run
+        self.planned: list[Planned] = []
         self.deployment = deployment
         self._bound: Contracts = bind(web3, deployment)
         self._domain = Domain(deployment.chain_id, deployment.escrow)
         self._senders: dict[bytes, Transactor] = {}
 
     @classmethod
-    def connect(cls, rpc_url: str, deployment_file: Path | None = None, *, chain_id: int | None = None) -> Chain:
+    def connect(
+        cls, rpc_url: str, deployment_file: Path | None = None, *, chain_id: int | None = None, dry_run: bool = False
+    ) -> Chain:
         """Open a node, and the deployment that a file names or that the project publishes for the node's chain.
 
         Raises:
@@ -50,17 +70,28 @@ class Chain:
         web3 = connect(rpc_url, chain_id)
         with named(rpc_url):
             served = web3.eth.chain_id
-        return cls(web3, load_deployment(served, deployment_file))
+        return cls(web3, load_deployment(served, deployment_file), dry_run=dry_run)
 
     @classmethod
-    def deploy(cls, rpc_url: str, wallet: Wallet, deployment_file: Path, *, terms: Terms | None = None) -> Chain:
-        """Deploy the contracts with test dollars, and write their addresses to a file.
+    def deploy(
+        cls,
+        rpc_url: str,
+        wallet: Wallet,
+        deployment_file: Path,
+        *,
+        token: bytes | None = None,
+        chain_id: int | None = None,
+        terms: Terms | None = None,
+    ) -> Chain:
+        """Deploy the contracts for a token, or with test dollars, and write their addresses to a file.
 
         Raises:
-            ChainError: the node refuses.
+            ChainError: the node refuses, is another chain's, or has no token there.
         """
-        web3 = connect(rpc_url)
-        deployment = deploy(Transactor(web3, wallet.key), terms=terms)
+        web3 = connect(rpc_url, chain_id)
+        if token is not None:
+            require_code(web3, "token", token)
+        deployment = deploy(Transactor(web3, wallet.key), token=token, terms=terms)
         deployment.save(deployment_file)
         return cls(web3, deployment)
 
@@ -102,6 +133,19 @@ class Chain:
     def min_stake(self) -> int:
         """Return the smallest stake of a worker, atomic units."""
         return self._bound.workers.min_stake()
+
+    def channel_state(self, channel_id: bytes) -> ChannelState:
+        """Return a channel's money and its exit, atomic units and unix seconds."""
+        return self._bound.escrow.channel(channel_id)
+
+    def payee(self, gateway: bytes, payee: bytes) -> tuple[int, int]:
+        """Return what a payee was credited by a gateway and has withdrawn, atomic units."""
+        return self._bound.escrow.credits(gateway, payee)
+
+    def model_by_name(self, name: str) -> tuple[bytes, ModelState]:
+        """Return a listing by its name; 32 zero bytes and an empty listing if there is none."""
+        model_id = self._bound.models.by_name(name)
+        return model_id, self._bound.models.model(model_id)
 
     def credited(self, gateway: bytes, payee: bytes) -> int:
         """Return what a gateway's settlements credited a payee in all, atomic units."""
@@ -156,6 +200,10 @@ class Chain:
         """Start to take `amount` atomic units out of a channel; they can be drawn after the escrow's delay."""
         return self._send(wallet, "exit", self.deployment.escrow, self._bound.escrow.initiate_exit(channel, amount))
 
+    def cancel_exit(self, wallet: Wallet, channel: Channel) -> Mined:
+        """Take an exit back that has not been paid."""
+        return self._send(wallet, "cancel", self.deployment.escrow, self._bound.escrow.cancel_exit(channel))
+
     def finalize_exit(self, wallet: Wallet, channel: Channel) -> Mined:
         """Draw what an exit whose delay is over gives."""
         return self._send(wallet, "draw", self.deployment.escrow, self._bound.escrow.finalize_exit(channel))
@@ -186,6 +234,18 @@ class Chain:
         )
         return self._send(wallet, "list", self.deployment.model_registry, data)
 
+    def update_model(
+        self, wallet: Wallet, model_id: bytes, *, min_price: int, max_price: int, royalty_ppm: int, uri: str
+    ) -> Mined:
+        """Give a listing new terms."""
+        data = self._bound.models.update(model_id, min_price, max_price, royalty_ppm, uri)
+        return self._send(wallet, "update", self.deployment.model_registry, data)
+
+    def set_model_active(self, wallet: Wallet, model_id: bytes, *, active: bool) -> Mined:
+        """Take a listing down, or put it up again."""
+        data = self._bound.models.set_active(model_id, active)
+        return self._send(wallet, "relist" if active else "delist", self.deployment.model_registry, data)
+
     def register_worker(
         self, wallet: Wallet, worker: PrivateKey, *, stake: int, region: str, hardware: str, endpoint: str
     ) -> Mined:
@@ -204,6 +264,24 @@ class Chain:
             self._send(wallet, "approve", self.deployment.token, self._bound.token.approve(spender, amount))
 
     def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
+        if self._dry_run:
+            return self._plan(wallet, what, to, data)
         sender = self._senders.setdefault(wallet.address, Transactor(self._web3, wallet.key))
         # A person's command is a purpose of its own each time; only programs repeat a purpose.
         return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
+
+    def _plan(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
+        """Keep what would be sent; the result stands for a transaction that does not exist."""
+        call = {"from": checksum(wallet.address), "to": checksum(to), "data": hex0x(data)}
+        gas: int | None
+        try:
+            with named():
+                gas = int(self._web3.eth.estimate_gas(call))  # type: ignore[arg-type]
+        except TransactionReverted:
+            if not self.planned:
+                raise
+            gas = None  # it needs an earlier one of the same plan, say an allowance
+        with named():
+            price = int(self._web3.eth.gas_price)
+        self.planned.append(Planned(what, wallet.address, to, data, gas, None if gas is None else gas * price))
+        return Mined(bytes(32), 0, bytes(32), gas or 0, ())

@@ -1,0 +1,120 @@
+"""The money commands against a whole local market: what they print is what the chain says, and dry runs send nothing."""
+
+import json
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from market.cli import app
+from market.demo import minilm
+from market.demo.network import UNIT_PRICE, LocalMarket, Options
+from market.devnet import services
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280), pytest.mark.xdist_group("commands")]
+
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("market")
+    with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=1.0)) as found:
+        found.start_services()
+        found.deploy()
+        found.list_model()
+        found.register_worker()
+        found.start_programs()
+        found.save_network_file()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def market(local):
+    def run(*arguments: str, code: int = 0):
+        done = CliRunner().invoke(app, [*arguments, "--json", "--data-dir", str(local.data_dir)])
+        assert done.exit_code == code, done.output
+        assert "Traceback" not in done.output
+        return json.loads(done.output)
+
+    return run
+
+
+def tokens(local, role: str) -> int:
+    return local.chain.balance(local.accounts[role].address)
+
+
+def test_a_channel_is_opened_in_dollars_and_topped_up_in_units(local, market):
+    before = tokens(local, "client")
+    plan = market("channel", "open", "0.5", "--dry-run")
+    assert plan["dryRun"]
+    assert [row["what"] for row in plan["transactions"]] == ["approve", "deposit"]
+    assert plan["transactions"][0]["gas"] > 20_000
+    assert tokens(local, "client") == before
+    opened = market("channel", "open", "0.5")
+    assert opened["deposited"] == "500000"
+    assert market("channel", "topup", "250000u")["deposited"] == "750000"
+    assert before - tokens(local, "client") == 750_000
+
+
+def test_what_was_earned_is_settled_shown_and_withdrawn(local, market):
+    paid = market("infer", minilm.NAME, "--text", "One sentence.")
+    assert paid["charged"] == str(UNIT_PRICE)
+    deadline_at = time.monotonic() + 60
+    while (seen := market("earnings"))["available"] == "0" and time.monotonic() < deadline_at:
+        time.sleep(0.5)
+    due = UNIT_PRICE * 85 // 100
+    assert (seen["earned"], seen["credited"], seen["available"], seen["unsettled"]) == (
+        str(due),
+        str(due),
+        str(due),
+        "0",
+    )
+    before = tokens(local, "operator")
+    assert market("withdraw", "--dry-run")["transactions"][0]["what"] == "withdraw"
+    assert tokens(local, "operator") == before
+    assert market("withdraw", "100u")["withdrawn"] == "100"
+    assert market("withdraw")["withdrawn"] == str(due - 100)
+    assert tokens(local, "operator") - before == due
+    refused = market("withdraw", "1u", code=1)["error"]
+    assert refused["code"] == "transaction-reverted"
+    assert "InferenceEscrowInsufficientCredit" in refused["detail"]
+    royalty = market("withdraw", "--role", "owner")
+    assert royalty["withdrawn"] == str(UNIT_PRICE // 10)
+
+
+def test_a_listing_is_changed_taken_down_and_put_up_again(local, market):
+    changed = market("model", "update", minilm.NAME, "--max-price", "0.02")
+    assert (changed["minPrice"], changed["maxPrice"]) == ("100", "20000")
+    market("model", "delist", minilm.NAME, "--dry-run")
+    assert local.chain.model_by_name(minilm.NAME)[1].active
+    market("model", "delist", minilm.NAME)
+    assert not local.chain.model_by_name(minilm.NAME)[1].active
+    market("model", "relist", minilm.NAME)
+    assert local.chain.model_by_name(minilm.NAME)[1].active
+    assert market("model", "delist", "nobody", code=2)["error"]["field"] == "name"
+
+
+def test_a_payer_leaves_without_the_gateways_help(local, market):
+    before = tokens(local, "client")
+    left = market("channel", "exit")
+    assert int(left["amount"]) == 750_000 - UNIT_PRICE
+    market("channel", "cancel-exit")
+    left = market("channel", "exit", "0.1")
+    early = market("channel", "withdraw", code=1)["error"]
+    assert "InferenceEscrowExitNotReady" in early["detail"]
+    services.rpc(local.rpc_url, "evm_increaseTime", DAY_SECONDS + 1)
+    services.rpc(local.rpc_url, "evm_mine")
+    assert market("channel", "withdraw")["paid"] == left["amount"] == "100000"
+    assert tokens(local, "client") - before == 100_000
+
+
+@pytest.mark.parametrize("amount", ["", "abc", "0.0000001", "1e3", "12.5u", "u"])
+def test_amounts_that_are_none_are_refused_by_name(market, amount):
+    error = market("channel", "topup", amount, code=1)["error"]
+    assert (error["code"], error["field"]) == ("invalid-amount", "amount")
+
+
+def test_a_deposit_above_what_is_held_is_refused(market):
+    error = market("channel", "topup", "1000000", code=1)["error"]
+    assert error["code"] == "not-enough-tokens"
