@@ -37,8 +37,10 @@ from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
+from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
+from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
 from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
 from market.errors import (
@@ -226,7 +228,12 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     gateway, domain = services.key.address, services.domain
     view = DatabaseRegistryView(services.engine)
     ledger = DatabaseLedger(services.engine, gateway)
-    reservations = RedisReservations(settings.redis_url, ledger)
+    process_id = f"{settings.gateway_id}-{os.getpid()}-{secrets.token_hex(4)}"
+    lease = ReservationsLease(settings.redis_url, gateway, shared=settings.shared_reservations, process_id=process_id)
+    asyncio.run(lease.acquire())
+    reservations: Reservations = (
+        RedisReservations(settings.redis_url, ledger) if settings.shared_reservations else MemoryReservations(ledger)
+    )
     announcements = RedisAnnouncements(settings.redis_url)
     offers = LiveOffers(
         announcements=announcements, registry=view, domain=domain, gateway=gateway, fee_ppm=settings.fee_ppm
@@ -234,7 +241,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     papers = PapersDesk(key=services.key, domain=domain)
     dispatcher = CeleryDispatcher(
         settings.redis_url,
-        process_id=f"{settings.gateway_id}-{os.getpid()}-{secrets.token_hex(4)}",
+        process_id=process_id,
         papers=papers,
         is_live=offers.is_live,
         max_batch=offers.max_batch,
@@ -269,13 +276,14 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         reservations=reservations,
         proofs=DatabaseProofs(services.engine, view),
         refresh_registry=view.refresh,
-        on_start=(dispatcher.start,),
+        on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,
             dispatcher.close,
             announcements.close,
-            reservations.close,
+            *([reservations.close] if isinstance(reservations, RedisReservations) else []),
             ledger.close,
+            lease.close,
             services.engine.dispose,
         ),
     )

@@ -41,6 +41,10 @@ class MarketSettings(BaseSettings):
     confirmations: int = Field(1, ge=0, description="Blocks on top of an event before it counts.")
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: queues, reservations, health.")
+    shared_reservations: bool = Field(
+        False,
+        description="Keep reservations in Redis, for several processes of one gateway; else this is the only one.",
+    )
     database_url: str = Field("sqlite:///market.db", description="SQLAlchemy URL: SQLite (WAL) or PostgreSQL.")
 
     keystore: Path | None = Field(None, description="Keystore v3 file of the gateway's key.")
