@@ -27,8 +27,32 @@ log = structlog.get_logger(__name__)
 _PREFIX = "/v2/models/"
 _SUFFIX = "/infer"
 _HEADER_LENGTH = HEADER_LENGTH.lower()
-_JSON = "application/json"
-_BINARY = "application/octet-stream"
+_JSON = b"application/json"
+_BINARY = b"application/octet-stream"
+
+
+class Answered:
+    """An answer as ASGI, without what a response object does for others: cookies, charsets, background tasks."""
+
+    __slots__ = ("_content", "_headers")
+
+    def __init__(self, content: bytes, paid: Mapping[str, str], media_type: bytes) -> None:
+        self._content = content
+        self._headers = [
+            (b"content-type", media_type),
+            (b"content-length", b"%d" % len(content)),
+            *((name.lower().encode(), value.encode()) for name, value in paid.items()),
+        ]
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._content})
+
+    def response(self) -> Response:
+        """Return it as the application's routes answer."""
+        headers = {name.decode(): value.decode() for name, value in self._headers}
+        return Response(self._content, headers=headers)
 
 
 class InferPath:
@@ -51,6 +75,7 @@ class InferPath:
         return await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, model: str, version: str | None) -> None:
+        response: ASGIApp
         try:
             response = await respond(self._joined, model, version, plain_headers(scope["headers"]), receive)
         except CodedError as error:
@@ -63,7 +88,7 @@ class InferPath:
 
 async def respond(
     joined: GatewayRuntime, model: str, version: str | None, headers: Mapping[str, str], receive: Receive
-) -> Response:
+) -> Answered:
     """Read a request, serve it and write the answer; its headers carry the receipt signed by worker and gateway.
 
     Raises:
@@ -82,10 +107,9 @@ async def respond(
     with stage("encode"):
         content, json_bytes = encode_answer_for(served.body, model, answer.tensors, answer.parameters)
     paid = answer_headers(answer)
-    if json_bytes is None:
-        return Response(content, media_type=_JSON, headers=paid)
-    paid[HEADER_LENGTH] = str(json_bytes)
-    return Response(content, media_type=_BINARY, headers=paid)
+    if json_bytes is not None:
+        paid[HEADER_LENGTH] = str(json_bytes)
+    return Answered(content, paid, _JSON if json_bytes is None else _BINARY)
 
 
 def refuse(error: CodedError, path: str) -> Response:

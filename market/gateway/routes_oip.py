@@ -115,4 +115,5 @@ async def repository_index(request: Request) -> Any:
 )
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Run one paid inference; the answer's headers carry the receipt signed by worker and gateway."""
-    return await respond(runtime(request), model, version, request.headers, request.receive)
+    answered = await respond(runtime(request), model, version, request.headers, request.receive)
+    return answered.response()

@@ -25,7 +25,7 @@ _SHUTDOWN_SECONDS = 10
 _GC_THRESHOLDS = (50_000, 50, 50)
 # The ledger's thread needs the interpreter lock some ten times a commit, and a busy event loop lets go of it only when
 # asked this long after; Python's own 5 ms would be most of a request's time.
-_SWITCH_SECONDS = 0.0002
+_SWITCH_SECONDS = 0.001
 
 
 class _Server(uvicorn.Server):

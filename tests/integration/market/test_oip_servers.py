@@ -141,6 +141,19 @@ def test_json_in_json_out(http, path):
     assert [row["data"] for row in got["outputs"]] == [[0, 2, 4, 6], [0, 1, 2, 3]]
 
 
+async def test_the_described_route_answers_as_the_hot_path_does(http):
+    head = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}]}
+    raw = json.dumps(head | {"parameters": {"binary_data_output": True}}).encode()
+    binary = {"content": raw + ROW.tobytes(), "headers": PAY | {"Inference-Header-Content-Length": str(len(raw))}}
+    transport = httpx.ASGITransport(app=create_app(Runtime()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as app:
+        for request in ({"json": body(), "headers": PAY}, binary, {"json": body()}, {"content": b"{", "headers": PAY}):
+            one, other = http.post(INFER, **request), await app.post(INFER, **request)
+            assert (one.status_code, one.content) == (other.status_code, other.content)
+            hop = ("date", "server", "connection")
+            assert {k: v for k, v in one.headers.items() if k not in hop} == dict(other.headers)
+
+
 def test_binary_in_binary_out(http):
     head = {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}],
