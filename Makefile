@@ -15,7 +15,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity docs format lock clean
+        solidity solidity-deep mutants gas parity docs format lock clean bench proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -29,7 +29,7 @@ up: .venv/.runtime contracts/node_modules/.runtime ## keep the same embedded net
 install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev ## install all that tests and checks need
 
 test: check solidity ## everything: checks, contracts, then all Python tests (what CI runs)
-	$(VENV)/pytest -q -n 2 --dist loadgroup tests
+	$(VENV)/pytest -q -n 2 --dist loadfile tests
 
 check: install lint types imports solidity-format artifacts-check ## static checks only
 lint:
@@ -67,6 +67,12 @@ gas: install ## settlement's gas against its limits and its snapshot
 
 mutants: install ## break the escrow on purpose, each break must be caught
 	$(VENV)/python contracts/toolchain/mutants.py
+
+bench: install ## measure the market beside its peers on this machine; writes docs/performance.md
+	$(VENV)/python -m benchmarks.run $(ARGS)
+
+proto: install ## rebuild the gRPC descriptor after a change of its .proto
+	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto
 
 format: install ## write the standard format into all sources
 	$(VENV)/ruff check --fix .
