@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(580), pytest.mark.xdist_group("e2e-local")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(580)]
 
 ROOT = Path(__file__).parents[2]
 MARKET = [sys.executable, "-c", "from market.cli import main; main()"]

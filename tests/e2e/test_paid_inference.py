@@ -20,7 +20,7 @@ from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE
 from market.sdk.errors import GatewayRefused
 from market.sdk.verify import verify_receipt
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280), pytest.mark.xdist_group("e2e-paid")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 FEE_PPM = 50_000
 SENTENCES = ["A cat sits on the mat.", "A kitten rests on a rug.", "Interest rates rose again."]

@@ -14,7 +14,7 @@ from market.demo.network import program
 from market.devnet.process import free_port
 from market.sdk import packages
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280), pytest.mark.xdist_group("e2e-paid")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 SECONDS = 60
 

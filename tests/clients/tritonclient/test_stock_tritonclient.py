@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.clients.conftest import DATATYPES, example
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("clients"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 # The worker's batch may differ from the reference's; see the tolerance measured for MiniLM.
 TOLERANCE = 1e-5

@@ -11,7 +11,7 @@ from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options
 from market.devnet import services
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280), pytest.mark.xdist_group("commands")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 DAY_SECONDS = 86_400
 

@@ -8,7 +8,7 @@ from market.devnet.process import free_port
 from market.errors import ChainUnreachable, ConfigurationError, DatabaseUnreachable, RedisUnreachable, WrongNetwork
 from market.settings import MarketSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("gateway")]
+pytestmark = [pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_the_descriptor_is_the_compiled_proto(tmp_path: Path):
 @pytest.mark.parametrize("datatype", [name for name in DATATYPES if name in codec._CONTENTS])
 def test_typed_and_raw_contents_say_the_same(datatype):
     if datatype == "BYTES":
-        values, data = [b"a", b"", b"\xff\x00"], pack_bytes([b"a", b"", b"\xff\x00"], "x")
+        values, data = [b"a", b"", "ü".encode()], pack_bytes([b"a", b"", "ü".encode()], "x")
     else:
         values = [1, 0, 1] if datatype == "BOOL" else [1, 2, 100]
         data = np.array(values, dtype=NUMPY_DTYPES[datatype]).tobytes()
