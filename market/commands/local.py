@@ -20,7 +20,7 @@ from market.commands.profile import DataDirOption
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.demo.steps import Demonstration, Step
-from market.devnet.process import terminate_as_interrupt
+from market.devnet.process import check_interrupt, terminate_as_interrupt
 from market.errors import ConfigurationError
 from market.sdk.papers import PaperStore
 from market.settings import DEFAULT_DATA_DIR
@@ -107,6 +107,7 @@ def _plain(network: Any) -> dict[str, Any]:
 def _run(show: Demonstration, *, quiet: bool) -> None:
     with _status(quiet=quiet) as status:
         for item in show.run():
+            check_interrupt()
             if isinstance(item, Step):
                 if not quiet:
                     console.print(

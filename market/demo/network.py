@@ -23,7 +23,7 @@ from market.demo import minilm
 from market.devnet import keys, services
 from market.devnet.keys import LocalAccount
 from market.devnet.network_file import NetworkFile
-from market.devnet.process import Child, ProcessFailed, Supervisor, free_port
+from market.devnet.process import Child, ProcessFailed, Supervisor, check_interrupt, free_port
 from market.sdk import packages
 from market.sdk.wallet import Wallet
 
@@ -251,6 +251,7 @@ class LocalMarket:
             ProcessFailed: a program ended by itself.
         """
         while True:
+            check_interrupt()
             self._check_programs()
             time.sleep(0.5)
 

@@ -107,6 +107,7 @@ class Child:
         """
         deadline_at = time.monotonic() + timeout_seconds
         while True:
+            check_interrupt()
             if self.exit_code is not None:
                 raise ProcessFailed(f"{self.name} ended with status {self.exit_code}.\n{self.log_tail()}\n")
             if probe():
@@ -179,6 +180,15 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
+_interrupts: list[float] = []
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt if a signal came and its exception was lost; long waits and steps call this."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt during the body, so that `finally` blocks run.
@@ -187,11 +197,15 @@ def terminate_as_interrupt() -> Iterator[None]:
     """
 
     def raise_interrupt(*_: object) -> None:
+        # Raised where a finalizer happens to run, the exception is printed and lost: remembered, it is raised again.
+        _interrupts.append(time.monotonic())
         raise KeyboardInterrupt
 
+    _interrupts.clear()
     previous = {number: signal.signal(number, raise_interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
+        _interrupts.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
