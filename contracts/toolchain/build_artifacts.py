@@ -17,7 +17,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
-CONTRACTS = ("InferenceEscrow", "WorkerRegistry", "ModelRegistry", "DisputeManager", "TestUSD")
+CONTRACTS = (
+    *("InferenceEscrow", "WorkerRegistry", "ModelRegistry", "DisputeManager", "TestUSD"),
+    *("X402Channels", "ERC3009DepositCollector", "Multicall3"),
+)
 
 
 def build() -> None:
