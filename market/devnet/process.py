@@ -43,6 +43,8 @@ def free_port() -> int:
 
 def _die_with(parent: int) -> None:
     """Ask the kernel for SIGTERM when the parent dies; runs in the child between fork and exec."""
+    # The parent holds signals back while it forks; a child must not inherit that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent died before the request was made
@@ -66,7 +68,8 @@ class Child:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         parent = os.getpid()
-        with log.open("ab") as sink:
+        # An interrupt in one of Python's own hooks around a fork would be printed and lost.
+        with log.open("ab") as sink, _signals_held():
             try:
                 process = subprocess.Popen(
                     command,
@@ -171,9 +174,8 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back during the body; they are delivered after it."""
-    held = {signal.SIGINT, signal.SIGTERM}
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    """Hold interrupts back during the body; they are delivered after it."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         yield
     finally:
