@@ -18,7 +18,10 @@ from contracts import artifacts
 from contracts.protocol.errors import CodedError, Retry
 from contracts.protocol.hashing import keccak256
 
-_PUBLISHED = ("InferenceEscrow", "WorkerRegistry", "ModelRegistry", "DisputeManager", "TestUSD")
+_PUBLISHED = (
+    *("InferenceEscrow", "WorkerRegistry", "ModelRegistry", "DisputeManager", "TestUSD"),
+    *("X402Channels", "ERC3009DepositCollector"),
+)
 # What a call to a function that is not there gives, and nothing of ours does.
 NO_REASON = "no reason given"
 _PANIC = keccak256(b"Panic(uint256)")[:4]

@@ -1,0 +1,381 @@
+"""Keeps payments by x402. Implements `market.payments.x402_ports.Book`.
+
+Every method is one transaction that reads with a lock and writes what follows from it, so that any number of processes
+may share the database. It never moves money; it says who may be charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.exc import IntegrityError
+
+from market.adapters.database.engine import reading, writing
+from market.adapters.database.tables_x402 import (
+    x402_authorizations,
+    x402_channels,
+    x402_credits,
+    x402_payments,
+    x402_refunds,
+)
+from market.errors import RequestInProgress
+from market.payments.x402_channels import ChannelConfig, ChannelOutOfStep, PayerChannel
+from market.payments.x402_model import BATCH, Authorization, Credit, CreditShort, Payment
+
+_CONFIG = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token", "withdraw_delay", "salt")
+_CHAIN_FACTS = ("balance", "total_claimed", "withdraw_requested_at", "refund_nonce", "synced_at")
+
+
+class DatabaseBook:
+    """One book for every gateway process of this database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # --- authorizations -----------------------------------------------------------------------------------------
+
+    def authorization(self, authorization: Authorization) -> tuple[str, bytes] | None:
+        """See `Book.authorization`."""
+        query = sa.select(x402_authorizations).where(_is(authorization))
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None or row.settled_in is None else (row.settled_in, bytes(row.signature))
+
+    def begin(self, authorization: Authorization, *, now: float, until: float) -> bool:
+        """See `Book.begin`."""
+        values = {
+            "chain_id": authorization.chain_id,
+            "token": authorization.token,
+            "payer": authorization.payer,
+            "nonce": authorization.nonce,
+            "value": authorization.value,
+            "signature": authorization.signature,
+            "reserved_until": until,
+        }
+        try:
+            with writing(self._engine) as connection:
+                connection.execute(sa.insert(x402_authorizations).values(values))
+        except IntegrityError:
+            # A process that died with it has left it: the same authorization is the same transaction again.
+            stale = x402_authorizations.c.settled_in.is_(None) & (x402_authorizations.c.reserved_until < now)
+            with writing(self._engine) as connection:
+                taken = connection.execute(
+                    sa.update(x402_authorizations).where(_is(authorization), stale).values(values)
+                )
+                return taken.rowcount == 1
+        return True
+
+    def abandon(self, authorization: Authorization) -> None:
+        """See `Book.abandon`."""
+        open_ones = _is(authorization) & x402_authorizations.c.settled_in.is_(None)
+        with writing(self._engine) as connection:
+            connection.execute(sa.delete(x402_authorizations).where(open_ones))
+
+    def bought(self, authorization: Authorization, transaction: str) -> None:
+        """See `Book.bought`."""
+        open_ones = _is(authorization) & x402_authorizations.c.settled_in.is_(None)
+        with writing(self._engine) as connection:
+            settled = connection.execute(sa.update(x402_authorizations).where(open_ones).values(settled_in=transaction))
+            if settled.rowcount == 1:
+                _ensure_credit(connection, authorization.payer)
+                connection.execute(
+                    sa.update(x402_credits)
+                    .where(x402_credits.c.payer == authorization.payer)
+                    .values(
+                        balance=x402_credits.c.balance + authorization.value,
+                        bought=x402_credits.c.bought + authorization.value,
+                    )
+                )
+
+    # --- credit -------------------------------------------------------------------------------------------------
+
+    def credit(self, payer: bytes) -> Credit:
+        """See `Book.credit`."""
+        query = sa.select(x402_credits).where(x402_credits.c.payer == payer)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return Credit() if row is None else Credit(row.balance, row.held, row.bought, row.refunded)
+
+    def hold_credit(
+        self, request_id: bytes, payer: bytes, scheme: str, amount: int, *, now: float, until: float
+    ) -> Payment:
+        """See `Book.hold_credit`."""
+        with writing(self._engine) as connection:
+            if not _begin_payment(connection, request_id, scheme, payer, None, amount, now, until):
+                return Payment.CHARGED
+            held = connection.execute(
+                sa.update(x402_credits)
+                .where(x402_credits.c.payer == payer, x402_credits.c.balance - x402_credits.c.held >= amount)
+                .values(held=x402_credits.c.held + amount)
+            )
+            if held.rowcount != 1:
+                raise CreditShort
+        return Payment.HELD
+
+    # --- channels -----------------------------------------------------------------------------------------------
+
+    def channel(self, channel_id: bytes) -> PayerChannel | None:
+        """See `Book.channel`."""
+        with reading(self._engine) as connection:
+            row = _channel_row(connection, channel_id)
+        return None if row is None else _channel(row)
+
+    def channels(self) -> Sequence[PayerChannel]:
+        """See `Book.channels`."""
+        query = sa.select(x402_channels).order_by(x402_channels.c.channel_id)
+        with reading(self._engine) as connection:
+            return [_channel(row) for row in connection.execute(query)]
+
+    def hold_channel(
+        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float
+    ) -> Payment:
+        """See `Book.hold_channel`."""
+        values = _values(channel) | {"busy_with": request_id, "busy_until": until}
+        values |= {"last_request": request_id, "last_request_at": now}
+        with writing(self._engine) as connection:
+            row = _channel_row(connection, channel.channel_id, lock=True)
+            if row is None:
+                connection.execute(sa.insert(x402_channels).values(values))
+            known = None if row is None else _channel(row)
+            if known is not None and known.charged != channel.charged:
+                raise ChannelOutOfStep(known)
+            if known is not None and known.busy_with is not None and known.busy_until > now:
+                raise RequestInProgress("The channel has a request in flight.", field="PAYMENT-SIGNATURE")
+            payer = channel.config.payer
+            if not _begin_payment(connection, request_id, BATCH, payer, channel.channel_id, amount, now, until):
+                return Payment.CHARGED
+            here = x402_channels.c.channel_id == channel.channel_id
+            connection.execute(sa.update(x402_channels).where(here).values(values))
+        return Payment.HELD
+
+    def see_channel(self, channel: PayerChannel) -> None:
+        """See `Book.see_channel`."""
+        facts = {name: getattr(channel, name) for name in _CHAIN_FACTS}
+        here = x402_channels.c.channel_id == channel.channel_id
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(x402_channels).where(here).values(facts))
+
+    def forget_channel(self, channel_id: bytes) -> None:
+        """See `Book.forget_channel`."""
+        with writing(self._engine) as connection:
+            connection.execute(sa.delete(x402_channels).where(x402_channels.c.channel_id == channel_id))
+
+    # --- payments -----------------------------------------------------------------------------------------------
+
+    def charge(self, request_id: bytes, charged: int, *, now: float) -> PayerChannel | None:
+        """See `Book.charge`."""
+        with writing(self._engine) as connection:
+            payment = _lock_payment(connection, request_id)
+            if payment is None or payment.state != Payment.HELD:
+                return None
+            connection.execute(
+                sa.update(x402_payments)
+                .where(x402_payments.c.request_id == request_id)
+                .values(state=int(Payment.CHARGED), charged=charged, charged_at=now)
+            )
+            if payment.channel_id is None:
+                connection.execute(
+                    sa.update(x402_credits)
+                    .where(x402_credits.c.payer == payment.payer)
+                    .values(
+                        balance=x402_credits.c.balance - charged,
+                        held=x402_credits.c.held - payment.held,
+                    )
+                )
+                return None
+            here = x402_channels.c.channel_id == payment.channel_id
+            connection.execute(
+                sa.update(x402_channels)
+                .where(here)
+                .values(charged=x402_channels.c.charged + charged, busy_with=None, busy_until=0.0)
+            )
+            row = _channel_row(connection, payment.channel_id)
+        return None if row is None else _channel(row)
+
+    def release(self, request_id: bytes) -> None:
+        """See `Book.release`."""
+        with writing(self._engine) as connection:
+            _release(connection, request_id)
+
+    def charged(self, request_id: bytes) -> int | None:
+        """See `Book.charged`."""
+        query = sa.select(x402_payments.c.charged).where(x402_payments.c.request_id == request_id)
+        with reading(self._engine) as connection:
+            found: int | None = connection.execute(query).scalar_one_or_none()
+        return found
+
+    # --- refunds ------------------------------------------------------------------------------------------------
+
+    def begin_refund(self, request_id: bytes, payer: bytes, *, now: float) -> tuple[int, str] | None:
+        """See `Book.begin_refund`."""
+        with writing(self._engine) as connection:
+            known = connection.execute(
+                sa.select(x402_refunds).where(x402_refunds.c.request_id == request_id)
+            ).one_or_none()
+            if known is not None:
+                return known.amount, known.sent_in or ""
+            row = connection.execute(
+                sa.select(x402_credits).where(x402_credits.c.payer == payer).with_for_update()
+            ).one_or_none()
+            amount = 0 if row is None else row.balance - row.held
+            if amount <= 0:
+                return None
+            connection.execute(
+                sa.update(x402_credits)
+                .where(x402_credits.c.payer == payer)
+                .values(balance=x402_credits.c.balance - amount, refunded=x402_credits.c.refunded + amount)
+            )
+            connection.execute(
+                sa.insert(x402_refunds).values(request_id=request_id, payer=payer, amount=amount, decided_at=now)
+            )
+        return amount, ""
+
+    def refunded(self, request_id: bytes, transaction: str) -> None:
+        """See `Book.refunded`."""
+        here = x402_refunds.c.request_id == request_id
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(x402_refunds).where(here).values(sent_in=transaction))
+
+    def unsent_refunds(self) -> Sequence[tuple[bytes, bytes, int]]:
+        """Return the refunds decided and not known to be sent: (request id, payer, amount)."""
+        query = sa.select(x402_refunds).where(x402_refunds.c.sent_in.is_(None))
+        with reading(self._engine) as connection:
+            return [(bytes(row.request_id), bytes(row.payer), row.amount) for row in connection.execute(query)]
+
+    def sweep(self, now: float) -> int:
+        """See `Book.sweep`."""
+        stale = (x402_payments.c.state == int(Payment.HELD)) & (x402_payments.c.held_until < now)
+        with writing(self._engine) as connection:
+            lost = connection.execute(sa.select(x402_payments.c.request_id).where(stale)).scalars().all()
+            for request_id in lost:
+                _release(connection, request_id)
+        return len(lost)
+
+
+def _is(authorization: Authorization) -> sa.ColumnElement[bool]:
+    table = x402_authorizations.c
+    return (
+        (table.chain_id == authorization.chain_id)
+        & (table.token == authorization.token)
+        & (table.payer == authorization.payer)
+        & (table.nonce == authorization.nonce)
+    )
+
+
+def _ensure_credit(connection: Connection, payer: bytes) -> None:
+    nothing = {"payer": payer, "balance": 0, "held": 0, "bought": 0, "refunded": 0}
+    columns = [sa.literal(value, x402_credits.c[name].type) for name, value in nothing.items()]
+    absent = ~sa.exists().where(x402_credits.c.payer == payer)
+    connection.execute(sa.insert(x402_credits).from_select(list(nothing), sa.select(*columns).where(absent)))
+
+
+def _begin_payment(
+    connection: Connection,
+    request_id: bytes,
+    scheme: str,
+    payer: bytes,
+    channel_id: bytes | None,
+    amount: int,
+    now: float,
+    until: float,
+) -> bool:
+    """Write a held payment down; False if it is charged already.
+
+    Raises:
+        RequestInProgress: it is being served.
+    """
+    known = _payment_row(connection, request_id)
+    if known is not None and known.state == Payment.CHARGED:
+        return False
+    if known is not None and known.state == Payment.HELD:
+        if known.held_until > now:
+            raise RequestInProgress("This payment is being served.", field="PAYMENT-SIGNATURE")
+        _release(connection, request_id)
+    values = {
+        "scheme": scheme,
+        "payer": payer,
+        "channel_id": channel_id,
+        "held": amount,
+        "charged": None,
+        "state": int(Payment.HELD),
+        "held_until": until,
+    }
+    if known is None:
+        connection.execute(sa.insert(x402_payments).values(request_id=request_id, **values))
+    else:
+        here = x402_payments.c.request_id == request_id
+        connection.execute(sa.update(x402_payments).where(here).values(values))
+    return True
+
+
+def _release(connection: Connection, request_id: bytes) -> None:
+    payment = _lock_payment(connection, request_id)
+    if payment is None or payment.state != Payment.HELD:
+        return
+    here = x402_payments.c.request_id == request_id
+    connection.execute(sa.update(x402_payments).where(here).values(state=int(Payment.RELEASED)))
+    if payment.channel_id is None:
+        connection.execute(
+            sa.update(x402_credits)
+            .where(x402_credits.c.payer == payment.payer)
+            .values(held=x402_credits.c.held - payment.held)
+        )
+    else:
+        busy = (x402_channels.c.channel_id == payment.channel_id) & (x402_channels.c.busy_with == request_id)
+        connection.execute(sa.update(x402_channels).where(busy).values(busy_with=None, busy_until=0.0))
+
+
+def _lock_payment(connection: Connection, request_id: bytes) -> Row[Any] | None:
+    """Lock a payment after its channel, the order in which `hold_channel` takes them."""
+    channel_id = connection.execute(
+        sa.select(x402_payments.c.channel_id).where(x402_payments.c.request_id == request_id)
+    ).scalar_one_or_none()
+    if channel_id is not None:
+        _channel_row(connection, channel_id, lock=True)
+    return _payment_row(connection, request_id)
+
+
+def _payment_row(connection: Connection, request_id: bytes) -> Row[Any] | None:
+    query = sa.select(x402_payments).where(x402_payments.c.request_id == request_id).with_for_update()
+    return connection.execute(query).one_or_none()
+
+
+def _channel_row(connection: Connection, channel_id: bytes, *, lock: bool = False) -> Row[Any] | None:
+    query = sa.select(x402_channels).where(x402_channels.c.channel_id == channel_id)
+    return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+
+def _values(channel: PayerChannel) -> dict[str, Any]:
+    config = {name: getattr(channel.config, name) for name in _CONFIG}
+    state = ("channel_id", "charged", "signed_max", "signature", *_CHAIN_FACTS)
+    return config | {name: getattr(channel, name) for name in state}
+
+
+def _channel(row: Row[Any]) -> PayerChannel:
+    return PayerChannel(
+        channel_id=bytes(row.channel_id),
+        config=ChannelConfig(
+            payer=bytes(row.payer),
+            payer_authorizer=bytes(row.payer_authorizer),
+            receiver=bytes(row.receiver),
+            receiver_authorizer=bytes(row.receiver_authorizer),
+            token=bytes(row.token),
+            withdraw_delay=row.withdraw_delay,
+            salt=bytes(row.salt),
+        ),
+        charged=row.charged,
+        signed_max=row.signed_max,
+        signature=bytes(row.signature),
+        balance=row.balance,
+        total_claimed=row.total_claimed,
+        withdraw_requested_at=row.withdraw_requested_at,
+        refund_nonce=row.refund_nonce,
+        synced_at=row.synced_at,
+        busy_with=None if row.busy_with is None else bytes(row.busy_with),
+        busy_until=row.busy_until,
+        last_request=None if row.last_request is None else bytes(row.last_request),
+        last_request_at=row.last_request_at,
+    )

@@ -1,0 +1,137 @@
+"""What payments by x402 need from outside: a facilitator that checks and settles on chain, and a durable book.
+
+The book is the truth of what x402 payers are owed and have been charged. Methods of both block; the door calls them
+from threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from market.payments.x402_channels import PayerChannel
+from market.payments.x402_model import Authorization, Credit, Payment, Settled
+
+
+class SettlementPending(Exception):
+    """A transaction is out and not confirmed; the same payment sent again finds out. `transaction` names it."""
+
+    def __init__(self, transaction: str) -> None:
+        super().__init__(transaction)
+        self.transaction = transaction
+
+
+class Facilitator(Protocol):
+    """Checks payments against the chain and settles them, from the gateway's own account."""
+
+    def verify(self, payload: Mapping[str, Any], requirements: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the scheme's facts if the payment is good; moves nothing.
+
+        Raises:
+            PaymentRefused: it is not.
+            ChainUnreachable: nobody can tell now.
+        """
+        ...
+
+    def settle(self, payload: Mapping[str, Any], requirements: Mapping[str, Any]) -> Settled:
+        """Settle on chain and wait for the confirmations; the same payload again is the same transaction.
+
+        Raises:
+            PaymentRefused: the chain refuses.
+            SettlementPending: it is out and not confirmed.
+            ChainUnreachable: the node is away.
+        """
+        ...
+
+    def pay(self, purpose: str, to: bytes, amount: int) -> str:
+        """Send tokens once for this purpose and wait; returns the transaction hash."""
+        ...
+
+
+class Book(Protocol):
+    """Durable state; every method is one transaction. Times are unix seconds."""
+
+    def authorization(self, authorization: Authorization) -> tuple[str, bytes] | None:
+        """Return (transaction, signature) of an authorization that bought its credit, None if it has not."""
+        ...
+
+    def begin(self, authorization: Authorization, *, now: float, until: float) -> bool:
+        """Reserve (chain, token, from, nonce) before anything is sent; False if somebody else has it now."""
+        ...
+
+    def abandon(self, authorization: Authorization) -> None:
+        """Drop a reservation whose settlement the chain refused."""
+        ...
+
+    def bought(self, authorization: Authorization, transaction: str) -> None:
+        """Give the credit of a settled authorization, once."""
+        ...
+
+    def credit(self, payer: bytes) -> Credit:
+        """Return a payer's credit, zeros if it never bought any."""
+        ...
+
+    def hold_credit(
+        self, request_id: bytes, payer: bytes, scheme: str, amount: int, *, now: float, until: float
+    ) -> Payment:
+        """Set credit aside for a request; CHARGED means that it was answered already.
+
+        Raises:
+            CreditShort: there is not enough.
+            RequestInProgress: the same payment is being served.
+        """
+        ...
+
+    def channel(self, channel_id: bytes) -> PayerChannel | None:
+        """Return a channel, None if it was never seen."""
+        ...
+
+    def channels(self) -> Sequence[PayerChannel]:
+        """Return every channel with money in it."""
+        ...
+
+    def hold_channel(
+        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float
+    ) -> Payment:
+        """Take a channel for one request: `channel` is its new state, its `charged` unchanged.
+
+        Raises:
+            ChannelOutOfStep: another request was charged meanwhile.
+            RequestInProgress: a request of this channel is in flight.
+        """
+        ...
+
+    def see_channel(self, channel: PayerChannel) -> None:
+        """Write down what the chain says of a channel; leaves its charges and its request in flight alone."""
+        ...
+
+    def charge(self, request_id: bytes, charged: int, *, now: float) -> PayerChannel | None:
+        """Charge a held payment for good and free what it held; returns its channel, if it has one."""
+        ...
+
+    def release(self, request_id: bytes) -> None:
+        """Give back what a payment held."""
+        ...
+
+    def charged(self, request_id: bytes) -> int | None:
+        """Return what a payment was charged, None if it was not."""
+        ...
+
+    def begin_refund(self, request_id: bytes, payer: bytes, *, now: float) -> tuple[int, str] | None:
+        """Take all unused credit out for a refund: (amount, transaction or ""); the same id again is the same refund.
+
+        None if there is nothing to refund.
+        """
+        ...
+
+    def refunded(self, request_id: bytes, transaction: str) -> None:
+        """Write down that a refund was sent."""
+        ...
+
+    def forget_channel(self, channel_id: bytes) -> None:
+        """Drop a channel that is empty."""
+        ...
+
+    def sweep(self, now: float) -> int:
+        """Give back what crashed requests held; returns how many."""
+        ...
