@@ -8,8 +8,10 @@ import hashlib
 import io
 import pathlib
 import platform
+import re
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 import zipfile
 
@@ -32,15 +34,15 @@ def main() -> None:
 
 
 def _wheel_binary() -> bytes:
-    import json
-
-    with urllib.request.urlopen(f"https://pypi.org/pypi/uv/{UV}/json", timeout=60) as answer:
-        files = json.load(answer)["urls"]
-    machine = platform.machine()
-    wheel = next(f for f in files if "manylinux" in f["filename"] and f["filename"].endswith(f"{machine}.whl"))
-    with urllib.request.urlopen(wheel["url"], timeout=300) as answer:
+    """Take the uv program out of its wheel for this machine; the index gives the wheel's hash."""
+    index = "https://pypi.org/simple/uv/"
+    with urllib.request.urlopen(index, timeout=60) as answer:
+        links = re.findall(r'href="([^"#]+)#sha256=([0-9a-f]{64})"', answer.read().decode())
+    wanted = re.compile(rf"/uv-{re.escape(UV)}-py3-none-manylinux[^/]*_{platform.machine()}\.")
+    link, expected = next(found for found in links if wanted.search(found[0]))
+    with urllib.request.urlopen(urllib.parse.urljoin(index, link), timeout=300) as answer:
         data = answer.read()
-    if hashlib.sha256(data).hexdigest() != wheel["digests"]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != expected:
         sys.exit("uv's wheel arrived damaged. Remedy: run make again.")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith("/scripts/uv")))
