@@ -6,7 +6,7 @@ A failure is data with a code, never an exception to the caller, and one bad job
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ from workers.papers import SignedWork
 from workers.receipts import sign_receipt
 
 log = structlog.get_logger(__name__)
+
+# A batch that took this long is worth a reply of its own.
+EARLY_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,17 @@ class Executor:
         self._served = served
         self._sessions = sessions
 
-    def run(self, jobs: Sequence[tuple[Job, bytes | None]]) -> tuple[list[Result], list[SignedWork]]:
-        """Run jobs with their inputs (None where a reference led nowhere); results in the same order."""
+    def run(
+        self,
+        jobs: Sequence[tuple[Job, bytes | None]],
+        *,
+        early: Callable[[Sequence[tuple[Job, Result]], Sequence[SignedWork]], None] | None = None,
+    ) -> tuple[list[Result], list[SignedWork]]:
+        """Run jobs with their inputs (None where a reference led nowhere); results in the same order.
+
+        `early` is told a batch's results and work at once where the next batch would keep them waiting for long; the
+        work it was told is not returned again.
+        """
         telemetry.PACKS.observe(len(jobs))
         results: dict[int, Result] = {}
         ready: dict[bytes, dict[int, _Ready]] = {}
@@ -67,15 +79,22 @@ class Executor:
                 results[i] = _failed(job, error)
         work: list[SignedWork] = []
         for model_id, members in ready.items():
-            for i, outcome in self._run_model(self._served[model_id], members).items():
-                job = jobs[i][0]
-                if isinstance(outcome, CodedError):
-                    results[i] = _failed(job, outcome)
+            for outcomes in self._run_model(self._served[model_id], members):
+                slow, fresh = False, []
+                for i, outcome in outcomes.items():
+                    job = jobs[i][0]
+                    if isinstance(outcome, CodedError):
+                        results[i] = _failed(job, outcome)
+                    else:
+                        result, signed = self._sign(members[i].admitted, *outcome)
+                        results[i] = result
+                        slow = slow or outcome[1] >= EARLY_SECONDS
+                        if signed is not None:
+                            fresh.append(signed)
+                if slow and early is not None and len(results) < len(jobs):
+                    early([(jobs[i][0], results[i]) for i in outcomes], fresh)
                 else:
-                    result, signed = self._sign(members[i].admitted, *outcome)
-                    results[i] = result
-                    if signed is not None:
-                        work.append(signed)
+                    work.extend(fresh)
         for result in results.values():
             telemetry.JOBS.labels(result.code or "ok").inc()
         return [results[i] for i in range(len(jobs))], work
@@ -91,18 +110,18 @@ class Executor:
 
     def _run_model(
         self, served: Served, members: Mapping[int, _Ready]
-    ) -> dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError]:
+    ) -> Iterator[dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError]]:
+        """Yield the outcomes batch by batch."""
         try:
             model = self._sessions.get(served.package)
         except CodedError as error:
-            return dict.fromkeys(members, error)
+            yield dict.fromkeys(members, error)
+            return
         telemetry.LOADED_MODELS.set(self._sessions.loaded())
-        outcomes: dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError] = {}
         names = list(members)
         axis = model.manifest.batch_axis
         for positions in group([members[i].arrays for i in names], axis, model.batch_cap):
-            outcomes.update(self._run_group(model, {names[p]: members[names[p]].arrays for p in positions}))
-        return outcomes
+            yield self._run_group(model, {names[p]: members[names[p]].arrays for p in positions})
 
     def _run_group(
         self, model: LoadedModel, arrays: Mapping[int, dict[str, NDArray[Any]]]

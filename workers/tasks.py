@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 import redis
@@ -25,6 +26,7 @@ from contracts.protocol.messages import (
 from workers.announce import Announcer
 from workers.app import app
 from workers.node import Node
+from workers.papers import SignedWork
 
 log = structlog.get_logger(__name__)
 _joined: list[tuple[Node, Announcer]] = []
@@ -45,11 +47,17 @@ def run(data: bytes) -> None:
         log.warning("unreadable-pack", detail=error.detail)
         return
     announcer.in_flight = len(pack.jobs)
-    results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs])
-    _reply(node.redis, pack.jobs, results)
+    told: set[int] = set()
+
+    def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
+        _reply(node.redis, served)
+        if work:
+            node.journal.keep_work(work)
+        told.update(id(result) for _, result in served)
+
+    results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
+    tell([pair for pair in zip(pack.jobs, results, strict=True) if id(pair[1]) not in told], work)
     announcer.in_flight = 0
-    if work:
-        node.journal.keep_work(work)
     _file(node, pack.papers)
 
 
@@ -75,10 +83,10 @@ def _inputs(client: redis.Redis, job: Job) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-def _reply(client: redis.Redis, jobs: tuple[Job, ...], results: list[Result]) -> None:
+def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]]) -> None:
     by_list: dict[str, list[Result]] = defaultdict(list)
     with client.pipeline(transaction=False) as pipeline:
-        for job, result in zip(jobs, results, strict=True):
+        for job, result in served:
             if result.outputs is not None and len(result.outputs) > INLINE_LIMIT_BYTES:
                 name = blob_key("out", job.request_id, job.attempt)
                 pipeline.set(name, result.outputs, ex=REPLY_TTL_SECONDS)

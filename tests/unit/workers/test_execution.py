@@ -139,3 +139,20 @@ def test_only_the_outputs_asked_for_are_signed(executor, packaged):
     tensors, _ = decode_tensors(result.outputs)
     assert [t.name for t in tensors] == ["y"]
     assert result.output_hash == content_hash(encode_tensors(tensors))
+
+
+def test_slow_batches_are_told_early_and_once(executor, packaged, monkeypatch):
+    jobs = [make_job(packaged.manifest, np.full((3, 4), n, "f4"), request_id=bytes([n]) * 32) for n in range(1, 8)]
+    told = []
+    monkeypatch.setattr("workers.execution.EARLY_SECONDS", 0.0)
+    results, work = executor.run(jobs, early=lambda served, kept: told.append((list(served), list(kept))))
+    assert all(result.ok for result in results)
+    early = [result.request_id for served, _ in told for _, result in served]
+    assert early
+    kept = [one.receipt.request_id for _, group in told for one in group]
+    assert early == kept
+    assert sorted(kept + [one.receipt.request_id for one in work]) == [job.request_id for job, _ in jobs]
+    monkeypatch.setattr("workers.execution.EARLY_SECONDS", 60.0)
+    told.clear()
+    _, work = executor.run(jobs, early=lambda served, kept: told.append(served))
+    assert (told, len(work)) == ([], 7)
