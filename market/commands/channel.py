@@ -8,194 +8,138 @@ import typer
 
 from contracts.protocol.hexes import address_from_hex, hex0x
 from contracts.protocol.money import format_amount
+from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
-from market.commands.output import JsonOption, emit, errors_as_messages, print_fields
-from market.commands.profile import (
-    ChainIdOption,
-    DataDirOption,
-    DeploymentOption,
-    DryRunOption,
-    KeystoreOption,
-    PasswordOption,
-    Profile,
-    RpcOption,
-    UrlOption,
-)
+from market.commands.output import emit, print_fields
+from market.commands.profile import Profile
 from market.sdk.client import Market
 from market.sdk.papers import KeptChannel
-from market.settings import DEFAULT_DATA_DIR
 
 channel_app = typer.Typer(help="Payment channels to a gateway.", no_args_is_help=True)
 _Amount = Annotated[str, typer.Argument(help=AMOUNT_HELP)]
 
 
 @channel_app.command("open")
+@acting()
 def channel_open(
+    profile: Profile,
     amount: _Amount,
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    chain_id: ChainIdOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Open a channel to the gateway, and wait until the gateway sees the deposit."""
-    with errors_as_messages(as_json=as_json):
-        units = parse_money(amount)
-        profile = Profile.load(
-            data_dir,
-            url=url,
-            rpc_url=rpc_url,
-            deployment=deployment,
-            chain_id=chain_id,
-            keystore=keystore,
-            password_file=password_file,
-        )
-        wallet = profile.wallet()
-        with profile.market(wallet) as market:
-            gateway = address_from_hex(market.status()["gateway"], field="gateway")
-            chain = profile.chain(dry_run=dry_run)
-            channel = chain.open_channel(wallet, gateway, units)
-            if dry_run:
-                finish(chain, {"deposit": str(units)}, {"deposit": both(units)}, as_json=as_json)
-                return
-            market.use_channel(channel, chain.domain)
-            seen = market.wait_for_channel(channel.digest(chain.domain), deposited=units)
-        emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
+    units = parse_money(amount)
+    wallet = profile.wallet()
+    with profile.market(wallet) as market:
+        gateway = address_from_hex(market.status()["gateway"], field="gateway")
+        chain = profile.chain(dry_run=dry_run)
+        channel = chain.open_channel(wallet, gateway, units)
+        if dry_run:
+            finish(chain, {"deposit": str(units)}, {"deposit": both(units)}, as_json=as_json)
+            return
+        market.use_channel(channel, chain.domain)
+        seen = market.wait_for_channel(channel.digest(chain.domain), deposited=units)
+    emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
 
 
 @channel_app.command("status")
+@acting(chain=False)
 def channel_status(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    as_json: JsonOption = False,
+    profile: Profile,
+    *,
+    as_json: bool,
 ) -> None:
     """Show the channel in use: deposit, charge, what is left."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(data_dir, url=url, keystore=keystore, password_file=password_file)
-        with profile.market(profile.wallet()) as market:
-            seen = market.get(f"/market/v1/channels/{hex0x(market.channel().channel_id)}")
-        emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
+    with profile.market(profile.wallet()) as market:
+        seen = market.get(f"/market/v1/channels/{hex0x(market.channel().channel_id)}")
+    emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
 
 
 @channel_app.command("topup")
+@acting()
 def channel_topup(
+    profile: Profile,
     amount: _Amount,
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Add to the deposit of the channel in use."""
-    with errors_as_messages(as_json=as_json):
-        units = parse_money(amount)
-        profile = Profile.load(
-            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        wallet = profile.wallet()
-        with profile.market(wallet) as market:
-            kept = market.channel()
-            chain = profile.chain(dry_run=dry_run)
-            chain.deposit(wallet, kept.channel, units)
-            if dry_run:
-                finish(chain, {"deposit": str(units)}, {"deposit": both(units)}, as_json=as_json)
-                return
-            deposited = chain.channel_state(kept.channel_id).deposited
-            seen = market.wait_for_channel(kept.channel_id, deposited=deposited)
-        emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
+    units = parse_money(amount)
+    wallet = profile.wallet()
+    with profile.market(wallet) as market:
+        kept = market.channel()
+        chain = profile.chain(dry_run=dry_run)
+        chain.deposit(wallet, kept.channel, units)
+        if dry_run:
+            finish(chain, {"deposit": str(units)}, {"deposit": both(units)}, as_json=as_json)
+            return
+        deposited = chain.channel_state(kept.channel_id).deposited
+        seen = market.wait_for_channel(kept.channel_id, deposited=deposited)
+    emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
 
 
 @channel_app.command("exit")
+@acting()
 def channel_exit(
+    profile: Profile,
     amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is not settled.")] = None,
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Start to take money out without the gateway's consent; `market channel withdraw` pays it after the delay."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        wallet = profile.wallet()
-        kept = _channel_in_use(profile)
-        chain = profile.chain(dry_run=dry_run)
-        state = chain.channel_state(kept.channel_id)
-        units = state.deposited - state.settled if amount is None else parse_money(amount)
-        chain.initiate_exit(wallet, kept.channel, units)
-        state = chain.channel_state(kept.channel_id)
-        data = {"channelId": hex0x(kept.channel_id), "amount": str(units), "exitAt": state.exit_at}
-        fields = {
-            "channel": hex0x(kept.channel_id),
-            "leaving": both(units),
-            "ready at": f"{state.exit_at} unix seconds",
-        }
-        finish(chain, data, fields, as_json=as_json)
+    wallet = profile.wallet()
+    kept = _channel_in_use(profile)
+    chain = profile.chain(dry_run=dry_run)
+    state = chain.channel_state(kept.channel_id)
+    units = state.deposited - state.settled if amount is None else parse_money(amount)
+    chain.initiate_exit(wallet, kept.channel, units)
+    state = chain.channel_state(kept.channel_id)
+    data = {"channelId": hex0x(kept.channel_id), "amount": str(units), "exitAt": state.exit_at}
+    fields = {
+        "channel": hex0x(kept.channel_id),
+        "leaving": both(units),
+        "ready at": f"{state.exit_at} unix seconds",
+    }
+    finish(chain, data, fields, as_json=as_json)
 
 
 @channel_app.command("cancel-exit")
+@acting()
 def channel_cancel_exit(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    profile: Profile,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Take an exit back, so that the channel can be used again."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        wallet = profile.wallet()
-        kept = _channel_in_use(profile)
-        chain = profile.chain(dry_run=dry_run)
-        chain.cancel_exit(wallet, kept.channel)
-        data = {"channelId": hex0x(kept.channel_id), "leaving": "0"}
-        finish(chain, data, {"channel": hex0x(kept.channel_id), "leaving": both(0)}, as_json=as_json)
+    wallet = profile.wallet()
+    kept = _channel_in_use(profile)
+    chain = profile.chain(dry_run=dry_run)
+    chain.cancel_exit(wallet, kept.channel)
+    data = {"channelId": hex0x(kept.channel_id), "leaving": "0"}
+    finish(chain, data, {"channel": hex0x(kept.channel_id), "leaving": both(0)}, as_json=as_json)
 
 
 @channel_app.command("withdraw")
+@acting()
 def channel_withdraw(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    profile: Profile,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Pay out an exit whose delay is over."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        wallet = profile.wallet()
-        kept = _channel_in_use(profile)
-        chain = profile.chain(dry_run=dry_run)
-        before = chain.balance(wallet.address)
-        chain.finalize_exit(wallet, kept.channel)
-        paid = chain.balance(wallet.address) - before
-        data = {"channelId": hex0x(kept.channel_id), "paid": str(paid)}
-        finish(chain, data, {"channel": hex0x(kept.channel_id), "paid": both(paid)}, as_json=as_json)
+    wallet = profile.wallet()
+    kept = _channel_in_use(profile)
+    chain = profile.chain(dry_run=dry_run)
+    before = chain.balance(wallet.address)
+    chain.finalize_exit(wallet, kept.channel)
+    paid = chain.balance(wallet.address) - before
+    data = {"channelId": hex0x(kept.channel_id), "paid": str(paid)}
+    finish(chain, data, {"channel": hex0x(kept.channel_id), "paid": both(paid)}, as_json=as_json)
 
 
 def _channel_in_use(profile: Profile) -> KeptChannel:

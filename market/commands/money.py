@@ -10,21 +10,11 @@ import typer
 from contracts.bindings.keystore import KeystoreError
 from contracts.protocol.hexes import address_from_hex, checksum
 from contracts.protocol.money import format_amount
+from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
-from market.commands.profile import (
-    ChainIdOption,
-    DataDirOption,
-    DeploymentOption,
-    DryRunOption,
-    KeystoreOption,
-    PasswordOption,
-    Profile,
-    RpcOption,
-    UrlOption,
-)
+from market.commands.profile import Profile
 from market.sdk.wallet import Wallet
-from market.settings import DEFAULT_DATA_DIR
 
 wallet_app = typer.Typer(help="Keys in keystore files.", no_args_is_help=True)
 
@@ -52,134 +42,92 @@ def wallet_new(
 
 
 @wallet_app.command("show")
+@acting(gateway=False)
 def wallet_show(
-    *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    chain_id: ChainIdOption = None,
+    profile: Profile,
     role: Annotated[str, typer.Option(help="Account of the local network, if no keystore is given.")] = "client",
-    as_json: JsonOption = False,
+    *,
+    as_json: bool,
 ) -> None:
     """Show a key's address and what it holds."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir,
-            rpc_url=rpc_url,
-            deployment=deployment,
-            chain_id=chain_id,
-            keystore=keystore,
-            password_file=password_file,
-        )
-        wallet = profile.wallet(role)
-        chain = profile.chain()
-        tokens, native = chain.balance(wallet.address), chain.native_balance(wallet.address)
-        data = {"address": wallet.checksum_address, "tokens": str(tokens), "wei": str(native)}
-        fields = {"address": wallet.checksum_address, "tokens": format_amount(tokens), "wei": str(native)}
-        emit(data, as_json=as_json, text=lambda: print_fields(fields))
+    wallet = profile.wallet(role)
+    chain = profile.chain()
+    tokens, native = chain.balance(wallet.address), chain.native_balance(wallet.address)
+    data = {"address": wallet.checksum_address, "tokens": str(tokens), "wei": str(native)}
+    fields = {"address": wallet.checksum_address, "tokens": format_amount(tokens), "wei": str(native)}
+    emit(data, as_json=as_json, text=lambda: print_fields(fields))
 
 
+@acting(gateway=False)
 def mint(
+    profile: Profile,
     amount: Annotated[str, typer.Argument(help=AMOUNT_HELP)],
     to: Annotated[str | None, typer.Option(help="Receiver; default the acting key.")] = None,
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    chain_id: ChainIdOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    as_json: JsonOption = False,
+    as_json: bool,
 ) -> None:
     """Make test dollars, on networks whose token is the worthless TestUSD."""
-    with errors_as_messages(as_json=as_json):
-        units = parse_money(amount)
-        profile = Profile.load(
-            data_dir,
-            rpc_url=rpc_url,
-            deployment=deployment,
-            chain_id=chain_id,
-            keystore=keystore,
-            password_file=password_file,
-        )
-        wallet = profile.wallet()
-        receiver = wallet.address if to is None else address_from_hex(to, field="to")
-        chain = profile.chain()
-        chain.mint(wallet, receiver, units)
-        balance = chain.balance(receiver)
-        data = {"address": checksum(receiver), "minted": str(units), "tokens": str(balance)}
-        emit(
-            data,
-            as_json=as_json,
-            text=lambda: console.print(f"{checksum(receiver)} now holds {format_amount(balance)} test dollars"),
-        )
+    units = parse_money(amount)
+    wallet = profile.wallet()
+    receiver = wallet.address if to is None else address_from_hex(to, field="to")
+    chain = profile.chain()
+    chain.mint(wallet, receiver, units)
+    balance = chain.balance(receiver)
+    data = {"address": checksum(receiver), "minted": str(units), "tokens": str(balance)}
+    emit(
+        data,
+        as_json=as_json,
+        text=lambda: console.print(f"{checksum(receiver)} now holds {format_amount(balance)} test dollars"),
+    )
 
 
+@acting()
 def earnings(
+    profile: Profile,
     address: Annotated[str | None, typer.Argument(help="Payee; default the acting key.")] = None,
-    *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
     role: Annotated[str, typer.Option(help="Account of the local network, if no key is given.")] = "operator",
-    as_json: JsonOption = False,
+    *,
+    as_json: bool,
 ) -> None:
     """Show what an operator or owner earned at the gateway, and what of it is on chain to be withdrawn."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
-        with profile.market() as market:
-            gateway = address_from_hex(market.status()["gateway"], field="gateway")
-            earned = int(market.get(f"/market/v1/payees/{checksum(payee)}")["earned"])
-        credited, withdrawn = profile.chain().payee(gateway, payee)
-        amounts = {
-            "earned": earned,
-            "credited": credited,
-            "withdrawn": withdrawn,
-            "available": credited - withdrawn,
-            "unsettled": max(0, earned - credited),
-        }
-        data = {"payee": checksum(payee), "gateway": checksum(gateway), **{k: str(v) for k, v in amounts.items()}}
-        fields = {"payee": checksum(payee), **{name: both(value) for name, value in amounts.items()}}
-        emit(data, as_json=as_json, text=lambda: print_fields(fields))
+    payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
+    with profile.market() as market:
+        gateway = address_from_hex(market.status()["gateway"], field="gateway")
+        earned = int(market.get(f"/market/v1/payees/{checksum(payee)}")["earned"])
+    credited, withdrawn = profile.chain().payee(gateway, payee)
+    amounts = {
+        "earned": earned,
+        "credited": credited,
+        "withdrawn": withdrawn,
+        "available": credited - withdrawn,
+        "unsettled": max(0, earned - credited),
+    }
+    data = {"payee": checksum(payee), "gateway": checksum(gateway), **{k: str(v) for k, v in amounts.items()}}
+    fields = {"payee": checksum(payee), **{name: both(value) for name, value in amounts.items()}}
+    emit(data, as_json=as_json, text=lambda: print_fields(fields))
 
 
+@acting()
 def withdraw(
+    profile: Profile,
     amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is credited.")] = None,
-    *,
     gateway: Annotated[str | None, typer.Option(help="Gateway that credited it; default the one at --url.")] = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    url: UrlOption = None,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
     role: Annotated[str, typer.Option(help="Account of the local network, if no key is given.")] = "operator",
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Draw what settlements credited to the acting key, an operator's or an owner's."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, url=url, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        wallet = profile.wallet(role)
-        if gateway is None:
-            with profile.market() as market:
-                gateway = market.status()["gateway"]
-        source = address_from_hex(gateway, field="gateway")
-        chain = profile.chain(dry_run=dry_run)
-        credited, withdrawn = chain.payee(source, wallet.address)
-        units = credited - withdrawn if amount is None else parse_money(amount)
-        chain.withdraw(wallet, source, units)
-        tokens = chain.balance(wallet.address)
-        data = {"payee": wallet.checksum_address, "withdrawn": str(units), "tokens": str(tokens)}
-        fields = {"payee": wallet.checksum_address, "withdrawn": both(units), "holds": both(tokens)}
-        finish(chain, data, fields, as_json=as_json)
+    wallet = profile.wallet(role)
+    if gateway is None:
+        with profile.market() as market:
+            gateway = market.status()["gateway"]
+    source = address_from_hex(gateway, field="gateway")
+    chain = profile.chain(dry_run=dry_run)
+    credited, withdrawn = chain.payee(source, wallet.address)
+    units = credited - withdrawn if amount is None else parse_money(amount)
+    chain.withdraw(wallet, source, units)
+    tokens = chain.balance(wallet.address)
+    data = {"payee": wallet.checksum_address, "withdrawn": str(units), "tokens": str(tokens)}
+    fields = {"payee": wallet.checksum_address, "withdrawn": both(units), "holds": both(tokens)}
+    finish(chain, data, fields, as_json=as_json)

@@ -11,18 +11,10 @@ import typer
 from contracts.deployments.networks import network as known_network
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.pricing import Unit
+from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields
-from market.commands.profile import (
-    ChainIdOption,
-    DataDirOption,
-    DeploymentOption,
-    DryRunOption,
-    KeystoreOption,
-    PasswordOption,
-    Profile,
-    RpcOption,
-)
+from market.commands.profile import PasswordOption, Profile
 from market.errors import ConfigurationError
 from market.sdk import packages
 from market.settings import DEFAULT_DATA_DIR
@@ -94,126 +86,94 @@ def model_pack(
 
 
 @model_app.command("publish")
+@acting(gateway=False)
 def model_publish(
+    profile: Profile,
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
     name: Annotated[str, typer.Argument(help="Name of the listing.")],
-    *,
     min_price: Annotated[str, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)],
     max_price: Annotated[str, typer.Option(help="Highest price of a unit. " + AMOUNT_HELP)],
     royalty_ppm: Annotated[int, typer.Option(help="The owner's share in millionths.")],
     uri: Annotated[str | None, typer.Option(help="Where workers fetch the package; default this folder.")] = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    chain_id: ChainIdOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Check a packed folder and list its model on chain."""
-    with errors_as_messages(as_json=as_json):
-        manifest = packages.load(folder)
-        profile = Profile.load(
-            data_dir,
-            rpc_url=rpc_url,
-            deployment=deployment,
-            chain_id=chain_id,
-            keystore=keystore,
-            password_file=password_file,
-        )
-        wallet = profile.wallet("owner")
-        chain = profile.chain(dry_run=dry_run)
-        chain.list_model(
-            wallet,
-            manifest,
-            name=name,
-            min_price=parse_money(min_price, field="min-price"),
-            max_price=parse_money(max_price, field="max-price"),
-            royalty_ppm=royalty_ppm,
-            uri=uri or folder.resolve().as_uri(),
-        )
-        data = {"name": name, "modelId": hex0x(manifest.model_id), "owner": wallet.checksum_address}
-        finish(chain, data, data, as_json=as_json)
+    manifest = packages.load(folder)
+    wallet = profile.wallet("owner")
+    chain = profile.chain(dry_run=dry_run)
+    chain.list_model(
+        wallet,
+        manifest,
+        name=name,
+        min_price=parse_money(min_price, field="min-price"),
+        max_price=parse_money(max_price, field="max-price"),
+        royalty_ppm=royalty_ppm,
+        uri=uri or folder.resolve().as_uri(),
+    )
+    data = {"name": name, "modelId": hex0x(manifest.model_id), "owner": wallet.checksum_address}
+    finish(chain, data, data, as_json=as_json)
 
 
 @model_app.command("update")
+@acting(gateway=False)
 def model_update(
+    profile: Profile,
     name: Annotated[str, typer.Argument(help="Name of the listing.")],
-    *,
     min_price: Annotated[str | None, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)] = None,
     max_price: Annotated[str | None, typer.Option(help="Highest price of a unit. " + AMOUNT_HELP)] = None,
     royalty_ppm: Annotated[int | None, typer.Option(help="The owner's share in millionths.")] = None,
     uri: Annotated[str | None, typer.Option(help="Where workers fetch the package.")] = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Change a listing's terms; what is not given stays."""
-    with errors_as_messages(as_json=as_json):
-        profile = Profile.load(
-            data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-        )
-        chain = profile.chain(dry_run=dry_run)
-        model_id, known = _listed(chain, name)
-        low = known.min_price if min_price is None else parse_money(min_price, field="min-price")
-        high = known.max_price if max_price is None else parse_money(max_price, field="max-price")
-        royalty = known.royalty_ppm if royalty_ppm is None else royalty_ppm
-        address = known.uri if uri is None else uri
-        chain.update_model(
-            profile.wallet("owner"), model_id, min_price=low, max_price=high, royalty_ppm=royalty, uri=address
-        )
-        data = {
-            "name": name,
-            "modelId": hex0x(model_id),
-            "minPrice": str(low),
-            "maxPrice": str(high),
-            "royaltyPpm": str(royalty),
-            "uri": address,
-        }
-        fields = {**data, "minPrice": both(low), "maxPrice": both(high)}
-        finish(chain, data, fields, as_json=as_json)
+    chain = profile.chain(dry_run=dry_run)
+    model_id, known = _listed(chain, name)
+    low = known.min_price if min_price is None else parse_money(min_price, field="min-price")
+    high = known.max_price if max_price is None else parse_money(max_price, field="max-price")
+    royalty = known.royalty_ppm if royalty_ppm is None else royalty_ppm
+    address = known.uri if uri is None else uri
+    chain.update_model(
+        profile.wallet("owner"), model_id, min_price=low, max_price=high, royalty_ppm=royalty, uri=address
+    )
+    data = {
+        "name": name,
+        "modelId": hex0x(model_id),
+        "minPrice": str(low),
+        "maxPrice": str(high),
+        "royaltyPpm": str(royalty),
+        "uri": address,
+    }
+    fields = {**data, "minPrice": both(low), "maxPrice": both(high)}
+    finish(chain, data, fields, as_json=as_json)
 
 
 @model_app.command("delist")
+@acting(gateway=False)
 def model_delist(
+    profile: Profile,
     name: Annotated[str, typer.Argument(help="Name of the listing.")],
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Take a listing down: no gateway sells it any more; its name stays yours."""
-    profile = Profile.load(
-        data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-    )
     _set_active(profile, name, active=False, dry_run=dry_run, as_json=as_json)
 
 
 @model_app.command("relist")
+@acting(gateway=False)
 def model_relist(
+    profile: Profile,
     name: Annotated[str, typer.Argument(help="Name of the listing.")],
     *,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    rpc_url: RpcOption = None,
-    deployment: DeploymentOption = None,
-    keystore: KeystoreOption = None,
-    password_file: PasswordOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Put a listing up again."""
-    profile = Profile.load(
-        data_dir, rpc_url=rpc_url, deployment=deployment, keystore=keystore, password_file=password_file
-    )
     _set_active(profile, name, active=True, dry_run=dry_run, as_json=as_json)
 
 
