@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,12 +37,15 @@ from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
+from market.adapters.database.x402_book import DatabaseBook
+from market.adapters.house_channel import HouseChannel
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
 from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
 from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
+from market.adapters.x402_housekeeping import Housekeeping
 from market.errors import (
     ChainUnreachable,
     ConfigurationError,
@@ -56,6 +59,8 @@ from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
 from market.payments.model import StoredReceipt
 from market.payments.ports import Ledger, Reservations
+from market.payments.x402_channels import MIN_WITHDRAW_SECONDS, Merchant
+from market.payments.x402_ports import X402Desk
 from market.registry.indexer import Indexer
 from market.registry.offers import LiveOffers
 from market.registry.ports import RegistryView
@@ -182,6 +187,8 @@ class GatewayRuntime:
     reservations: Reservations
     proofs: SettlementProofs
     refresh_registry: Callable[[], object]
+    x402: X402Desk | None = None
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     on_start: Sequence[Callable[[], object]] = ()
     on_close: Sequence[Callable[[], Awaitable[object] | None]] = ()
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
@@ -192,7 +199,7 @@ class GatewayRuntime:
         await self.offers.refresh()
         for begin in self.on_start:
             begin()
-        for loop in (self._follow_registry(), self.offers.run()):
+        for loop in (self._follow_registry(), self.offers.run(), *(work() for work in self.background)):
             self._loops.append(asyncio.create_task(loop))
 
     async def close(self) -> None:
@@ -238,6 +245,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     offers = LiveOffers(
         announcements=announcements, registry=view, domain=domain, gateway=gateway, fee_ppm=settings.fee_ppm
     )
+    channels = RegistryChannels(view)
+    x402 = build_x402(services, ledger, channels)
     papers = PapersDesk(key=services.key, domain=domain)
     dispatcher = CeleryDispatcher(
         settings.redis_url,
@@ -254,7 +263,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         authorizer=Authorizer(
             domain=domain,
             gateway=gateway,
-            channels=RegistryChannels(view),
+            channels=channels,
             reservations=reservations,
             exposure_cap=settings.exposure_cap,
         ),
@@ -276,6 +285,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         reservations=reservations,
         proofs=DatabaseProofs(services.engine, view),
         refresh_registry=view.refresh,
+        x402=None if x402 is None else x402[0],
+        background=() if x402 is None else (x402[1].run,),
         on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,
@@ -287,6 +298,53 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             services.engine.dispose,
         ),
     )
+
+
+def build_x402(
+    services: Services, ledger: DatabaseLedger, channels: RegistryChannels
+) -> tuple[X402Desk, Housekeeping] | None:
+    """Join the x402 door, if the settings name a house account.
+
+    Raises:
+        ConfigurationError: the key does not open, or chain or token are not fit for x402.
+    """
+    settings = services.settings
+    if settings.x402_keystore is None:
+        return None
+    # The SDK takes half a second to import.
+    from market.adapters.x402_facilitator import InProcessFacilitator, token_domain
+    from market.adapters.x402_signer import HouseSigner
+
+    password_file = settings.x402_keystore_password_file or settings.keystore_password_file
+    try:
+        key = load_keystore(settings.x402_keystore, password_file)
+    except KeystoreError as error:
+        raise ConfigurationError(error.detail, field="MARKET_X402_KEYSTORE", remedy=error.remedy) from error
+    chain_id, token = services.deployment.chain_id, services.deployment.token
+    name, version = token_domain(services.web3, token, chain_id)
+    merchant = Merchant(chain_id, token, key.address, MIN_WITHDRAW_SECONDS)
+    transactor = Transactor(
+        services.web3, key, outbox=DatabaseOutbox(services.engine), confirmations=settings.confirmations
+    )
+    facilitator = InProcessFacilitator(
+        HouseSigner(services.web3, key, transactor), transactor, services.contracts.token, merchant
+    )
+    book = DatabaseBook(services.engine)
+    house = HouseChannel(
+        key=services.key,
+        domain=services.domain,
+        channels=channels,
+        escrow=services.contracts.escrow,
+        token=services.contracts.token,
+        transactor=transactor,
+        target=settings.x402_house_target,
+    )
+    origin = settings.public_url or f"http://{settings.host}:{settings.port}"
+    desk = X402Desk(merchant, facilitator, book, house, name, version, settings.x402_pack, origin)
+    housekeeping = Housekeeping(
+        desk, house=house, ledger=ledger, claim_interval_seconds=settings.x402_claim_interval_seconds
+    )
+    return desk, housekeeping
 
 
 def contract_addresses(deployment: Deployment) -> dict[str, bytes]:

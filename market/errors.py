@@ -32,6 +32,8 @@ class MarketError(CodedError):
 
     def __init__(self, detail: str = "", *, field: str | None = None, remedy: str | None = None) -> None:
         super().__init__(detail or f"{type(self).title()}.", field=field, remedy=remedy or self.default_remedy)
+        # What the answer's headers must say beside the refusal, such as what to pay.
+        self.headers: Mapping[str, str] = {}
 
     @classmethod
     def title(cls) -> str:
@@ -231,6 +233,33 @@ class ExposureLimit(PaymentError):
     default_remedy = "Wait for the next settlement and send the request again."
 
 
+class PaymentRejected(PaymentError):
+    """The x402 payment is not good for this request."""
+
+    code = "payment-rejected"
+    default_remedy = "Read PAYMENT-REQUIRED: its `error` says why, its `accepts` what would be good. Then pay anew."
+
+
+class CreditSpent(PaymentError):
+    """The credit bought by x402 does not cover the price of this request."""
+
+    code = "credit-spent"
+    default_remedy = "Buy a credit pack: pay what PAYMENT-REQUIRED accepts."
+
+
+class NoX402(RequestError):
+    """This gateway takes no payments by x402."""
+
+    code = "no-x402"
+    default_remedy = "Pay with Market-Voucher; GET /market/v1/status names the escrow."
+
+
+class NothingToRefund(RequestError):
+    """The payer has no unused credit."""
+
+    code = "nothing-to-refund"
+
+
 # --- capacity and workers --------------------------------------------------------------------------------------
 
 
@@ -315,6 +344,22 @@ class DatabaseUnreachable(OperationError):
     code = "database-unreachable"
     retry = Retry.LATER
     default_remedy = "Set MARKET_DATABASE_URL to a database that can be reached and written."
+
+
+class HouseShort(OperationError):
+    """The gateway's own channel cannot pay onward; nothing is charged."""
+
+    code = "house-short"
+    retry = Retry.LATER
+    default_remedy = "Send the same payment again later. Operator: fund the account of MARKET_X402_KEYSTORE."
+
+
+class PaymentUndecided(OperationError):
+    """The payment's transaction is out and not confirmed yet."""
+
+    code = "payment-undecided"
+    retry = Retry.SAME
+    default_remedy = "Send the same payment again; it is settled once."
 
 
 class WrongNetwork(OperationError):

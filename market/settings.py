@@ -63,6 +63,25 @@ class MarketSettings(BaseSettings):
     settle_interval_seconds: float = Field(60.0, gt=0, description="Settle at least this often.")
     settle_value: int = Field(1_000_000, gt=0, description="Settle once this much is unsettled, in atomic token units.")
 
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/@?#]+$",
+        description="Address that clients use, for x402; default http://host:port.",
+    )
+    x402_keystore: Path | None = Field(
+        None, description="Keystore v3 file of the house account, which x402 clients pay; without it x402 is off."
+    )
+    x402_keystore_password_file: Path | None = Field(
+        None, description="File whose first line opens it; default MARKET_KEYSTORE_PASSWORD_FILE."
+    )
+    x402_pack: int = Field(100_000, gt=0, description="Price of a credit pack by `exact`, in atomic token units.")
+    x402_house_target: int = Field(
+        5_000_000, gt=0, description="What the house channel is filled up to, in atomic token units."
+    )
+    x402_claim_interval_seconds: float = Field(
+        300.0, gt=0, le=600, description="Claim x402 channels this often; payers can leave after 900 s."
+    )
+
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
 

@@ -7,7 +7,9 @@ x402 door from threads.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -17,6 +19,8 @@ from x402.mechanisms.evm.batch_settlement.constants import (
     ERC3009_DEPOSIT_COLLECTOR_ADDRESS,
 )
 from x402.mechanisms.evm.batch_settlement.facilitator.scheme import BatchSettlementEvmFacilitator
+from x402.mechanisms.evm.batch_settlement.facilitator.utils import read_channel_state
+from x402.mechanisms.evm.batch_settlement.types import ChannelState
 from x402.mechanisms.evm.constants import ERR_SETTLEMENT_PENDING, MULTICALL3_ADDRESS
 from x402.mechanisms.evm.exact.facilitator import ExactEvmScheme
 from x402.schemas import PaymentPayload, PaymentRequirements
@@ -38,6 +42,14 @@ CLAIMS_IN_A_BATCH = 100
 PAY_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A read that succeeded, in the shape of the SDK's answers."""
+
+    state: ChannelState
+    success: bool = True
 
 
 class InProcessFacilitator:
@@ -79,12 +91,19 @@ class InProcessFacilitator:
         except ChainError as error:
             raise ChainUnreachable(error.detail, remedy=error.remedy) from error
 
-    def claim(self, channels: Sequence[PayerChannel]) -> list[PayerChannel]:
-        """Claim what channels were charged and sweep it to the house account; returns the channels as claimed.
+    def look(self, channel: PayerChannel) -> PayerChannel:
+        """See `Facilitator.look`."""
+        found = self._asking(lambda: _Seen(read_channel_state(self._signer, hex0x(channel.channel_id)))).state
+        return channel.seen_on_chain(
+            balance=found.balance,
+            total_claimed=found.total_claimed,
+            withdraw_requested_at=found.withdraw_requested_at,
+            refund_nonce=found.refund_nonce,
+            at=time.time(),
+        )
 
-        Raises:
-            PaymentRefused | SettlementPending | ChainUnreachable: see `Facilitator.settle`.
-        """
+    def claim(self, channels: Sequence[PayerChannel]) -> list[PayerChannel]:
+        """See `Facilitator.claim`."""
         due = [channel for channel in channels if channel.charged > channel.total_claimed]
         done: list[PayerChannel] = []
         requirements = self._requirements()
@@ -103,11 +122,7 @@ class InProcessFacilitator:
         return done
 
     def refund(self, channel: PayerChannel, amount: int) -> Settled:
-        """Send the payer `amount` of its channel back, claiming first what it was charged.
-
-        Raises:
-            PaymentRefused | SettlementPending | ChainUnreachable: see `Facilitator.settle`.
-        """
+        """See `Facilitator.refund`."""
         requirements = self._requirements()
         enriched = {
             "type": "refund",

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from market.sdk.chain import Chain
 
 GAS_MONEY_WEI = 100 * 10**18
-MINTED = {"operator": 2_000 * ATOMIC_PER_TOKEN, "client": 100 * ATOMIC_PER_TOKEN, "gateway": 100 * ATOMIC_PER_TOKEN}
+MINTED = {
+    "operator": 2_000 * ATOMIC_PER_TOKEN,
+    **dict.fromkeys(("client", "gateway", "house"), 100 * ATOMIC_PER_TOKEN),
+}
 STAKE = 1_000 * ATOMIC_PER_TOKEN
 UNIT_PRICE = 1_000
 MIN_PRICE, MAX_PRICE = 100, 10_000
@@ -109,6 +112,7 @@ class LocalMarket:
 
     def deploy(self) -> None:
         """Draw the accounts, give them gas money and test dollars, deploy the contracts."""
+        from market.devnet import x402
         from market.sdk.chain import Chain  # web3 takes seconds to import
 
         for role in keys.ROLES:
@@ -121,6 +125,7 @@ class LocalMarket:
         self._chain = Chain.deploy(self.rpc_url, self.wallet("deployer"), self.deployment_file)
         for role, amount in MINTED.items():
             self._chain.mint(self.wallet("deployer"), self.accounts[role].address, amount)
+        x402.install(self.rpc_url, self.accounts["deployer"].key)
 
     def list_model(self) -> None:
         """Pack the demonstration's model and list it by its hash, with its price bounds and royalty."""
@@ -198,6 +203,7 @@ class LocalMarket:
             "MARKET_DATABASE_URL": self.database_url,
             "MARKET_KEYSTORE": str(self.accounts["gateway"].keystore),
             "MARKET_KEYSTORE_PASSWORD_FILE": str(keys.password_file(self.data_dir)),
+            "MARKET_X402_KEYSTORE": str(self.accounts["house"].keystore),
             "MARKET_CONFIRMATIONS": str(self.options.confirmations),
             "MARKET_SETTLE_INTERVAL_SECONDS": str(self.options.settle_interval_seconds),
             "MARKET_HOST": "127.0.0.1",

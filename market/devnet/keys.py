@@ -13,7 +13,7 @@ from pathlib import Path
 from contracts.bindings.keystore import load_keystore, save_keystore, write_secret
 from contracts.protocol.signing import PrivateKey
 
-ROLES = ("deployer", "gateway", "operator", "worker", "owner", "client")
+ROLES = ("deployer", "gateway", "house", "operator", "worker", "owner", "client")
 
 
 @dataclass(frozen=True, slots=True)

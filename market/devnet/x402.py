@@ -8,8 +8,10 @@ network and by tests.
 from __future__ import annotations
 
 from contracts import artifacts
+from contracts.bindings.rpc import connect
 from contracts.bindings.transactor import Transactor
 from contracts.protocol.hexes import checksum
+from contracts.protocol.signing import PrivateKey
 from market.devnet.services import rpc
 
 CHANNELS = bytes.fromhex("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003")
@@ -17,8 +19,8 @@ DEPOSIT_COLLECTOR = bytes.fromhex("4020806089470a89826cB9fB1f4059150b550004")
 MULTICALL3 = bytes.fromhex("cA11bde05977b3631167028862bE2a173976CA11")
 
 
-def install(rpc_url: str, transactor: Transactor) -> None:
-    """Place every contract that is missing; `transactor` deploys the code that is copied.
+def install(rpc_url: str, key: PrivateKey) -> None:
+    """Place every contract that is missing; `key`, which needs gas money, deploys the code that is copied.
 
     Raises:
         ConfigurationError: the node is no development node.
@@ -29,6 +31,7 @@ def install(rpc_url: str, transactor: Transactor) -> None:
         (DEPOSIT_COLLECTOR, "ERC3009DepositCollector", CHANNELS.rjust(32, b"\0")),
         (MULTICALL3, "Multicall3", b""),
     )
+    transactor = Transactor(connect(rpc_url), key)
     for address, name, arguments in contracts:
         if rpc(rpc_url, "eth_getCode", checksum(address), "latest") != "0x":
             continue

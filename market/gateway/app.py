@@ -24,6 +24,8 @@ from market.gateway import routes_market, routes_oip
 from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
 from market.gateway.problems import internal_response, problem_response
+from market.gateway.x402 import routes as routes_x402
+from market.gateway.x402.door import settle_background
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
             async with serve_grpc(runtime) as app.state.grpc_port:
                 yield
         finally:
+            await settle_background()
             await runtime.close()
 
     app = FastAPI(
@@ -59,6 +62,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     app.include_router(routes_oip.router)
     app.include_router(routes_market.router)
     app.include_router(routes_market.plain)
+    app.include_router(routes_x402.router)
     app.add_exception_handler(CodedError, _coded)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -13,6 +13,7 @@ from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
 from contracts.protocol.money import MAX_UINT128
 from market.errors import InvalidRequest
+from market.gateway.x402.wire import X402Headers, x402_headers
 from market.inference.model import Answer
 from market.payments.model import ParsedVoucher
 from market.payments.vouchers import parse_voucher
@@ -38,6 +39,7 @@ class PaymentHeaders:
     request_id: bytes | None
     max_price: int | None
     worker: bytes | None
+    x402: X402Headers | None = None
 
 
 def plain_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -63,6 +65,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
             request_id=None if request_id is None else from_hex(request_id, 32, field=REQUEST_ID),
             max_price=None if max_price is None else _amount(max_price, MAX_PRICE),
             worker=None if worker is None else address_from_hex(worker, field=WORKER),
+            x402=x402_headers(headers) if voucher is None else None,
         )
     except InvalidHex as error:
         raise InvalidRequest(error.detail, field=error.field, remedy=error.remedy) from error

@@ -106,7 +106,7 @@ async def respond(
     answer = served.answer
     with stage("encode"):
         content, json_bytes = encode_answer_for(served.body, model, answer.tensors, answer.parameters)
-    paid = answer_headers(answer)
+    paid = {**answer_headers(answer), **served.headers}
     if json_bytes is not None:
         paid[HEADER_LENGTH] = str(json_bytes)
     return Answered(content, paid, _JSON if json_bytes is None else _BINARY)

@@ -39,6 +39,10 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.RedisUnreachable: 503,
     errors.DatabaseUnreachable: 503,
     errors.WrongNetwork: 503,
+    errors.HouseShort: 503,
+    errors.PaymentUndecided: 503,
+    errors.NothingToRefund: 404,
+    errors.NoX402: 404,
     errors.OperationError: 500,
     ProtocolError: 400,
 }
@@ -95,9 +99,11 @@ def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -
 def problem_response(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> Response:
     """Turn an error into its response."""
     body = problem_body(error, extra=extra)
-    headers = {}
+    headers: dict[str, str] = {}
     if body["status"] in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, errors.MarketError):
+        headers.update(error.headers)
     return Response(orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -7,8 +7,8 @@ HTTP path, the OpenAPI route and the gRPC service.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -24,7 +24,9 @@ from market.gateway import views
 from market.gateway.headers import PaymentHeaders
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.tensors_json import InferenceBody
+from market.gateway.x402.counter import pay_by_x402
 from market.inference.model import Answer, InferenceRequest
+from market.payments.model import ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
@@ -36,10 +38,11 @@ _DECODE_APART_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A checked request and its answer."""
+    """A checked request and its answer; `headers` tell an x402 client what became of its payment."""
 
     body: InferenceBody
     answer: Answer
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 async def serve(
@@ -49,8 +52,11 @@ async def serve(
     payment: PaymentHeaders,
     decode: Callable[[Manifest], InferenceBody],
     size: int,
+    path: str | None = None,
 ) -> Served:
     """Run one paid inference; `decode` reads the request's `size` bytes against the model's manifest.
+
+    `path` is the route's own, for x402; default the infer route of the Open Inference Protocol.
 
     Raises:
         CodedError: any refusal; a PaymentError tells in `terms` what to pay to whom.
@@ -58,7 +64,7 @@ async def serve(
     IN_FLIGHT.inc()
     code = "internal-error"
     try:
-        served = await _serve(joined, model, version, payment, decode, size)
+        served = await _serve(joined, model, version, payment, decode, size, path)
         code = "ok"
         return served
     except CodedError as error:
@@ -76,34 +82,44 @@ async def _serve(
     payment: PaymentHeaders,
     decode: Callable[[Manifest], InferenceBody],
     size: int,
+    path: str | None,
 ) -> Served:
     listing = find_listing(joined, model, version)
     manifest = require_manifest(joined, listing)
     with stage("decode"):
         body = decode(manifest) if size <= _DECODE_APART_BYTES else await asyncio.to_thread(decode, manifest)
-    try:
-        answer = await joined.inference.infer(
+
+    def infer(voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None) -> Awaitable[Answer]:
+        return joined.inference.infer(
             InferenceRequest(
                 model_ref=model,
                 version=version,
                 tensors=body.tensors,
                 parameters=body.parameters,
                 requested_outputs=body.outputs,
-                voucher=payment.voucher,
-                request_id=payment.request_id,
-                max_price=payment.max_price,
+                voucher=voucher,
+                request_id=request_id,
+                max_price=max_price,
                 worker=payment.worker,
             )
         )
+
+    headers: Mapping[str, str] = {}
+    try:
+        if payment.voucher is None and joined.x402 is not None:
+            paid = await pay_by_x402(joined, joined.x402, listing, manifest, body.tensors, payment, infer, path)
+            answer, headers = paid.answer, paid.headers
+        else:
+            answer = await infer(payment.voucher, payment.request_id, payment.max_price)
     except PaymentError as error:
         if isinstance(error, InvalidVoucher):  # a matter of form, not of money
             raise
-        error.terms = payment_terms(joined, listing, manifest, body.tensors)
+        error.terms = {**payment_terms(joined, listing, manifest, body.tensors), **error.terms}
         log.info("payment-refused", code=error.code, model=listing.name)
         raise
     if not answer.repeated:
         CHARGED_UNITS.inc(answer.charged)
-    return Served(body, answer)
+    return Served(body, answer, headers)
 
 
 def payment_terms(

@@ -79,7 +79,7 @@ class Authorizer:
             request_id=request_id,
             token=secrets.token_bytes(TOKEN_BYTES),
             price=price,
-            limit=min(facts.spendable, facts.settled + self._exposure_cap),
+            limit=self._limit(facts),
             voucher_amount=voucher.cumulative_amount,
             voucher_signature=voucher.signature,
             ttl_seconds=ttl_seconds,
@@ -89,6 +89,11 @@ class Authorizer:
             return await self._reservations.reserve(claim)
         except OverLimit as refusal:
             raise self._shortage(facts, refusal.account, price) from None
+
+    def _limit(self, facts: ChannelFacts) -> int:
+        if facts.channel.signer == self._gateway:
+            return facts.spendable  # the gateway's own channel: it lends to nobody but itself
+        return min(facts.spendable, facts.settled + self._exposure_cap)
 
     async def account(self, channel_id: bytes) -> Account:
         """Return a channel's running state."""

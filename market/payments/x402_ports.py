@@ -7,9 +7,11 @@ from threads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from market.payments.x402_channels import PayerChannel
+from market.payments.model import ParsedVoucher
+from market.payments.x402_channels import Merchant, PayerChannel
 from market.payments.x402_model import Authorization, Credit, Payment, Settled
 
 
@@ -43,9 +45,52 @@ class Facilitator(Protocol):
         """
         ...
 
+    def look(self, channel: PayerChannel) -> PayerChannel:
+        """Return a channel as the chain has it now; raises as `verify` does."""
+        ...
+
+    def claim(self, channels: Sequence[PayerChannel]) -> Sequence[PayerChannel]:
+        """Claim what channels were charged and sweep it to the house; returns those; raises as `settle` does."""
+        ...
+
+    def refund(self, channel: PayerChannel, amount: int) -> Settled:
+        """Send a payer `amount` of its channel back, claiming first what it was charged; raises as `settle` does."""
+        ...
+
     def pay(self, purpose: str, to: bytes, amount: int) -> str:
         """Send tokens once for this purpose and wait; returns the transaction hash."""
         ...
+
+
+class House(Protocol):
+    """The gateway's own channel in the escrow, from which it pays onward what x402 clients pay it."""
+
+    @property
+    def channel_id(self) -> bytes:
+        """The channel's id."""
+        ...
+
+    def voucher(self) -> ParsedVoucher:
+        """Return a voucher over all that the channel holds.
+
+        Raises:
+            HouseShort: the channel is not funded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class X402Desk:
+    """What the door of one gateway works with; `pack` is the usual credit pack, `origin` the public scheme://host[:port]."""
+
+    merchant: Merchant
+    facilitator: Facilitator
+    book: Book
+    house: House
+    token_name: str
+    token_version: str
+    pack: int
+    origin: str
 
 
 class Book(Protocol):
@@ -55,8 +100,15 @@ class Book(Protocol):
         """Return (transaction, signature) of an authorization that bought its credit, None if it has not."""
         ...
 
-    def begin(self, authorization: Authorization, *, now: float, until: float) -> bool:
-        """Reserve (chain, token, from, nonce) before anything is sent; False if somebody else has it now."""
+    def begin(self, authorization: Authorization, payload: str, *, now: float, until: float) -> bool:
+        """Reserve (chain, token, from, nonce) before anything is sent; False if somebody else has it now.
+
+        `payload` is the payment's JSON, for settling it again after a crash.
+        """
+        ...
+
+    def undecided(self, now: float) -> Sequence[tuple[Authorization, str]]:
+        """Return the reservations whose time has passed without a decision, with their payloads."""
         ...
 
     def abandon(self, authorization: Authorization) -> None:
@@ -124,12 +176,12 @@ class Book(Protocol):
         """
         ...
 
-    def refunded(self, request_id: bytes, transaction: str) -> None:
-        """Write down that a refund was sent."""
+    def unsent_refunds(self) -> Sequence[tuple[bytes, bytes, int]]:
+        """Return the refunds decided and not known to be sent: (request id, payer, amount)."""
         ...
 
-    def forget_channel(self, channel_id: bytes) -> None:
-        """Drop a channel that is empty."""
+    def refunded(self, request_id: bytes, transaction: str) -> None:
+        """Write down that a refund was sent."""
         ...
 
     def sweep(self, now: float) -> int:

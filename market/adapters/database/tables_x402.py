@@ -30,6 +30,7 @@ x402_authorizations = Table(
     Column("nonce", Hash, primary_key=True),
     Column("value", Amount, nullable=False),
     Column("signature", LargeBinary, nullable=False),
+    Column("payload", Text, nullable=False, doc="JSON as it came: what a restart settles again"),
     Column("reserved_until", Float, nullable=False),
     Column("settled_in", Text, nullable=True),
 )

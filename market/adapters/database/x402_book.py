@@ -44,7 +44,7 @@ class DatabaseBook:
             row = connection.execute(query).one_or_none()
         return None if row is None or row.settled_in is None else (row.settled_in, bytes(row.signature))
 
-    def begin(self, authorization: Authorization, *, now: float, until: float) -> bool:
+    def begin(self, authorization: Authorization, payload: str, *, now: float, until: float) -> bool:
         """See `Book.begin`."""
         values = {
             "chain_id": authorization.chain_id,
@@ -53,6 +53,7 @@ class DatabaseBook:
             "nonce": authorization.nonce,
             "value": authorization.value,
             "signature": authorization.signature,
+            "payload": payload,
             "reserved_until": until,
         }
         try:
@@ -89,6 +90,13 @@ class DatabaseBook:
                         bought=x402_credits.c.bought + authorization.value,
                     )
                 )
+
+    def undecided(self, now: float) -> Sequence[tuple[Authorization, str]]:
+        """See `Book.undecided`."""
+        table = x402_authorizations.c
+        query = sa.select(x402_authorizations).where(table.settled_in.is_(None), table.reserved_until < now)
+        with reading(self._engine) as connection:
+            return [(_authorization(row), row.payload) for row in connection.execute(query)]
 
     # --- credit -------------------------------------------------------------------------------------------------
 
@@ -157,11 +165,6 @@ class DatabaseBook:
         here = x402_channels.c.channel_id == channel.channel_id
         with writing(self._engine) as connection:
             connection.execute(sa.update(x402_channels).where(here).values(facts))
-
-    def forget_channel(self, channel_id: bytes) -> None:
-        """See `Book.forget_channel`."""
-        with writing(self._engine) as connection:
-            connection.execute(sa.delete(x402_channels).where(x402_channels.c.channel_id == channel_id))
 
     # --- payments -----------------------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ class DatabaseBook:
             connection.execute(sa.update(x402_refunds).where(here).values(sent_in=transaction))
 
     def unsent_refunds(self) -> Sequence[tuple[bytes, bytes, int]]:
-        """Return the refunds decided and not known to be sent: (request id, payer, amount)."""
+        """See `Book.unsent_refunds`."""
         query = sa.select(x402_refunds).where(x402_refunds.c.sent_in.is_(None))
         with reading(self._engine) as connection:
             return [(bytes(row.request_id), bytes(row.payer), row.amount) for row in connection.execute(query)]
@@ -263,6 +266,11 @@ def _is(authorization: Authorization) -> sa.ColumnElement[bool]:
         & (table.payer == authorization.payer)
         & (table.nonce == authorization.nonce)
     )
+
+
+def _authorization(row: Row[Any]) -> Authorization:
+    parts = (bytes(row.token), bytes(row.payer), bytes(row.nonce))
+    return Authorization(row.chain_id, *parts, row.value, bytes(row.signature))
 
 
 def _ensure_credit(connection: Connection, payer: bytes) -> None:

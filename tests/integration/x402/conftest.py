@@ -31,7 +31,7 @@ class Shop:
 def shop(tmp_path_factory):
     with running_anvil(tmp_path_factory.mktemp("x402")) as url:
         chain = Chain(url)
-        x402.install(url, chain.sender("deployer"))
+        x402.install(url, key("deployer"))
         house = key("house")
         chain.give_gas(house.address)
         transactor = Transactor(chain.web3, house)

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("nonce", sa.LargeBinary(length=32), nullable=False),
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("reserved_until", sa.Float(), nullable=False),
         sa.Column("settled_in", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("chain_id", "token", "payer", "nonce", name=op.f("pk_x402_authorizations")),

@@ -1,0 +1,139 @@
+"""What the x402 door leaves to do: fund the house channel, claim what channels were charged, finish what a crash left.
+
+Decides when, never how much anybody owes. Runs in the gateway process, which is the one sender of the house account.
+Each step is tried again at the next beat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import structlog
+
+from contracts.protocol.errors import CodedError
+from contracts.protocol.hexes import checksum
+from market.adapters.house_channel import HouseChannel
+from market.payments.ports import Ledger
+from market.payments.x402_channels import PayerChannel
+from market.payments.x402_model import EXACT, PaymentRefused
+from market.payments.x402_ports import SettlementPending, X402Desk
+
+BEAT_SECONDS = 2.0
+FUND_SECONDS = 10.0
+LOOK_SECONDS = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class Housekeeping:
+    """The loop behind one gateway's x402 door."""
+
+    def __init__(
+        self,
+        desk: X402Desk,
+        *,
+        house: HouseChannel,
+        ledger: Ledger,
+        claim_interval_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._desk = desk
+        self._facilitator = desk.facilitator
+        self._book = desk.book
+        self._house = house
+        self._ledger = ledger
+        self._claim_interval_seconds = claim_interval_seconds
+        self._clock = clock
+        self._claimed_at = clock()
+        self._looked_at = clock()
+        self._funded_at = 0.0
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            for step in (self.fund, self.tidy, self.watch):
+                try:
+                    await step()
+                except (CodedError, PaymentRefused, SettlementPending) as error:
+                    log.warning("x402-housekeeping", step=step.__name__, error=str(error))
+                except Exception:  # the loop must outlive a surprise of the SDK
+                    log.exception("x402-housekeeping", step=step.__name__)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def fund(self) -> None:
+        """Keep the house channel funded."""
+        if self._clock() - self._funded_at < FUND_SECONDS:
+            return
+        self._funded_at = self._clock()
+        account = await self._ledger.account(self._house.channel_id)
+        await asyncio.to_thread(self._house.fund, 0 if account is None else account.charged)
+
+    async def tidy(self) -> None:
+        """Give back what crashed requests held; settle again, and refund again, what was left undecided."""
+        await asyncio.to_thread(self._tidy)
+
+    async def watch(self) -> None:
+        """Look at the channels' state on chain; claim on time, and at once when a payer starts to leave."""
+        now = self._clock()
+        if now - self._looked_at >= LOOK_SECONDS or now - self._claimed_at >= self._claim_interval_seconds:
+            self._looked_at = now
+            await asyncio.to_thread(self._watch, now - self._claimed_at >= self._claim_interval_seconds)
+
+    def claim_all(self) -> int:
+        """Claim everything that is charged now; returns how many channels."""
+        return self._claim([channel for channel in self._book.channels() if channel.charged > channel.total_claimed])
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        now = self._clock()
+        self._book.sweep(now)
+        for authorization, payload in self._book.undecided(now):
+            offer = self._offer(authorization.value)
+            payment = {"x402Version": 2, "accepted": offer, "payload": orjson.loads(payload)}
+            try:
+                settled = self._facilitator.settle(payment, offer)
+            except PaymentRefused:
+                self._book.abandon(authorization)
+            else:
+                self._book.bought(authorization, settled.transaction)
+        for request_id, payer, amount in self._book.unsent_refunds():
+            self._book.refunded(request_id, self._facilitator.pay(refund_purpose(request_id), payer, amount))
+
+    def _watch(self, claim: bool) -> None:
+        owing = [channel for channel in self._book.channels() if channel.charged > channel.total_claimed]
+        seen = [self._facilitator.look(channel) for channel in owing]
+        for channel in seen:
+            self._book.see_channel(channel)
+        leaving = [channel for channel in seen if channel.withdraw_requested_at]
+        if claim:
+            self._claimed_at = self._clock()
+        self._claim(seen if claim else leaving)
+
+    def _claim(self, channels: list[PayerChannel]) -> int:
+        claimed = self._facilitator.claim(channels)
+        for channel in claimed:
+            self._book.see_channel(self._facilitator.look(channel))
+        if claimed:
+            log.info("x402-channels-claimed", channels=len(claimed))
+        return len(claimed)
+
+    def _offer(self, amount: int) -> dict[str, Any]:
+        return {
+            "scheme": EXACT,
+            "network": self._desk.merchant.network,
+            "asset": checksum(self._desk.merchant.token),
+            "amount": str(amount),
+            "payTo": checksum(self._desk.merchant.receiver),
+            "maxTimeoutSeconds": 0,
+            "extra": {"name": self._desk.token_name, "version": self._desk.token_version},
+        }
+
+
+def refund_purpose(request_id: bytes) -> str:
+    """Name the one transaction of a refund."""
+    return f"x402:refund:{request_id.hex()}"

@@ -1,0 +1,109 @@
+"""Where an inference route meets x402: the price of the request, the door, and what a 402 tells the client.
+
+Decides the price asked: the cheapest live offer that the request allows. Called by `market.gateway.serving`, and by the
+discovery routes for what an endpoint would ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from contracts.protocol.hexes import hex0x
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.tensors import Tensor
+from market.errors import CreditSpent, NoCapacity, NoPayment, PaymentError, PaymentRejected, PriceAboveLimit
+from market.gateway.x402 import terms
+from market.gateway.x402.door import Door, Paid, corrected
+from market.gateway.x402.wire import PAYMENT_REQUIRED
+from market.inference.model import Answer
+from market.payments.model import ParsedVoucher
+from market.payments.x402_model import PaymentRefused
+from market.payments.x402_ports import X402Desk
+from market.registry.model import Listing
+
+if TYPE_CHECKING:
+    from market.bootstrap import GatewayRuntime
+    from market.gateway.headers import PaymentHeaders
+
+Infer = Callable[[ParsedVoucher | None, bytes | None, int | None], Awaitable[Answer]]
+
+
+async def pay_by_x402(
+    joined: GatewayRuntime,
+    desk: X402Desk,
+    listing: Listing,
+    manifest: Manifest,
+    tensors: Sequence[Tensor],
+    payment: PaymentHeaders,
+    infer: Infer,
+    path: str | None,
+) -> Paid:
+    """Serve a request that carries no voucher, or say what it costs.
+
+    Raises:
+        PaymentError: with PAYMENT-REQUIRED in its headers.
+        MarketError: see the inference service.
+    """
+    units = count_units(manifest.unit, tensors, manifest.batch_axis)
+    price = price_of(joined, listing, units, payment)
+    path = path or infer_path(listing)
+    try:
+        if payment.x402 is None or not payment.x402.given:
+            raise NoPayment
+        return await Door(desk, payment.x402, price, lambda voucher, named: infer(voucher, named, price)).serve()
+    except PaymentRefused as refused:
+        rejected = PaymentRejected(refused.detail, field=None if refused.reason == refused.detail else refused.reason)
+        offers = corrected(terms.accepts(desk, price), refused)
+        header = terms.payment_required(desk, listing, manifest, price, path, error=refused.reason, offers=offers)
+        rejected.headers = {PAYMENT_REQUIRED: header, **NOT_CACHED}
+        raise rejected from refused
+    except PriceAboveLimit as error:
+        # Its one cheap worker went away meanwhile: the new price is a new question.
+        again = NoPayment("The price has changed.")
+        price = price_of(joined, listing, units, payment)
+        challenge(again, desk, listing, manifest, price, path)
+        raise again from error
+    except (NoPayment, CreditSpent) as error:
+        challenge(error, desk, listing, manifest, price, path)
+        raise
+
+
+NOT_CACHED = {"Cache-Control": "no-store"}
+
+
+def challenge(error: PaymentError, desk: X402Desk, listing: Listing, manifest: Manifest, price: int, path: str) -> None:
+    """Let a refusal tell x402 clients of both versions what to pay."""
+    header = terms.payment_required(desk, listing, manifest, price, path, error=error.detail)
+    error.headers = {PAYMENT_REQUIRED: header, **NOT_CACHED}
+    error.terms = {**error.terms, **terms.v1_terms(desk, listing, price, path)}
+
+
+def price_of(joined: GatewayRuntime, listing: Listing, units: int, payment: PaymentHeaders | None) -> int:
+    """Return what the cheapest live offer asks that the request allows.
+
+    Raises:
+        NoCapacity: nobody offers it now.
+        PriceAboveLimit: every offer costs more than the request allows.
+    """
+    wanted = None if payment is None else payment.worker
+    prices = [
+        price_up(offer.unit_price, units)
+        for offer in joined.offers.quotes(listing.model_id)
+        if wanted is None or offer.worker == wanted
+    ]
+    if not prices:
+        raise NoCapacity(f"no live worker offers {listing.name}.", field="model")
+    price = min(prices)
+    if payment is not None and payment.max_price is not None and price > payment.max_price:
+        raise PriceAboveLimit(
+            f"The cheapest offer asks {price}; the request allows {payment.max_price}.", field="Market-Max-Price"
+        )
+    return price
+
+
+def infer_path(listing: Listing) -> str:
+    """Return the path of a model's infer route; by model id where the name is not one path segment."""
+    plain = all(part.isalnum() or part in "-_." for part in listing.name) and listing.name.isascii() and listing.name
+    return f"/v2/models/{listing.name if plain else hex0x(listing.model_id)}/infer"

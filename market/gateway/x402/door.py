@@ -1,0 +1,368 @@
+"""One request paid by x402: check the payment, set its money aside, serve from the house channel, charge, answer.
+
+Decides the order: what a payer signed is reserved before anything is sent or served, money on chain counts once it is
+confirmed, and nothing is charged that was not served. A payment is one job: its identity is the request id, so that a
+repetition is answered from the ledger. A fault of ours is never answered with 402. Called by `market.gateway.serving`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+
+from contracts.protocol.hexes import checksum
+from market.errors import (
+    CreditSpent,
+    HouseShort,
+    MarketError,
+    PaymentError,
+    PaymentUndecided,
+    RequestInProgress,
+)
+from market.gateway.x402 import sign_in, terms
+from market.gateway.x402.wire import CREDIT, PAYMENT_RESPONSE, V1_RESPONSE, X402Headers, encode, read_payment
+from market.inference.model import Answer
+from market.payments.model import ParsedVoucher
+from market.payments.x402_channels import (
+    ChannelConfig,
+    ChannelOutOfStep,
+    PayerChannel,
+    PayerVoucher,
+    check_covered,
+    check_voucher,
+    continues,
+)
+from market.payments.x402_model import (
+    BATCH,
+    EXACT,
+    SIGN_IN,
+    Authorization,
+    CreditShort,
+    Payment,
+    PaymentRefused,
+    Settled,
+    identity,
+)
+from market.payments.x402_ports import SettlementPending, X402Desk
+
+# What the chain said of a channel is believed this long; a payer who starts to leave needs far longer.
+FRESH_SECONDS = 60.0
+SETTLE_SECONDS = 180.0
+SERVE_SECONDS = 120.0
+SETTLING_AT_ONCE = 32
+
+Infer = Callable[[ParsedVoucher, bytes], Awaitable[Answer]]
+_T = TypeVar("_T")
+log = structlog.get_logger(__name__)
+_background: set[asyncio.Task[Any]] = set()
+_threads = ThreadPoolExecutor(max_workers=SETTLING_AT_ONCE, thread_name_prefix="x402")
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A served request and what the answer's headers say of its payment."""
+
+    answer: Answer
+    headers: Mapping[str, str]
+
+
+class Door:
+    """Serves one request of a known `price`; `infer` runs it on a voucher of the house, under a request id."""
+
+    def __init__(self, desk: X402Desk, headers: X402Headers, price: int, infer: Infer) -> None:
+        self._desk = desk
+        self._headers = headers
+        self._price = price
+        self._infer = infer
+
+    async def serve(self) -> Paid:
+        """Serve the request.
+
+        Raises:
+            PaymentRefused | CreditSpent: the payment is not good, or not enough.
+            PaymentUndecided: its transaction is not confirmed yet.
+            MarketError: see the inference service; nothing is charged.
+        """
+        desk = self._desk
+        if self._headers.payment is None:
+            assert self._headers.sign_in is not None, "the caller looks first"
+            now = time.time()
+            proof = sign_in.verify(self._headers.sign_in, origin=desk.origin, network=desk.merchant.network, now=now)
+            return await self._from_credit(proof.request_id, proof.address, SIGN_IN, None)
+        paid = read_payment(self._headers.payment)
+        offer = terms.matching(desk, self._price, paid)
+        payment = {"x402Version": 2, "accepted": offer, "payload": dict(paid.payload)}
+        if offer["scheme"] == EXACT:
+            return await self._exact(payment, offer)
+        return await self._batch(payment, offer)
+
+    # --- a credit pack, and its use -----------------------------------------------------------------------------
+
+    async def _exact(self, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> Paid:
+        desk = self._desk
+        authorization = Authorization.from_wire(payment["payload"], desk.merchant.chain_id, desk.merchant.token)
+        known = await _apart(desk.book.authorization, authorization)
+        if known is None:
+            await _on_chain(desk.facilitator.verify, payment, offer)
+            transaction = await to_the_end(self._buy(authorization, payment, offer))
+        else:
+            transaction, signature = known
+            if signature != authorization.signature:
+                raise PaymentRefused("invalid_exact_evm_payload_signature")
+        settled = Settled(transaction, checksum(authorization.payer), str(authorization.value))
+        return await self._from_credit(authorization.request_id, authorization.payer, EXACT, settled)
+
+    async def _buy(self, authorization: Authorization, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> str:
+        """Settle and give the credit; goes on when the client is gone, since its money is."""
+        book, now = self._desk.book, time.time()
+        text = orjson.dumps(payment["payload"]).decode()
+        if not await _apart(book.begin, authorization, text, now=now, until=now + SETTLE_SECONDS):
+            raise RequestInProgress("This authorization is being settled.", field="PAYMENT-SIGNATURE")
+        try:
+            settled = await _on_chain(self._desk.facilitator.settle, payment, offer)
+        except PaymentRefused:
+            await _apart(book.abandon, authorization)
+            raise
+        except SettlementPending as pending:
+            raise self._undecided(pending) from pending
+        await _apart(book.bought, authorization, settled.transaction)
+        log.info("x402-pack-bought", value=authorization.value)
+        return settled.transaction
+
+    async def _from_credit(self, request_id: bytes, payer: bytes, scheme: str, settled: Settled | None) -> Paid:
+        book, now = self._desk.book, time.time()
+        try:
+            held = await _apart(
+                book.hold_credit, request_id, payer, scheme, self._price, now=now, until=now + SERVE_SECONDS
+            )
+        except CreditShort as short:
+            credit = await _apart(book.credit, payer)
+            raise CreditSpent(f"{credit.available} of credit is left; this request costs {self._price}.") from short
+        try:
+            answer = await self._served(request_id, held)
+        except MarketError as error:
+            if settled is not None:
+                # The pack is bought even though this request failed: the client must know that it has credit.
+                error.headers = self._response(settled, None)
+            raise
+        credit = await _apart(book.credit, payer)
+        headers = {CREDIT: str(credit.available)}
+        return Paid(answer, headers if settled is None else headers | self._response(settled, answer))
+
+    # --- a channel ----------------------------------------------------------------------------------------------
+
+    async def _batch(self, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> Paid:
+        desk, payload = self._desk, payment["payload"]
+        config, voucher = read_channel(payload)
+        check_voucher(config, voucher, desk.merchant)
+        known = await _apart(desk.book.channel, voucher.channel_id)
+        try:
+            base = continues(known, voucher, self._price)
+        except ChannelOutOfStep:
+            return await self._repeated(known, voucher)
+        request_id = identity(
+            BATCH, voucher.channel_id, base.to_bytes(32, "big"), voucher.max_claimable.to_bytes(32, "big")
+        )
+        channel, deposits = await self._checked(payment, offer, known, config, voucher, base, request_id)
+        channel = replace(channel, signed_max=voucher.max_claimable, signature=voucher.signature)
+        now = time.time()
+        held = await _apart(
+            desk.book.hold_channel, request_id, channel, self._price, now=now, until=now + SERVE_SECONDS
+        )
+        deposited: Settled | None = None
+        if deposits and held is Payment.HELD:
+            deposited = await to_the_end(self._deposit(request_id, channel, payment, offer))
+        try:
+            answer = await self._served(request_id, held)
+        except MarketError as error:
+            if deposited is not None:
+                # The deposit is made and nothing of it is charged.
+                after = await _apart(desk.book.channel, voucher.channel_id)
+                error.headers = self._channel_response(after or channel, 0, deposited, None)
+            raise
+        after = await _apart(desk.book.channel, voucher.channel_id)
+        charged = await _apart(desk.book.charged, request_id)
+        return Paid(answer, self._channel_response(after or channel, charged or 0, deposited, answer))
+
+    async def _checked(
+        self,
+        payment: Mapping[str, Any],
+        offer: Mapping[str, Any],
+        known: PayerChannel | None,
+        config: ChannelConfig,
+        voucher: PayerVoucher,
+        base: int,
+        request_id: bytes,
+    ) -> tuple[PayerChannel, bool]:
+        """Return the channel as the chain has it, and whether this payment deposits into it first."""
+        deposits = payment["payload"].get("type") == "deposit"
+        if deposits and known is not None and known.last_request == request_id and known.balance >= base + self._price:
+            deposits = False  # made already, by a request that then failed
+            payment = {**payment, "payload": {**payment["payload"], "type": "voucher"}}
+        fresh = known is not None and time.time() - known.synced_at < FRESH_SECONDS and not known.withdraw_requested_at
+        if known is not None and fresh and not deposits:
+            check_covered(voucher, balance=known.balance, total_claimed=known.total_claimed)
+            return known, False
+        facts = await _on_chain(self._desk.facilitator.verify, payment, offer)
+        channel = known or PayerChannel(voucher.channel_id, config, charged=base)
+        return seen(channel, facts), deposits
+
+    async def _deposit(
+        self, request_id: bytes, channel: PayerChannel, payment: Mapping[str, Any], offer: Mapping[str, Any]
+    ) -> Settled:
+        """Make the deposit and wait for its confirmations, before anything is served on it."""
+        book = self._desk.book
+        try:
+            settled = await _on_chain(self._desk.facilitator.settle, payment, offer)
+        except SettlementPending as pending:
+            await _apart(book.release, request_id)
+            raise self._undecided(pending) from pending
+        except BaseException:
+            await _apart(book.release, request_id)
+            raise
+        await _apart(book.see_channel, seen(channel, settled.extra.get("channelState", {})))
+        log.info("x402-channel-funded", amount=settled.amount)
+        return settled
+
+    async def _repeated(self, known: PayerChannel | None, voucher: PayerVoucher) -> Paid:
+        """Answer the newest charged voucher of a channel again; any other is out of step."""
+        same = known is not None and (known.signature, known.signed_max) == (voucher.signature, voucher.max_claimable)
+        if known is None or known.last_request is None or not same:
+            raise ChannelOutOfStep(known)
+        charged = await _apart(self._desk.book.charged, known.last_request)
+        if charged is None:
+            raise ChannelOutOfStep(known)
+        answer = await self._served(known.last_request, Payment.CHARGED)
+        return Paid(answer, self._channel_response(known, charged, None, answer))
+
+    # --- serving ------------------------------------------------------------------------------------------------
+
+    async def _served(self, request_id: bytes, held: Payment) -> Answer:
+        """Run the request on the house's money and charge the payer what the house was charged."""
+        book = self._desk.book
+        try:
+            answer = await self._onward(request_id)
+            if held is Payment.HELD:
+                await to_the_end(_apart(book.charge, request_id, min(answer.charged, self._price), now=time.time()))
+        except BaseException:
+            if held is Payment.HELD:
+                await to_the_end(_apart(book.release, request_id))
+            raise
+        return answer
+
+    async def _onward(self, request_id: bytes) -> Answer:
+        try:
+            return await self._infer(self._desk.house.voucher(), request_id)
+        except PaymentError as error:
+            # It is the house that could not pay: the client's payment was good.
+            log.warning("house-short", code=error.code, detail=error.detail)
+            raise HouseShort from error
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def _response(
+        self, settled: Settled, answer: Answer | None, extra: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        body: dict[str, Any] = {
+            "success": True,
+            "payer": settled.payer,
+            "transaction": settled.transaction,
+            "network": self._desk.merchant.network,
+            "amount": settled.amount,
+        }
+        if extra is not None:
+            body["extra"] = dict(extra)
+        if answer is not None:
+            paper = answer.receipt.to_bytes() + answer.worker_signature + answer.gateway_signature
+            body["extensions"] = terms.receipt_extension(paper)
+        return self._named(body)
+
+    def _channel_response(
+        self, channel: PayerChannel, charged: int, deposited: Settled | None, answer: Answer | None
+    ) -> dict[str, str]:
+        settled = deposited or Settled("", checksum(channel.config.payer))
+        extra = {"channelState": channel.state_to_wire(), "chargedAmount": str(charged)}
+        return self._response(settled, answer, extra)
+
+    def _undecided(self, pending: SettlementPending) -> PaymentUndecided:
+        error = PaymentUndecided()
+        error.headers = self._named(
+            {
+                "success": False,
+                "errorReason": "settlement_pending",
+                "transaction": pending.transaction,
+                "network": self._desk.merchant.network,
+            }
+        )
+        return error
+
+    def _named(self, body: Mapping[str, Any]) -> dict[str, str]:
+        encoded = encode(body)
+        named = {PAYMENT_RESPONSE: encoded}
+        return named | {V1_RESPONSE: encoded} if self._headers.v1 else named
+
+
+def read_channel(payload: Mapping[str, Any]) -> tuple[ChannelConfig, PayerVoucher]:
+    """Read what every payload of `batch-settlement` has.
+
+    Raises:
+        PaymentRefused: it is missing or malformed.
+    """
+    config, voucher = payload.get("channelConfig"), payload.get("voucher")
+    if not isinstance(config, dict) or not isinstance(voucher, dict):
+        raise PaymentRefused("invalid_batch_settlement_evm_payload_type", "channelConfig and voucher are needed.")
+    return ChannelConfig.from_wire(config), PayerVoucher.from_wire(voucher)
+
+
+def seen(channel: PayerChannel, facts: Mapping[str, Any]) -> PayerChannel:
+    """Return a channel with the chain's facts as the facilitator reports them."""
+    return channel.seen_on_chain(
+        balance=int(facts.get("balance", channel.balance)),
+        total_claimed=int(facts.get("totalClaimed", channel.total_claimed)),
+        withdraw_requested_at=int(facts.get("withdrawRequestedAt", channel.withdraw_requested_at)),
+        refund_nonce=int(facts.get("refundNonce", channel.refund_nonce)),
+        at=time.time(),
+    )
+
+
+def corrected(offers: list[dict[str, Any]], refused: PaymentRefused) -> list[dict[str, Any]]:
+    """Return the offers with where the channel stands, for a client whose count is out of step."""
+    if isinstance(refused, ChannelOutOfStep) and refused.channel is not None:
+        for offer in offers:
+            if offer["scheme"] == BATCH:
+                state = {
+                    "channelState": refused.channel.state_to_wire(),
+                    "voucherState": refused.channel.voucher_to_wire(),
+                }
+                offer["extra"] = {**offer["extra"], **state}
+    return offers
+
+
+async def _apart(work: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
+    return await asyncio.to_thread(work, *arguments, **named)
+
+
+async def _on_chain(work: Callable[..., _T], *arguments: Any) -> _T:
+    """Run what may wait for blocks, in threads of its own."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*arguments))
+
+
+async def to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end even if the client leaves: money has moved or is about to."""
+    task = asyncio.get_running_loop().create_task(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    return await asyncio.shield(task)
+
+
+async def settle_background() -> None:
+    """Wait for payments that outlived their client; called when the gateway closes."""
+    while _background:
+        await asyncio.gather(*_background, return_exceptions=True)
