@@ -1,20 +1,18 @@
 """An authorization whose transaction is out when the gateway dies: what the payer paid becomes credit, however late."""
 
 import time
-from dataclasses import replace
 
 import pytest
+from eth_account import Account
 from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.schemas import PaymentRequirements
 
 from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.transactor import Transactor
 from contracts.protocol.hexes import checksum
-from eth_account import Account
 from market.adapters.x402_facilitator import InProcessFacilitator
 from market.adapters.x402_signer import HouseSigner
 from market.devnet.services import rpc
-from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
 from tests.support.chain import key
 
