@@ -76,7 +76,7 @@ class Transactor:
         self.address = key.address
         self._key = key
         self._outbox: Outbox = outbox if outbox is not None else MemoryOutbox()
-        self._confirmations = confirmations
+        self.confirmations = confirmations
         self._clock = clock
         self._sleep = sleep
         self._stuck_seconds = stuck_seconds
@@ -249,7 +249,7 @@ class Transactor:
         with named():
             head = self.web3.eth.block_number
             # A node may count a transaction before it shows its receipt: trust the count of an older block only.
-            settled = self.web3.eth.get_transaction_count(account, max(0, head - max(1, self._confirmations)))
+            settled = self.web3.eth.get_transaction_count(account, max(0, head - max(1, self.confirmations)))
         if not fresh and settled <= outgoing.nonce:
             return
         if any(self._receipt(tx_hash) is not None for tx_hash in outgoing.tx_hashes):
@@ -299,7 +299,7 @@ class Transactor:
     def _mined(self, outgoing: Outgoing, receipt: Any) -> Mined | None:
         with named():
             head = self.web3.eth.block_number
-        if head - receipt["blockNumber"] < self._confirmations:
+        if head - receipt["blockNumber"] < self.confirmations:
             return None
         if receipt["status"] != 1:
             self._outbox.put(replace(outgoing, done=True))

@@ -21,7 +21,12 @@ from x402.mechanisms.evm.batch_settlement.constants import (
 from x402.mechanisms.evm.batch_settlement.facilitator.scheme import BatchSettlementEvmFacilitator
 from x402.mechanisms.evm.batch_settlement.facilitator.utils import read_channel_state
 from x402.mechanisms.evm.batch_settlement.types import ChannelState
-from x402.mechanisms.evm.constants import ERR_SETTLEMENT_PENDING, MULTICALL3_ADDRESS
+from x402.mechanisms.evm.constants import (
+    ERR_NONCE_ALREADY_USED,
+    ERR_SETTLEMENT_PENDING,
+    ERR_VALID_BEFORE_EXPIRED,
+    MULTICALL3_ADDRESS,
+)
 from x402.mechanisms.evm.exact.facilitator import ExactEvmScheme
 from x402.schemas import PaymentPayload, PaymentRequirements
 
@@ -33,6 +38,7 @@ from contracts.bindings.transactor import NotConfirmed, Transactor
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum, from_hex, hex0x
 from market.adapters.x402_signer import HouseSigner
+from market.adapters.x402_used import UsedAuthorizations
 from market.errors import ChainUnreachable, ConfigurationError
 from market.payments.x402_channels import Merchant, PayerChannel
 from market.payments.x402_model import BATCH, EXACT, PaymentRefused, Settled
@@ -60,6 +66,7 @@ class InProcessFacilitator:
         self._transactor = transactor
         self._token = token
         self._merchant = merchant
+        self._used = UsedAuthorizations(transactor, merchant.token, merchant.receiver)
         self._schemes: Mapping[str, Any] = {
             EXACT: ExactEvmScheme(signer),
             BATCH: BatchSettlementEvmFacilitator(signer, authorizer_signer=signer),
@@ -70,6 +77,8 @@ class InProcessFacilitator:
         paid, asked, scheme = self._read(payload, requirements)
         found = self._asking(lambda: scheme.verify(paid, asked))
         if not found.is_valid:
+            if asked.scheme == EXACT and found.invalid_reason == ERR_NONCE_ALREADY_USED and self._is_paid(paid):
+                return {}
             raise PaymentRefused(found.invalid_reason or "invalid_payload", found.invalid_message or "")
         return dict(found.extra or {})
 
@@ -81,6 +90,9 @@ class InProcessFacilitator:
             return Settled(found.transaction, found.payer or "", found.amount or "", dict(found.extra or {}))
         if found.error_reason == ERR_SETTLEMENT_PENDING:
             raise SettlementPending(found.transaction)
+        before = self._paid_before(paid, found.error_reason) if asked.scheme == EXACT else None
+        if before is not None:
+            return before
         raise PaymentRefused(found.error_reason or "transaction_failed", found.error_message or "")
 
     def pay(self, purpose: str, to: bytes, amount: int) -> str:
@@ -136,6 +148,24 @@ class InProcessFacilitator:
         return self.settle(_payload(enriched, requirements), requirements)
 
     # --- parts --------------------------------------------------------------------------------------------------
+
+    def _paid_before(self, paid: PaymentPayload, reason: str | None) -> Settled | None:
+        """Return the settlement of an authorization whose money has arrived although the chain refuses it now."""
+        authorization = paid.payload.get("authorization")
+        if not isinstance(authorization, dict):
+            return None
+        try:
+            transaction = self._used.paid_in(authorization, expired=reason == ERR_VALID_BEFORE_EXPIRED)
+        except ChainError as error:
+            raise ChainUnreachable(error.detail, remedy=error.remedy) from error
+        return None if transaction is None else Settled(transaction, authorization["from"], authorization["value"])
+
+    def _is_paid(self, paid: PaymentPayload) -> bool:
+        """Tell whether a used authorization was used to pay us, or may have been: settling finds out."""
+        try:
+            return self._paid_before(paid, ERR_NONCE_ALREADY_USED) is not None
+        except SettlementPending:
+            return True
 
     def _requirements(self) -> dict[str, Any]:
         return {

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from web3 import Web3
 from x402.mechanisms.evm.exact.eip3009_utils import verify_eip3009_transfer_event
 
 from contracts.bindings.rpc import named
+from contracts.bindings.transactor import Transactor
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import address_from_hex, checksum, from_hex, hex0x
 from market.payments.x402_ports import SettlementPending
@@ -28,16 +28,17 @@ _STATE = keccak256(b"authorizationState(address,bytes32)")[:4]
 class UsedAuthorizations:
     """Reads one token's record of authorizations to one receiver."""
 
-    def __init__(self, web3: Web3, token: bytes, receiver: bytes, *, confirmations: int) -> None:
-        self._web3 = web3
+    def __init__(self, transactor: Transactor, token: bytes, receiver: bytes) -> None:
+        self._web3 = transactor.web3
+        self._confirmations = transactor.confirmations
         self._token = token
         self._receiver = receiver
-        self._confirmations = confirmations
 
-    def paid_in(self, authorization: Mapping[str, Any]) -> str | None:
-        """Return the confirmed transaction that brought its money to the receiver, None if it never will.
+    def paid_in(self, authorization: Mapping[str, Any], *, expired: bool) -> str | None:
+        """Return the confirmed transaction that brought its money to the receiver, None if none has.
 
-        `authorization` is the SDKs' wire form, its signature checked already.
+        `authorization` is the SDKs' wire form, its signature checked already; `expired` by our clock, which is not the
+        chain's.
 
         Raises:
             SettlementPending: a transaction may still bring it, or has and is not confirmed.
@@ -47,9 +48,9 @@ class UsedAuthorizations:
         nonce = from_hex(authorization["nonce"], 32, field="nonce")
         with named():
             head = self._web3.eth.get_block("latest")
-            used = any(self._web3.eth.call({"to": _address(self._token), "data": hex0x(_STATE + payer + nonce)}))  # type: ignore[typeddict-item]
+            used = any(self._web3.eth.call({"to": _address(self._token), "data": _STATE + payer + nonce}))
         if not used:
-            if head["timestamp"] < int(authorization["validBefore"]):
+            if expired and head["timestamp"] < int(authorization["validBefore"]):
                 raise SettlementPending("")
             return None
         with named():
@@ -57,7 +58,7 @@ class UsedAuthorizations:
                 {
                     "fromBlock": max(0, head["number"] - LOOK_BACK_BLOCKS),
                     "address": _address(self._token),
-                    "topics": [[hex0x(_USED), hex0x(_CANCELED)], hex0x(payer), hex0x(nonce)],  # type: ignore[list-item]
+                    "topics": [[hex0x(_USED), hex0x(_CANCELED)], hex0x(payer), hex0x(nonce)],
                 }
             )
         if not logs:

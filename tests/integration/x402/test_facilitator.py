@@ -8,7 +8,7 @@ from x402.schemas import PaymentRequirements
 
 from contracts.protocol.hexes import checksum, hex0x
 from market.payments.x402_channels import ChannelConfig, PayerChannel, PayerVoucher, check_voucher
-from market.payments.x402_model import Authorization, PaymentRefused
+from market.payments.x402_model import Authorization
 from tests.support.chain import key
 
 PRICE = 1_000
@@ -58,8 +58,8 @@ def test_exact_moves_the_pack_once(shop):
     assert first.payer.lower() == account("alice").address.lower()
     assert again.transaction == first.transaction
     assert shop.balance("house") == before + 100_000
-    with pytest.raises(PaymentRefused, match="nonce"):
-        shop.facilitator.verify(payload, requirements)
+    # Still good: its money has arrived, and the book knows whether it has bought anything with it.
+    shop.facilitator.verify(payload, requirements)
 
 
 def test_the_authorization_is_read_as_the_sdk_wrote_it(shop):

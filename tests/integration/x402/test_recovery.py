@@ -9,10 +9,12 @@ from x402.schemas import PaymentRequirements
 
 from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.transactor import Transactor
+from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum
 from market.adapters.x402_facilitator import InProcessFacilitator
 from market.adapters.x402_signer import HouseSigner
 from market.devnet.services import rpc
+from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
 from tests.support.chain import key
 
@@ -26,29 +28,64 @@ def facilitator(shop, outbox):
     return InProcessFacilitator(signer, transactor, shop.chain.contracts.token, shop.merchant)
 
 
-def test_a_transaction_that_is_out_is_found_again_after_a_restart_and_after_its_time(shop):
-    shop.chain.give_tokens("dora", PACK)
+def payment(shop, name, seconds):
+    shop.chain.give_tokens(name, PACK)
     requirements = {
         "scheme": "exact",
         "network": shop.merchant.network,
         "asset": checksum(shop.merchant.token),
         "amount": str(PACK),
         "payTo": checksum(shop.merchant.receiver),
-        "maxTimeoutSeconds": 9,
+        "maxTimeoutSeconds": seconds,
         "extra": {"name": shop.token_name, "version": shop.token_version},
     }
-    account = Account.from_key(key("dora").secret_bytes())
+    account = Account.from_key(key(name).secret_bytes())
     inner = ExactEvmScheme(account).create_payment_payload(PaymentRequirements.model_validate(requirements))
-    payment = {"x402Version": 2, "payload": inner, "accepted": requirements}
+    return {"x402Version": 2, "payload": inner, "accepted": requirements}, requirements
+
+
+def test_a_transaction_that_is_out_is_found_again_after_a_restart_and_after_its_time(shop):
+    paid, requirements = payment(shop, "dora", seconds=9)
     outbox, before, url = MemoryOutbox(), shop.balance("house"), shop.chain.url
     rpc(url, "evm_setAutomine", False)
     try:
         with pytest.raises(SettlementPending):
-            facilitator(shop, outbox).settle(payment, requirements)
+            facilitator(shop, outbox).settle(paid, requirements)
     finally:
         rpc(url, "evm_setAutomine", True)
         rpc(url, "evm_mine")
-    time.sleep(max(0.0, int(inner["authorization"]["validBefore"]) - time.time() + 1))
-    settled = facilitator(shop, outbox).settle(payment, requirements)
-    assert settled.payer.lower() == account.address.lower()
+    time.sleep(max(0.0, int(paid["payload"]["authorization"]["validBefore"]) - time.time() + 1))
+    settled = facilitator(shop, outbox).settle(paid, requirements)
+    assert settled.payer.lower() == "0x" + key("dora").address.hex()
+    assert settled.amount == str(PACK)
     assert shop.balance("house") == before + PACK
+
+
+def test_an_authorization_that_somebody_else_sent_first_has_paid_all_the_same(shop):
+    paid, requirements = payment(shop, "emil", seconds=300)
+    before = shop.balance("house")
+    shop.chain.give_gas(key("stranger").address)
+    stranger = Transactor(shop.chain.web3, key("stranger"))
+    thief = InProcessFacilitator(
+        HouseSigner(shop.chain.web3, key("stranger"), stranger), stranger, shop.chain.contracts.token, shop.merchant
+    )
+    first = thief.settle(paid, requirements)
+    facilitator(shop, MemoryOutbox()).verify(paid, requirements)
+    settled = facilitator(shop, MemoryOutbox()).settle(paid, requirements)
+    assert settled.transaction == first.transaction
+    assert shop.balance("house") == before + PACK
+
+
+def test_a_cancelled_authorization_has_paid_nothing(shop):
+    paid, requirements = payment(shop, "fay", seconds=300)
+    nonce = bytes.fromhex(paid["payload"]["authorization"]["nonce"][2:])
+    kinds = keccak256(b"CancelAuthorization(address authorizer,bytes32 nonce)")
+    words = kinds + key("fay").address.rjust(32, b"\0") + nonce
+    separator = shop.chain.contracts.token.read("DOMAIN_SEPARATOR")
+    signature = key("fay").sign_digest(keccak256(b"\x19\x01" + separator + keccak256(words)))
+    token = shop.chain.contracts.token
+    shop.chain.send("payer", token.address, token.encode("cancelAuthorization", key("fay").address, nonce, signature))
+    with pytest.raises(PaymentRefused):
+        facilitator(shop, MemoryOutbox()).verify(paid, requirements)
+    with pytest.raises(PaymentRefused):
+        facilitator(shop, MemoryOutbox()).settle(paid, requirements)

@@ -1,0 +1,129 @@
+"""The book of x402 payments under threads: nothing is bought, held, charged or refunded twice."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from market.adapters.database.x402_book import DatabaseBook
+from market.errors import RequestInProgress
+from market.payments.x402_model import EXACT, Authorization, Credit, CreditShort, Payment
+from tests.conformance.test_ledger import SERVERS, open_database
+
+PAYER = b"\x0a" * 20
+AUTHORIZATION = Authorization(31_337, b"\x0b" * 20, PAYER, b"\x0c" * 32, 100_000, b"\x0d" * 65)
+NOW, UNTIL = 1_000.0, 1_060.0
+
+
+@pytest.fixture(params=SERVERS)
+def book(request, tmp_path):
+    engine = open_database(request.param, tmp_path)
+    yield DatabaseBook(engine)
+    engine.dispose()
+
+
+def begin(book, now=NOW):
+    return book.begin(AUTHORIZATION, "{}", now=now, until=now + 60)
+
+
+def bought(book, amount=100_000):
+    authorization = Authorization(31_337, b"\x0b" * 20, PAYER, os.urandom(32), amount, b"\x0d" * 65)
+    assert book.begin(authorization, "{}", now=NOW, until=UNTIL)
+    book.bought(authorization, "0xaa")
+
+
+def hold(book, request_id, amount, now=NOW):
+    return book.hold_credit(request_id, PAYER, EXACT, amount, now=now, until=now + 60)
+
+
+def test_one_of_twenty_reserves_an_authorization(book):
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(lambda _: begin(book), range(20))) == 1
+    assert book.authorization(AUTHORIZATION) is None
+
+
+def test_a_reservation_left_behind_is_taken_over_once(book):
+    assert begin(book)
+    assert not begin(book, NOW + 59)
+    assert [found for found, _ in book.undecided(NOW + 61)] == [AUTHORIZATION]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda _: begin(book, NOW + 61), range(8))) == 1
+
+
+def test_an_authorization_gives_its_credit_once(book):
+    assert begin(book)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: book.bought(AUTHORIZATION, "0xaa"), range(8)))
+    assert book.credit(PAYER) == Credit(balance=100_000, bought=100_000)
+    assert book.authorization(AUTHORIZATION) == ("0xaa", AUTHORIZATION.signature)
+    book.abandon(AUTHORIZATION)  # too late: what is settled stays
+    assert not begin(book, NOW + 1_000)
+
+
+def test_what_the_chain_refused_may_be_tried_again(book):
+    assert begin(book)
+    book.abandon(AUTHORIZATION)
+    assert begin(book)
+    assert book.credit(PAYER) == Credit()
+
+
+def test_credit_is_never_held_twice(book):
+    bought(book, 5_500)
+
+    def one(number):
+        try:
+            return hold(book, bytes([number]) * 32, 1_000)
+        except CreditShort:
+            return None
+
+    with ThreadPoolExecutor(20) as pool:
+        outcomes = list(pool.map(one, range(20)))
+    assert outcomes.count(Payment.HELD) == 5
+    assert book.credit(PAYER).available == 500
+
+
+def test_one_payment_is_one_request(book):
+    bought(book)
+    assert hold(book, b"\1" * 32, 1_000) is Payment.HELD
+    with pytest.raises(RequestInProgress):
+        hold(book, b"\1" * 32, 1_000)
+    book.charge(b"\1" * 32, 700, now=NOW)
+    book.charge(b"\1" * 32, 700, now=NOW)
+    assert book.charged(b"\1" * 32) == 700
+    assert hold(book, b"\1" * 32, 1_000) is Payment.CHARGED
+    assert book.credit(PAYER) == Credit(balance=99_300, bought=100_000)
+    book.release(b"\1" * 32)
+    assert book.credit(PAYER).available == 99_300
+
+
+def test_a_failed_request_gives_its_credit_back_and_may_be_sent_again(book):
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    book.release(b"\1" * 32)
+    book.release(b"\1" * 32)
+    assert book.credit(PAYER).available == 100_000
+    assert book.charge(b"\1" * 32, 1_000, now=NOW) is None
+    assert book.credit(PAYER).balance == 100_000
+    assert hold(book, b"\1" * 32, 1_000) is Payment.HELD
+
+
+def test_what_a_crash_left_held_comes_back(book):
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    assert book.sweep(NOW + 59) == 0
+    assert book.sweep(NOW + 61) == 1
+    assert book.credit(PAYER).available == 100_000
+
+
+def test_a_refund_takes_what_is_free_once(book):
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    with ThreadPoolExecutor(8) as pool:
+        decided = set(pool.map(lambda _: book.begin_refund(b"\2" * 32, PAYER, now=NOW), range(8)))
+    assert decided == {(99_000, "")}
+    assert book.begin_refund(b"\3" * 32, PAYER, now=NOW) is None
+    assert book.unsent_refunds() == [(b"\2" * 32, PAYER, 99_000)]
+    book.refunded(b"\2" * 32, "0xbb")
+    assert book.begin_refund(b"\2" * 32, PAYER, now=NOW) == (99_000, "0xbb")
+    book.charge(b"\1" * 32, 1_000, now=NOW)
+    assert book.credit(PAYER) == Credit(bought=100_000, refunded=99_000)
