@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {TestUSD} from "@market/mocks/TestUSD.sol";
+import {ERC3009DepositCollector} from "@market/x402/ERC3009DepositCollector.sol";
+import {IDepositCollector, IX402Channels} from "@market/x402/IX402Channels.sol";
+
+import {X402Fixture} from "./X402Fixture.sol";
+
+/// @notice Brings less than it was asked for.
+contract ShortCollector is IDepositCollector {
+    function collect(address, address token, uint128 amount, bytes32, bytes calldata) external {
+        TestUSD(token).mint(msg.sender, amount - 1);
+    }
+}
+
+/// @notice Tries to have one transfer counted twice.
+contract NestingCollector is IDepositCollector {
+    function collect(address payer, address token, uint128 amount, bytes32, bytes calldata) external {
+        IX402Channels.ChannelConfig memory inner =
+            IX402Channels.ChannelConfig(payer, payer, payer, payer, token, 15 minutes, 0);
+        IX402Channels(msg.sender).deposit(inner, amount, address(this), "");
+    }
+}
+
+contract X402DepositTest is X402Fixture {
+    function test_CountsWhatArrives() public {
+        token.mint(payer, 100);
+        vm.expectEmit(AT);
+        emit IX402Channels.ChannelCreated(id, config);
+        vm.expectEmit(AT);
+        emit IX402Channels.Deposited(id, address(this), 60, 60);
+        channels.deposit(config, 60, address(collector), authorization(id, 60, 1));
+        channels.deposit(config, 40, address(collector), authorization(id, 40, 2));
+        assertChannel(100, 0);
+        assertEq(token.balanceOf(AT), 100, "held");
+    }
+
+    function test_RevertWhen_AnAuthorizationIsUsedAgain() public {
+        deposit(60);
+        token.mint(payer, 60);
+        bytes memory again = authorization(id, 60, 1);
+        vm.expectPartialRevert(TestUSD.TestUSDAuthorizationUsed.selector);
+        channels.deposit(config, 60, address(collector), again);
+    }
+
+    function test_RevertWhen_AnAuthorizationIsForAnotherChannel() public {
+        token.mint(payer, 60);
+        bytes memory other = authorization(bytes32(uint256(1)), 60, 1);
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDInvalidSignature.selector, payer));
+        channels.deposit(config, 60, address(collector), other);
+    }
+
+    function test_RevertWhen_TheCollectorBringsLess() public {
+        address short = address(new ShortCollector());
+        vm.expectRevert(abi.encodeWithSelector(IX402Channels.X402ChannelsCollected.selector, 59, 60));
+        channels.deposit(config, 60, short, "");
+    }
+
+    function test_RevertWhen_TheCollectorNests() public {
+        address nesting = address(new NestingCollector());
+        vm.expectRevert();
+        channels.deposit(config, 60, nesting, "");
+    }
+
+    function test_RevertWhen_SomebodyElseCollects() public {
+        vm.expectRevert(
+            abi.encodeWithSelector(ERC3009DepositCollector.ERC3009DepositCollectorNotChannels.selector, address(this))
+        );
+        collector.collect(payer, address(token), 1, id, "");
+    }
+
+    function test_RevertWhen_TheConfigIsBad() public {
+        vm.expectRevert(IX402Channels.X402ChannelsZeroAmount.selector.asBytes());
+        channels.deposit(config, 0, address(collector), "");
+        uint40[2] memory delays = [DELAY - 1, 30 days + 1];
+        for (uint256 i = 0; i < delays.length; ++i) {
+            config.withdrawDelay = delays[i];
+            vm.expectRevert(IX402Channels.X402ChannelsBadConfig.selector.asBytes());
+            channels.deposit(config, 1, address(collector), "");
+        }
+        config.withdrawDelay = DELAY;
+        config.receiverAuthorizer = address(0);
+        vm.expectRevert(IX402Channels.X402ChannelsBadConfig.selector.asBytes());
+        channels.deposit(config, 1, address(collector), "");
+    }
+}
+
+function asBytes(bytes4 selector) pure returns (bytes memory) {
+    return abi.encodePacked(selector);
+}
+
+using {asBytes} for bytes4;
