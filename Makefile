@@ -26,7 +26,7 @@ demo: .venv/.runtime contracts/node_modules/.runtime ## run the whole market onc
 up: .venv/.runtime contracts/node_modules/.runtime ## keep the same embedded network running until Ctrl-C
 	@$(VENV)/market up $(ARGS)
 
-install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev ## install all that tests and checks need
+install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev tests/clients/x402/node_modules/.dev ## install all that tests and checks need
 
 test: check solidity ## everything: checks, contracts, then all Python tests (what CI runs)
 	$(VENV)/pytest -q -n 2 --dist loadfile tests
@@ -89,7 +89,7 @@ lock: .venv/bin/uv ## renew the lock files after a change of dependencies
 	cd contracts && npm install --package-lock-only
 
 clean: ## remove everything that was installed or built here
-	rm -rf .venv contracts/node_modules tests/parity/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv contracts/node_modules tests/parity/node_modules tests/clients/x402/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
 
 .venv/bin/uv:
 	@echo "Making .venv ..."
@@ -117,4 +117,8 @@ contracts/node_modules/.dev: contracts/package-lock.json
 
 tests/parity/node_modules/.dev: tests/parity/package-lock.json
 	@cd tests/parity && $(NPM_INSTALL)
+	@touch $@
+
+tests/clients/x402/node_modules/.dev: tests/clients/x402/package-lock.json
+	@cd tests/clients/x402 && $(NPM_INSTALL)
 	@touch $@

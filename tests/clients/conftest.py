@@ -80,6 +80,7 @@ def example(datatype: str) -> np.ndarray:
 class Running:
     """Where the market is, and who pays."""
 
+    local: LocalMarket
     market: Market
     payment: Payment
     http: str
@@ -107,7 +108,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
             address = local.gateway_url.removeprefix("http://")
             weights = local.data_dir / "packages" / minilm.NAME / "model.onnx"
-            yield Running(market, Payment(market, budget=BUDGET), address, local.grpc_address, weights)
+            yield Running(local, market, Payment(market, budget=BUDGET), address, local.grpc_address, weights)
 
 
 @pytest.fixture(scope="session")
