@@ -95,9 +95,7 @@ contract X402ClaimTest is X402Fixture {
         IX402Channels.ChannelConfig memory other = config;
         other.receiverAuthorizer = STRANGER;
         rows[1] = IX402Channels.VoucherClaim(IX402Channels.Voucher(other, 50), rows[0].signature, 50);
-        vm.expectRevert(
-            abi.encodeWithSelector(IX402Channels.X402ChannelsAuthorizersDiffer.selector, seller, STRANGER)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IX402Channels.X402ChannelsAuthorizersDiffer.selector, seller, STRANGER));
         channels.claimWithSignature(rows, "");
     }
 

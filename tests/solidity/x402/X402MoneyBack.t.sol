@@ -24,9 +24,7 @@ contract X402MoneyBackTest is X402Fixture {
         claim(40, 40);
         uint256 readyAt = block.timestamp + DELAY;
         vm.expectRevert(
-            abi.encodeWithSelector(
-                IX402Channels.X402ChannelsWithdrawNotReady.selector, readyAt, block.timestamp
-            )
+            abi.encodeWithSelector(IX402Channels.X402ChannelsWithdrawNotReady.selector, readyAt, block.timestamp)
         );
         channels.finalizeWithdraw(config);
         vm.warp(readyAt);
