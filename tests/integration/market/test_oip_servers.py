@@ -190,7 +190,7 @@ def test_refusals_say_what_and_charge_nothing(http):
     refused(http.post(INFER, content=bytes(70_000), headers=PAY), 413, "payload-too-large")
     refused(http.post(INFER, content=json.dumps(body()).replace("1.0", "1e99"), headers=PAY), 400, "tensor-data")
     refused(http.post("/v2/models/a/b/c/infer", json=body(), headers=PAY), 404, "no-route")
-    refused(http.get(INFER), 405, "no-route")
+    refused(http.put(INFER, json=body()), 405, "no-route")
     assert len(CHARGES) == before
 
 
