@@ -326,6 +326,10 @@ def build_x402(
     transactor = Transactor(
         services.web3, key, outbox=DatabaseOutbox(services.engine), confirmations=settings.confirmations
     )
+    try:
+        transactor.resume()
+    except ChainError as error:
+        raise ChainUnreachable(error.detail, field="MARKET_RPC_URL", remedy=error.remedy) from error
     facilitator = InProcessFacilitator(
         HouseSigner(services.web3, key, transactor), transactor, services.contracts.token, merchant
     )
@@ -339,6 +343,12 @@ def build_x402(
         transactor=transactor,
         target=settings.x402_house_target,
     )
+    if settings.public_url is None and settings.host not in ("127.0.0.1", "localhost"):
+        raise ConfigurationError(
+            "clients that pay by x402 must know by which address they reach this gateway.",
+            field="MARKET_PUBLIC_URL",
+            remedy="Set it to the scheme, host and port that clients use, such as https://gateway.example.",
+        )
     origin = settings.public_url or f"http://{settings.host}:{settings.port}"
     desk = X402Desk(merchant, facilitator, book, house, name, version, settings.x402_pack, origin)
     housekeeping = Housekeeping(

@@ -109,6 +109,14 @@ class PayerVoucher:
         except (InvalidHex, KeyError, TypeError, ValueError) as error:
             raise PaymentRefused(_INVALID + "voucher_payload", f"voucher: {error}") from error
 
+    def to_wire(self) -> dict[str, Any]:
+        """Return the SDKs' JSON form."""
+        return {
+            "channelId": hex0x(self.channel_id),
+            "maxClaimableAmount": str(self.max_claimable),
+            "signature": hex0x(self.signature),
+        }
+
     def is_signed_by(self, signer: bytes, chain_id: int) -> bool:
         """Tell whether a plain key signed this voucher."""
         struct = _VOUCHER_TYPE + self.channel_id + self.max_claimable.to_bytes(32, "big")

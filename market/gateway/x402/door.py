@@ -27,6 +27,7 @@ from market.errors import (
     RequestInProgress,
 )
 from market.gateway.x402 import sign_in, terms
+from market.gateway.x402.payloads import only_authorization, only_channel, payment_of, read_channel
 from market.gateway.x402.wire import CREDIT, PAYMENT_RESPONSE, V1_RESPONSE, X402Headers, encode, read_payment
 from market.inference.model import Answer
 from market.payments.model import ParsedVoucher
@@ -98,10 +99,9 @@ class Door:
             return await self._from_credit(proof.request_id, proof.address, SIGN_IN, None)
         paid = read_payment(self._headers.payment)
         offer = terms.matching(desk, self._price, paid)
-        payment = {"x402Version": 2, "accepted": offer, "payload": dict(paid.payload)}
         if offer["scheme"] == EXACT:
-            return await self._exact(payment, offer)
-        return await self._batch(payment, offer)
+            return await self._exact(payment_of(offer, only_authorization(paid.payload)), offer)
+        return await self._batch(payment_of(offer, only_channel(paid.payload, ("voucher", "deposit"))), offer)
 
     # --- a credit pack, and its use -----------------------------------------------------------------------------
 
@@ -110,7 +110,10 @@ class Door:
         authorization = Authorization.from_wire(payment["payload"], desk.merchant.chain_id, desk.merchant.token)
         known = await _apart(desk.book.authorization, authorization)
         if known is None:
-            await _on_chain(desk.facilitator.verify, payment, offer)
+            try:
+                await _on_chain(desk.facilitator.verify, payment, offer)
+            except SettlementPending as pending:
+                raise self._undecided(pending) from pending
             transaction = await to_the_end(self._buy(authorization, payment, offer))
         else:
             transaction, signature = known
@@ -153,7 +156,7 @@ class Door:
                 error.headers = self._response(settled, None)
             raise
         credit = await _apart(book.credit, payer)
-        headers = {CREDIT: str(credit.available)}
+        headers = {CREDIT: str(credit.available), "Cache-Control": "no-store"}
         return Paid(answer, headers if settled is None else headers | self._response(settled, answer))
 
     # --- a channel ----------------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ class Door:
         request_id = identity(
             BATCH, voucher.channel_id, base.to_bytes(32, "big"), voucher.max_claimable.to_bytes(32, "big")
         )
-        channel, deposits = await self._checked(payment, offer, known, config, voucher, base, request_id)
+        channel, deposits = await self._checked(payment, offer, known, config, voucher, base)
         channel = replace(channel, signed_max=voucher.max_claimable, signature=voucher.signature)
         now = time.time()
         held = await _apart(
@@ -199,18 +202,25 @@ class Door:
         config: ChannelConfig,
         voucher: PayerVoucher,
         base: int,
-        request_id: bytes,
     ) -> tuple[PayerChannel, bool]:
         """Return the channel as the chain has it, and whether this payment deposits into it first."""
         deposits = payment["payload"].get("type") == "deposit"
-        if deposits and known is not None and known.last_request == request_id and known.balance >= base + self._price:
-            deposits = False  # made already, by a request that then failed
-            payment = {**payment, "payload": {**payment["payload"], "type": "voucher"}}
         fresh = known is not None and time.time() - known.synced_at < FRESH_SECONDS and not known.withdraw_requested_at
         if known is not None and fresh and not deposits:
             check_covered(voucher, balance=known.balance, total_claimed=known.total_claimed)
             return known, False
-        facts = await _on_chain(self._desk.facilitator.verify, payment, offer)
+        verify = self._desk.facilitator.verify
+        try:
+            facts = await _on_chain(verify, payment, offer)
+        except PaymentRefused as refused:
+            if not deposits:
+                raise
+            # The deposit may be made already: by a request that then failed, or a process that died.
+            plain = {**payment, "payload": {**payment["payload"], "type": "voucher"}}
+            try:
+                facts, deposits = await _on_chain(verify, plain, offer), False
+            except PaymentRefused:
+                raise refused from None
         channel = known or PayerChannel(voucher.channel_id, config, charged=base)
         return seen(channel, facts), deposits
 
@@ -305,20 +315,8 @@ class Door:
 
     def _named(self, body: Mapping[str, Any]) -> dict[str, str]:
         encoded = encode(body)
-        named = {PAYMENT_RESPONSE: encoded}
+        named = {PAYMENT_RESPONSE: encoded, "Cache-Control": "no-store"}
         return named | {V1_RESPONSE: encoded} if self._headers.v1 else named
-
-
-def read_channel(payload: Mapping[str, Any]) -> tuple[ChannelConfig, PayerVoucher]:
-    """Read what every payload of `batch-settlement` has.
-
-    Raises:
-        PaymentRefused: it is missing or malformed.
-    """
-    config, voucher = payload.get("channelConfig"), payload.get("voucher")
-    if not isinstance(config, dict) or not isinstance(voucher, dict):
-        raise PaymentRefused("invalid_batch_settlement_evm_payload_type", "channelConfig and voucher are needed.")
-    return ChannelConfig.from_wire(config), PayerVoucher.from_wire(voucher)
 
 
 def seen(channel: PayerChannel, facts: Mapping[str, Any]) -> PayerChannel:

@@ -13,7 +13,8 @@ from typing import Any
 from contracts.protocol.hexes import checksum
 from market.errors import PaymentUndecided
 from market.gateway.x402 import terms
-from market.gateway.x402.door import read_channel, seen, to_the_end
+from market.gateway.x402.door import seen, to_the_end
+from market.gateway.x402.payloads import only_channel, payment_of, read_channel
 from market.gateway.x402.sign_in import SignedIn
 from market.gateway.x402.wire import PAYMENT_RESPONSE, encode, read_payment
 from market.payments.x402_channels import ChannelOutOfStep, PayerChannel, check_voucher
@@ -33,9 +34,10 @@ async def refund(desk: X402Desk, price: int, header: str) -> tuple[dict[str, Any
         PaymentUndecided: the transaction is not confirmed yet.
     """
     paid = read_payment(header)
-    if paid.scheme != BATCH or paid.payload.get("type") != "refund":
+    if paid.scheme != BATCH:
         raise PaymentRefused(_INVALID + "payload_type", "POST pays for inference; GET takes refunds only.")
-    config, voucher = read_channel(paid.payload)
+    payload = only_channel(paid.payload, ("refund",))
+    config, voucher = read_channel(payload)
     check_voucher(config, voucher, desk.merchant)
     book = desk.book
     known = await asyncio.to_thread(book.channel, voucher.channel_id)
@@ -44,9 +46,8 @@ async def refund(desk: X402Desk, price: int, header: str) -> tuple[dict[str, Any
     if voucher.max_claimable != known.charged:
         raise ChannelOutOfStep(known)
     offer = terms.accepts(desk, price)[0]
-    payment = {"x402Version": 2, "accepted": offer, "payload": dict(paid.payload)}
-    channel = seen(known, await asyncio.to_thread(desk.facilitator.verify, payment, offer))
-    amount = _amount(paid.payload, channel)
+    channel = seen(known, await asyncio.to_thread(desk.facilitator.verify, payment_of(offer, payload), offer))
+    amount = _amount(payload, channel)
     request_id = identity("refund", channel.channel_id, channel.refund_nonce.to_bytes(32, "big"))
     now = time.time()
     await asyncio.to_thread(book.hold_channel, request_id, channel, 0, now=now, until=now + REFUND_SECONDS)

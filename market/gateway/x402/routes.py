@@ -32,11 +32,12 @@ from market.payments.x402_ports import X402Desk
 router = APIRouter(tags=["x402"])
 
 
-@router.get("/v2/models/{model}/infer", responses={402: {"description": "What the endpoint asks, for one unit."}})
-@router.get(
-    "/v2/models/{model}/versions/{version}/infer",
-    responses={402: {"description": "What the endpoint asks, for one unit."}},
-)
+_ASKED: dict[int | str, dict[str, Any]] = {402: {"description": "What the endpoint asks, for one unit."}}
+
+
+@router.head("/v2/models/{model}/infer", responses=_ASKED)
+@router.get("/v2/models/{model}/infer", responses=_ASKED)
+@router.get("/v2/models/{model}/versions/{version}/infer", responses=_ASKED)
 async def ask_price(request: Request, model: str, version: str | None = None) -> Response:
     """Answer 402 with what one unit costs; a payload of type `refund` closes an x402 channel instead."""
     joined, desk = runtime(request), _desk(request)
@@ -46,7 +47,7 @@ async def ask_price(request: Request, model: str, version: str | None = None) ->
     path = infer_path(listing)
     given = x402_headers(request.headers)
     try:
-        if given.payment is not None:
+        if given.payment is not None and request.method == "GET":
             body, headers = await refunds.refund(desk, price, given.payment)
             return JSONResponse(body, headers=headers)
     except PaymentRefused as refused:

@@ -1,0 +1,297 @@
+"""The order of things at the x402 door: reserve, settle, serve, charge; and what a failure at each step leaves."""
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from contracts.protocol.typed_data import Receipt
+from market.adapters.database.engine import open_engine
+from market.adapters.database.migrate import upgrade
+from market.adapters.database.x402_book import DatabaseBook
+from market.errors import (
+    ChainUnreachable,
+    CreditSpent,
+    HouseShort,
+    InsufficientDeposit,
+    PaymentUndecided,
+    RequestInProgress,
+    WorkerFailed,
+)
+from market.gateway.problems import status_of
+from market.gateway.x402.door import Door
+from market.gateway.x402.wire import PAYMENT_RESPONSE, X402Headers, decode
+from market.payments.x402_channels import ChannelOutOfStep
+from market.payments.x402_model import PaymentRefused
+from market.payments.x402_ports import SettlementPending
+from tests.unit.market.x402.payers import PACK, PRICE, TRANSACTION, Chain, House, Payer, desk_of, paying
+
+RECEIPT = Receipt(
+    *([b"\x01" * 32] * 2), b"\x02" * 20, b"\x03" * 20, 1, b"\x04" * 20, *([b"\x05" * 32] * 3), 1, 0, 0, 1, 1
+)
+
+
+class Worker:
+    """Serves at the asked price, or raises what the test says; remembers the request ids."""
+
+    def __init__(self):
+        self.served = []
+        self.faults = []
+        self.charged = PRICE
+        self.gate = None
+
+    async def infer(self, voucher, request_id):
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        repeated = request_id in self.served
+        self.served.append(request_id)
+        receipt = dataclasses.replace(RECEIPT, request_id=request_id)
+        return SimpleNamespace(
+            receipt=receipt, worker_signature=b"\x06" * 65, gateway_signature=b"\x07" * 65,
+            charged=self.charged, repeated=repeated,
+        )  # fmt: skip
+
+
+class Shop:
+    def __init__(self, book):
+        self.book, self.chain, self.house, self.worker = book, Chain(), House(), Worker()
+        self.desk = desk_of(book, self.chain, self.house)
+        self.payer = Payer()
+
+    async def pay(self, payment, price=PRICE):
+        headers = payment if isinstance(payment, X402Headers) else paying(payment)
+        return await Door(self.desk, headers, price, self.worker.infer).serve()
+
+    def credit(self):
+        return self.book.credit(self.payer.address)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/book.db")
+    upgrade(engine)
+    yield Shop(DatabaseBook(engine))
+    engine.dispose()
+
+
+async def test_a_pack_is_settled_before_the_request_and_charged_after_it(shop):
+    paid = await shop.pay(shop.payer.exact(shop.desk))
+    response = decode(paid.headers[PAYMENT_RESPONSE])
+    assert (response["success"], response["transaction"], response["amount"]) == (True, TRANSACTION, str(PACK))
+    paper = bytes.fromhex(response["extensions"]["inference-receipt"]["receipt"][2:])
+    assert Receipt.from_bytes(paper[:-130]) == paid.answer.receipt
+    assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE, 0)
+    assert paid.headers["Market-Credit"] == str(PACK - PRICE)
+
+
+async def test_one_authorization_in_parallel_is_one_transaction_and_one_job(shop):
+    payment = shop.payer.exact(shop.desk)
+    answers = await asyncio.gather(*(shop.pay(payment) for _ in range(20)), return_exceptions=True)
+    assert shop.chain.count("settle") == 1
+    assert len(set(shop.worker.served)) == 1
+    assert {type(answer) for answer in answers if isinstance(answer, Exception)} <= {RequestInProgress}
+    again = await shop.pay(payment)
+    assert again.answer.repeated
+    assert shop.credit().balance == PACK - PRICE
+
+
+async def test_a_failed_request_leaves_the_pack_as_credit_and_says_so(shop):
+    shop.worker.faults.append(WorkerFailed("no."))
+    payment = shop.payer.exact(shop.desk)
+    with pytest.raises(WorkerFailed) as failed:
+        await shop.pay(payment)
+    assert decode(failed.value.headers[PAYMENT_RESPONSE])["transaction"] == TRANSACTION
+    assert (shop.credit().balance, shop.credit().held) == (PACK, 0)
+    await shop.pay(payment)
+    assert (shop.chain.count("settle"), shop.credit().balance) == (1, PACK - PRICE)
+
+
+async def test_an_undecided_settlement_is_no_refusal_and_is_settled_once_in_the_end(shop):
+    payment = shop.payer.exact(shop.desk)
+    shop.chain.faults["settle"] = [SettlementPending(TRANSACTION)]
+    with pytest.raises(PaymentUndecided) as undecided:
+        await shop.pay(payment)
+    assert status_of(type(undecided.value)) == 503
+    response = decode(undecided.value.headers[PAYMENT_RESPONSE])
+    assert (response["success"], response["errorReason"]) == (False, "settlement_pending")
+    with pytest.raises(RequestInProgress):  # still reserved: nobody settles it a second time meanwhile
+        await shop.pay(payment)
+    assert shop.chain.count("settle") == 1
+    [(authorization, _)] = shop.book.undecided(float("inf"))
+    assert authorization.payer == shop.payer.address
+
+
+@pytest.mark.parametrize("step", ["verify", "settle"])
+async def test_a_node_that_is_away_is_a_fault_and_never_a_402(shop, step):
+    shop.chain.faults[step] = [ChainUnreachable("away.")]
+    with pytest.raises(ChainUnreachable) as fault:
+        await shop.pay(shop.payer.exact(shop.desk))
+    assert status_of(type(fault.value)) == 503
+    assert not shop.worker.served
+
+
+async def test_a_refused_settlement_frees_the_authorization(shop):
+    payment = shop.payer.exact(shop.desk)
+    shop.chain.faults["settle"] = [PaymentRefused("insufficient_funds")]
+    with pytest.raises(PaymentRefused):
+        await shop.pay(payment)
+    await shop.pay(payment)
+    assert shop.credit().balance == PACK - PRICE
+
+
+@pytest.mark.parametrize("fault", ["unfunded", "short"])
+async def test_a_house_that_cannot_pay_onward_is_a_fault_and_never_a_402(shop, fault):
+    if fault == "unfunded":
+        shop.house.funded = False
+    else:
+        shop.worker.faults.append(InsufficientDeposit("the house."))
+    with pytest.raises(HouseShort) as short:
+        await shop.pay(shop.payer.exact(shop.desk))
+    assert status_of(type(short.value)) == 503
+    assert (shop.credit().balance, shop.credit().held) == (PACK, 0)
+
+
+async def test_sign_in_uses_credit_once_a_proof_and_asks_for_more_when_it_is_spent(shop):
+    await shop.pay(shop.payer.exact(shop.desk))
+    proof = X402Headers(None, False, shop.payer.sign_in())
+    first = await shop.pay(proof)
+    again = await shop.pay(proof)
+    assert (first.answer.repeated, again.answer.repeated) == (False, True)
+    assert shop.credit().balance == PACK - 2 * PRICE
+    with pytest.raises(CreditSpent):
+        await shop.pay(X402Headers(None, False, shop.payer.sign_in()), price=PACK)
+    with pytest.raises(CreditSpent):
+        await shop.pay(X402Headers(None, False, Payer().sign_in()))
+
+
+async def test_a_deposit_is_confirmed_before_anything_is_served_on_it(shop):
+    client = shop.payer.channel()
+    order = []
+    settle, infer = shop.chain.settle, shop.worker.infer
+    shop.chain.settle = lambda *a: (order.append("deposit"), settle(*a))[1]
+
+    async def served(*arguments):
+        order.append("serve")
+        return await infer(*arguments)
+
+    shop.worker.infer = served
+    paid = await shop.pay(shop.payer.batch(shop.desk, client))
+    assert order == ["deposit", "serve"]
+    extra = decode(paid.headers[PAYMENT_RESPONSE])["extra"]
+    assert extra["chargedAmount"] == str(PRICE)
+    assert extra["channelState"]["chargedCumulativeAmount"] == str(PRICE)
+    assert int(extra["channelState"]["balance"]) == 1_000 * PRICE
+
+
+def vouchers(shop, client, paid):
+    """Let the client learn of an answer as its HTTP layer would."""
+    from x402.schemas import PaymentPayload, PaymentRequirements, SettleResponse
+
+    payment, answer = paid
+    settled = SettleResponse.model_validate(decode(answer.headers[PAYMENT_RESPONSE]))
+    context = SimpleNamespace(
+        payment_payload=PaymentPayload.model_validate(payment),
+        requirements=PaymentRequirements.model_validate(payment["accepted"]),
+        settle_response=settled,
+        payment_required=None,
+    )
+    client.scheme_hooks.on_payment_response(context)
+
+
+async def test_vouchers_need_no_chain_while_its_state_is_fresh(shop):
+    client = shop.payer.channel()
+    for _ in range(3):
+        payment = shop.payer.batch(shop.desk, client)
+        vouchers(shop, client, (payment, await shop.pay(payment)))
+    assert (shop.chain.count("verify"), shop.chain.count("settle")) == (1, 1)
+    [channel] = shop.book.channels()
+    assert (channel.charged, channel.signed_max, channel.busy_with) == (3 * PRICE, 3 * PRICE, None)
+
+
+async def test_a_channel_that_is_left_is_looked_at_every_time(shop):
+    client = shop.payer.channel()
+    shop.chain.withdraw_requested_at = 1
+    for _ in range(2):
+        payment = shop.payer.batch(shop.desk, client)
+        vouchers(shop, client, (payment, await shop.pay(payment)))
+    assert shop.chain.count("verify") == 2
+
+
+async def test_only_what_was_served_is_charged_to_a_channel(shop):
+    client = shop.payer.channel()
+    shop.worker.charged = PRICE - 400
+    payment = shop.payer.batch(shop.desk, client)
+    paid = await shop.pay(payment)
+    assert decode(paid.headers[PAYMENT_RESPONSE])["extra"]["chargedAmount"] == str(PRICE - 400)
+    vouchers(shop, client, (payment, paid))
+    shop.worker.charged = PRICE
+    await shop.pay(shop.payer.batch(shop.desk, client))
+    assert [channel.charged for channel in shop.book.channels()] == [2 * PRICE - 400]
+    assert len(set(shop.worker.served)) == 2
+
+
+async def test_one_request_of_a_channel_is_in_flight_at_a_time(shop):
+    client = shop.payer.channel()
+    payment = shop.payer.batch(shop.desk, client)
+    shop.worker.gate = asyncio.Event()
+    first = asyncio.create_task(shop.pay(payment))
+    while not shop.chain.count("settle"):
+        await asyncio.sleep(0.01)
+    with pytest.raises(RequestInProgress):
+        await shop.pay(payment)
+    shop.worker.gate.set()
+    await first
+    repeated = await shop.pay(payment)
+    assert repeated.answer.repeated
+    assert shop.chain.count("settle") == 1
+
+
+async def test_a_voucher_out_of_step_tells_where_the_channel_stands(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    await shop.pay(payment)
+    forgetful = shop.payer.batch(shop.desk, shop.payer.channel())
+    forgetful["payload"] = {**payment["payload"], "type": "voucher", "voucher": {**payment["payload"]["voucher"]}}
+    from x402.mechanisms.evm.batch_settlement.client.voucher import sign_voucher
+    from x402.mechanisms.evm.signers import EthAccountSigner
+
+    channel_id = payment["payload"]["voucher"]["channelId"]
+    wrong = sign_voucher(EthAccountSigner(shop.payer.account), channel_id, 5 * PRICE, "eip155:31337")
+    forgetful["payload"]["voucher"] = wrong.to_dict()
+    with pytest.raises(ChannelOutOfStep) as out:
+        await shop.pay(forgetful)
+    assert out.value.channel is not None
+    assert out.value.channel.charged == PRICE
+
+
+async def test_a_deposit_outlives_the_request_that_failed(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    shop.worker.faults.append(WorkerFailed("no."))
+    with pytest.raises(WorkerFailed) as failed:
+        await shop.pay(payment)
+    response = decode(failed.value.headers[PAYMENT_RESPONSE])
+    assert (response["success"], response["extra"]["chargedAmount"]) == (True, "0")
+    shop.chain.faults["verify"] = [PaymentRefused("invalid_batch_settlement_evm_deposit_simulation_failed")]
+    await shop.pay(payment)  # the same header again: the deposit is there, the voucher is good
+    assert shop.chain.count("settle") == 1
+    assert [channel.charged for channel in shop.book.channels()] == [PRICE]
+
+
+async def test_a_deposit_that_fails_serves_nothing_and_frees_the_channel(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    shop.chain.faults["settle"] = [PaymentRefused("invalid_batch_settlement_evm_deposit_transaction_failed")]
+    with pytest.raises(PaymentRefused):
+        await shop.pay(payment)
+    assert not shop.worker.served
+    await shop.pay(payment)
+    assert len(shop.worker.served) == 1
+
+
+async def test_a_voucher_that_a_contract_could_revoke_is_refused_unseen(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    payment["payload"]["channelConfig"]["payerAuthorizer"] = "0x" + "00" * 20
+    with pytest.raises(PaymentRefused, match="payerAuthorizer is zero"):
+        await shop.pay(payment)
+    assert not shop.chain.calls
