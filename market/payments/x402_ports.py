@@ -115,6 +115,10 @@ class Book(Protocol):
         """Drop a reservation whose settlement the chain refused."""
         ...
 
+    def let_go(self, authorization: Authorization) -> None:
+        """End the holding of a reservation that is undecided: the next who asks, or housekeeping, finds out."""
+        ...
+
     def bought(self, authorization: Authorization, transaction: str) -> None:
         """Give the credit of a settled authorization, once."""
         ...

@@ -67,6 +67,18 @@ def test_what_the_chain_refused_may_be_tried_again(book):
     assert book.credit(PAYER) == Credit()
 
 
+def test_an_undecided_reservation_is_free_for_the_next_at_once(book):
+    assert begin(book)
+    book.let_go(AUTHORIZATION)
+    assert [found for found, _ in book.undecided(NOW)] == [AUTHORIZATION]
+    assert begin(book)
+    assert not begin(book)
+    book.bought(AUTHORIZATION, "0xaa")
+    book.let_go(AUTHORIZATION)
+    assert book.undecided(NOW + 1_000) == []
+    assert not begin(book, NOW + 1_000)
+
+
 def test_credit_is_never_held_twice(book):
     bought(book, 5_500)
 

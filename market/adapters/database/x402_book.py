@@ -75,6 +75,12 @@ class DatabaseBook:
         with writing(self._engine) as connection:
             connection.execute(sa.delete(x402_authorizations).where(open_ones))
 
+    def let_go(self, authorization: Authorization) -> None:
+        """See `Book.let_go`."""
+        open_ones = _is(authorization) & x402_authorizations.c.settled_in.is_(None)
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(x402_authorizations).where(open_ones).values(reserved_until=0.0))
+
     def bought(self, authorization: Authorization, transaction: str) -> None:
         """See `Book.bought`."""
         open_ones = _is(authorization) & x402_authorizations.c.settled_in.is_(None)

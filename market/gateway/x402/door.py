@@ -19,6 +19,7 @@ import structlog
 
 from contracts.protocol.hexes import checksum
 from market.errors import (
+    ChainUnreachable,
     CreditSpent,
     HouseShort,
     MarketError,
@@ -134,7 +135,11 @@ class Door:
             await _apart(book.abandon, authorization)
             raise
         except SettlementPending as pending:
+            await _apart(book.let_go, authorization)
             raise self._undecided(pending) from pending
+        except ChainUnreachable:
+            await _apart(book.let_go, authorization)
+            raise
         await _apart(book.bought, authorization, settled.transaction)
         log.info("x402-pack-bought", value=authorization.value)
         return settled.transaction
