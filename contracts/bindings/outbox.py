@@ -5,6 +5,7 @@ A row is durable before any node has seen its bytes; that is what lets a restart
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,7 +30,7 @@ class Outgoing:
 
 
 class Outbox(Protocol):
-    """Durable store of outgoing transactions, unique by (account, purpose)."""
+    """Durable store of outgoing transactions, unique by (account, purpose) and, until done, by (account, nonce)."""
 
     def get(self, account: bytes, purpose: str) -> Outgoing | None:
         """Return what was once sent for a purpose."""
@@ -40,7 +41,7 @@ class Outbox(Protocol):
         ...
 
     def add(self, outgoing: Outgoing) -> bool:
-        """Insert, durably before returning; False, and nothing done, if the purpose is known."""
+        """Insert, durably before returning; False, and nothing done, if the purpose is known or the nonce taken."""
         ...
 
     def put(self, outgoing: Outgoing) -> None:
@@ -57,6 +58,7 @@ class MemoryOutbox:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[bytes, str], Outgoing] = {}
+        self._adding = threading.Lock()
 
     def get(self, account: bytes, purpose: str) -> Outgoing | None:
         """See `Outbox.get`."""
@@ -69,7 +71,10 @@ class MemoryOutbox:
 
     def add(self, outgoing: Outgoing) -> bool:
         """See `Outbox.add`."""
-        return self._rows.setdefault((outgoing.account, outgoing.purpose), outgoing) is outgoing
+        with self._adding:
+            if any(row.nonce == outgoing.nonce for row in self.pending(outgoing.account)):
+                return False
+            return self._rows.setdefault((outgoing.account, outgoing.purpose), outgoing) is outgoing
 
     def put(self, outgoing: Outgoing) -> None:
         """See `Outbox.put`."""

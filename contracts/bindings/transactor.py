@@ -108,16 +108,17 @@ class Transactor:
                 return known
             gas = self.estimate(to, data)
             max_fee, priority = self._fees()
-            outgoing = self._signed(
-                Outgoing(
-                    self.address, purpose, to, data, gas, self._next_nonce(), max_fee, priority, b"", (), self._clock()
+            while known is None:
+                nonce = self._next_nonce()
+                outgoing = self._signed(
+                    Outgoing(self.address, purpose, to, data, gas, nonce, max_fee, priority, b"", (), self._clock())
                 )
-            )
-            if not self._outbox.add(outgoing):
-                # Another process was first by a moment; what it signed is what goes out.
-                return self._outbox.get(self.address, purpose) or outgoing
-            self._broadcast(outgoing, fresh=True)
-            return outgoing
+                if self._outbox.add(outgoing):
+                    self._broadcast(outgoing, fresh=True)
+                    return outgoing
+                # Another process was first by a moment: with this purpose, or with this nonce.
+                known = self._outbox.get(self.address, purpose)
+            return known
 
     def estimate(self, to: bytes | None, data: bytes) -> int:
         """Return the gas limit to use: the node's estimate and a margin.

@@ -71,6 +71,15 @@ outbox_transactions = Table(
     Column("sent_at", Float, nullable=False),
     Column("done", Boolean, nullable=False),
 )
+# However many processes send for an account, a nonce is one transaction's.
+Index(
+    "uq_outbox_transactions_nonce",
+    outbox_transactions.c.account,
+    outbox_transactions.c.nonce,
+    unique=True,
+    sqlite_where=outbox_transactions.c.done.is_(False),
+    postgresql_where=outbox_transactions.c.done.is_(False),
+)
 
 # A settlement as decided, before it is sent; `tx_hash` stays NULL until it is confirmed.
 settlement_batches = Table(

@@ -60,6 +60,22 @@ def test_a_purpose_is_one_transaction(chain, sender, outbox):
     assert minted(chain) == 2
 
 
+def test_many_senders_of_an_account_never_share_a_nonce(chain, sender, outbox):
+    senders = [transactor(chain, outbox) for _ in range(4)]
+    chain.rpc("evm_setAutomine", False)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            sent = list(pool.map(lambda n: senders[n % 4].submit(f"many:{n}", *mint(chain)), range(16)))
+        assert len(sent) == 16
+        assert len({found.nonce for found in outbox.pending(sender.address)}) == 16
+    finally:
+        chain.rpc("evm_setAutomine", True)
+        chain.mine()
+    for number in range(16):
+        senders[0].wait(f"many:{number}", wait_seconds=20)
+    assert minted(chain) == 16
+
+
 @pytest.mark.parametrize("step", ["before-outbox", "after-outbox", "before-broadcast", "after-broadcast", "at-receipt"])
 def test_a_crash_at_any_step_neither_loses_nor_repeats(chain, sender, outbox, step, monkeypatch):
     dying = transactor(chain, outbox)
