@@ -121,6 +121,7 @@ def joined():
         registry=Registry(),
         offers=Offers(),
         inference=Inference(),
+        x402=None,
         ledger=Ledger(),
         reservations=Reservations(),
         start=nothing,
