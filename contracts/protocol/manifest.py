@@ -22,7 +22,10 @@ FILENAME = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 1024
-TASKS = ("tensor", "text-embedding", "text-generation", "text-classification", "image-classification")
+TEXT_TASKS = ("text-embedding", "text-generation", "text-classification")
+TASKS = ("tensor", *TEXT_TASKS, "image-classification")
+# Options that both sides count tokens by, so that they must be numbers.
+TOKEN_OPTIONS = ("max_tokens", "max_output_tokens", "context_length", "template_tokens")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -89,6 +92,11 @@ class Manifest:
         """The 32 bytes that name this model on chain."""
         return sha256(self.to_bytes())
 
+    @property
+    def is_metered(self) -> bool:
+        """Tell whether only serving a request shows how many units it takes: a text's tokens."""
+        return self.unit is Unit.TOKEN and self.task in TEXT_TASKS
+
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
         """Read and check a manifest.
@@ -118,7 +126,7 @@ class Manifest:
             max_elements=_number(raw, "max_elements", 1, 1 << 32),
             tokenizer=None if raw.get("tokenizer") is None else _text(raw, "tokenizer"),
             license=_text(raw, "license"),
-            options=_object(raw, "options"),
+            options=_options(raw),
         )
         for name in (manifest.entry, manifest.tokenizer):
             if name is not None and name not in manifest.files:
@@ -195,8 +203,12 @@ def _number(raw: Mapping[str, Any], key: str, low: int, high: int) -> int:
     return value
 
 
-def _object(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = raw.get(key)
+def _options(raw: Mapping[str, Any]) -> dict[str, Any]:
+    value = raw.get("options")
     if not isinstance(value, dict):
-        raise ManifestError("expected an object.", field=key)
+        raise ManifestError("expected an object.", field="options")
+    for name in TOKEN_OPTIONS:
+        count = value.get(name, 1)
+        if type(count) is not int or not 0 <= count <= 1 << 24:
+            raise ManifestError("expected a whole number from 0 to 16777216.", field=f"options.{name}")
     return value

@@ -41,6 +41,11 @@ def blob_key(kind: str, request_id: bytes, attempt: str) -> str:
     return f"blob:{kind}:{request_id.hex()}:{attempt}"
 
 
+def cancel_key(request_id: bytes, attempt: str) -> str:
+    """Name the Redis key that stops a streamed job; its value is how many completion tokens the client was sent."""
+    return f"cancel:{request_id.hex()}:{attempt}"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One paid request as the worker sees and re-checks it.

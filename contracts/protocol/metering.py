@@ -1,0 +1,76 @@
+"""How many units a request may cost at most, where only the worker learns how many it really takes.
+
+Client, gateway and worker compute the same ceiling from the request alone, without a tokenizer: a token is at least one
+byte of text. The ceiling is set aside before the work; what was not served is given back. Counts, never bills: the
+worker's receipt says what was served, and it may not say more than the ceiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from contracts.protocol.errors import TensorError
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.pricing import count_units
+from contracts.protocol.tensors import Tensor
+
+# What a tokenizer adds around a text, such as [CLS] and [SEP].
+TOKENS_AROUND_A_TEXT = 2
+MAX_TOKENS_LIMIT = 1 << 20
+DEFAULT_TEXT_TOKENS = 512
+DEFAULT_CONTEXT_TOKENS = 2_048
+DEFAULT_OUTPUT_TOKENS = 256
+DEFAULT_TEMPLATE_TOKENS = 64
+_LENGTH_BYTES = 4
+
+
+def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> int:
+    """Return the most units a request can cost, at least 1; exact where the model is not metered.
+
+    Of a text at most `max_tokens` of the manifest's options count; a generation counts its prompt and the tokens it may
+    give, together at most the model's context.
+
+    Raises:
+        TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576.
+    """
+    if not manifest.is_metered:
+        return count_units(manifest.unit, tensors, manifest.batch_axis)
+    options = manifest.options
+    if manifest.task == "text-generation":
+        context = int(options.get("context_length", DEFAULT_CONTEXT_TOKENS))
+        template = int(options.get("template_tokens", DEFAULT_TEMPLATE_TOKENS))
+        prompt = sum(len(tensor.data) for tensor in tensors) + template
+        return max(1, min(prompt + output_tokens(manifest, parameters), context))
+    most = int(options.get("max_tokens", DEFAULT_TEXT_TOKENS))
+    around = int(options.get("template_tokens", TOKENS_AROUND_A_TEXT))
+    return max(1, sum(min(size + around, most) for tensor in tensors for size in _text_sizes(tensor)))
+
+
+def output_tokens(manifest: Manifest, parameters: Mapping[str, Any]) -> int:
+    """Return how many tokens a generation may give: the parameter `max_tokens`, else the manifest's default.
+
+    Raises:
+        TensorError: `max_tokens` is not a whole number from 1 to 1,048,576.
+    """
+    wanted = parameters.get("max_tokens")
+    if wanted is None:
+        return int(manifest.options.get("max_output_tokens", DEFAULT_OUTPUT_TOKENS))
+    if type(wanted) is not int or not 1 <= wanted <= MAX_TOKENS_LIMIT:
+        raise TensorError(
+            f"max_tokens is {wanted!r}.",
+            field="max_tokens",
+            remedy=f"Give a whole number from 1 to {MAX_TOKENS_LIMIT}.",
+        )
+    return wanted
+
+
+def _text_sizes(tensor: Tensor) -> list[int]:
+    """Return the byte length of each text of a BYTES tensor; tensors of other types hold no text."""
+    sizes = []
+    at, data = 0, tensor.data
+    while tensor.datatype == "BYTES" and at < len(data):
+        size = int.from_bytes(data[at : at + _LENGTH_BYTES], "little")
+        sizes.append(size)
+        at += _LENGTH_BYTES + size
+    return sizes

@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from contracts.protocol.errors import ManifestError, TensorError
+from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
+from contracts.protocol.metering import ceiling_units, output_tokens
+from contracts.protocol.pricing import Unit
+from contracts.protocol.tensors import Tensor
+
+
+def manifest(task: str, unit: Unit = Unit.TOKEN, **options) -> Manifest:
+    return Manifest(
+        task=task,
+        entry="model.onnx",
+        files={"model.onnx": FileEntry(bytes(32), 1)},
+        inputs=(TensorSpec("text", "BYTES", (-1,)),),
+        outputs=(TensorSpec("out", "FP32", (-1, 3)),),
+        unit=unit,
+        batch_axis=0,
+        options=options,
+    )
+
+
+def texts(*items: str) -> list[Tensor]:
+    return [Tensor.from_numpy("text", np.array(items, dtype=object))]
+
+
+def test_a_text_costs_at_most_its_bytes_and_what_is_put_around_it():
+    assert ceiling_units(manifest("text-embedding"), texts("hello", "hé"), {}) == 5 + 2 + 3 + 2
+
+
+def test_a_text_costs_at_most_what_the_model_reads_of_it():
+    assert ceiling_units(manifest("text-classification", max_tokens=8), texts("a" * 100, "bc"), {}) == 8 + 4
+
+
+def test_no_texts_cost_one_unit():
+    assert ceiling_units(manifest("text-embedding"), texts(), {}) == 1
+
+
+def test_a_generation_costs_at_most_prompt_and_completion():
+    model = manifest("text-generation", context_length=1_000, template_tokens=10, max_output_tokens=7)
+    prompt = texts("x" * 20)
+    assert ceiling_units(model, prompt, {}) == 24 + 10 + 7
+    assert ceiling_units(model, prompt, {"max_tokens": 100}) == 24 + 10 + 100
+    assert ceiling_units(model, prompt, {"max_tokens": 5_000}) == 1_000
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 1.5, "3", True, 1 << 21])
+def test_max_tokens_must_be_a_sensible_number(wanted):
+    with pytest.raises(TensorError) as error:
+        output_tokens(manifest("text-generation"), {"max_tokens": wanted})
+    assert error.value.field == "max_tokens"
+
+
+def test_what_is_not_metered_is_counted_exactly():
+    rows = manifest("text-embedding", Unit.ROW)
+    assert not rows.is_metered
+    assert ceiling_units(rows, texts("a", "b", "c"), {}) == 3
+    assert not manifest("tensor").is_metered
+
+
+@pytest.mark.parametrize("value", ["64", -1, 1.5, None, True])
+def test_a_manifest_with_a_nonsense_token_count_is_refused(value):
+    bad = replace(manifest("text-embedding"), options={"max_tokens": value})
+    with pytest.raises(ManifestError) as error:
+        Manifest.parse(bad.to_bytes())
+    assert error.value.field == "options.max_tokens"
