@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # cpu or gpu: onnxruntime and onnxruntime-gpu install the same module, so exactly one is chosen.
 RUNTIME ?= cpu
+LLM := $(if $(filter gpu,$(RUNTIME)),llm-gpu,llm)
 VENV := .venv/bin
 # Bytecode at installation: three programs start at once, and compiling their imports would take most of that time.
 UV := UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(VENV)/uv
@@ -102,7 +103,7 @@ clean: ## remove everything that was installed or built here
 
 .venv/.dev: .venv/bin/uv pyproject.toml uv.lock
 	@echo "Installing Python packages with the test tools ..."
-	@$(UV) sync --quiet --frozen --extra $(RUNTIME) --extra demo
+	@$(UV) sync --quiet --frozen --extra $(RUNTIME) --extra $(LLM) --extra demo
 	@touch $@ .venv/.runtime
 
 contracts/node_modules/.runtime: contracts/package-lock.json

@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.protocol.errors import Retry, TensorError
 from contracts.protocol.messages import Job
+from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import split_price
-from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.pricing import price_up
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.tensors import Tensor, content_hash, decode_tensors
 from contracts.protocol.typed_data import Domain, Voucher
@@ -40,12 +42,13 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A job in order, with its decoded inputs."""
+    """A job in order, with its decoded inputs; `ceiling` is the most units that it may be charged."""
 
     job: Job
     tensors: tuple[Tensor, ...]
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, Any]
     channel_id: bytes
+    ceiling: int
 
 
 class Admission:
@@ -91,20 +94,21 @@ class Admission:
             raise InputsRefused("the inputs do not have the hash they came with.", field="input_hash")
         try:
             tensors, parameters = decode_tensors(inputs)
+            ceiling = ceiling_units(served.package.manifest, tensors, parameters)
         except TensorError as error:
-            raise InputsRefused(error.detail, field=error.field) from error
-        self._check_price(job, served, tensors)
+            raise InputsRefused(error.detail, field=error.field, remedy=error.remedy) from error
+        self._check_price(job, served, ceiling)
         channel_id = self._channel_id(job)
         self._check_voucher(job, channel_id)
         self._check_deposit(job, channel_id)
-        return Admitted(job, tuple(tensors), parameters, channel_id)
+        return Admitted(job, tuple(tensors), parameters, channel_id, ceiling)
 
-    def _check_price(self, job: Job, served: Served, tensors: list[Tensor]) -> None:
-        manifest = served.package.manifest
-        units = count_units(manifest.unit, tensors, manifest.batch_axis)
+    def _check_price(self, job: Job, served: Served, units: int) -> None:
         asked = price_up(served.unit_price, units)
         if job.price < asked:
             raise JobRefused(f"{job.price} for {units} units, {asked} asked.", field="price")
+        if job.unit_price:
+            self._check_metered(job, served, units)
         if job.fee_ppm > self._max_fee_ppm:
             raise JobRefused(f"a fee of {job.fee_ppm} ppm, {self._max_fee_ppm} accepted.", field="fee_ppm")
         listing = self._chain.listing(job.model_id)
@@ -121,6 +125,16 @@ class Admission:
                 f"{split.worker_amount} and {split.owner_amount} due.",
                 field="worker_amount",
             )
+
+    @staticmethod
+    def _check_metered(job: Job, served: Served, units: int) -> None:
+        """Check that what was served, up to `units`, can be charged at no less than the offer."""
+        if not served.package.manifest.is_metered:
+            raise JobRefused("the model's units are known beforehand.", field="unit_price")
+        if job.unit_price < served.unit_price:
+            raise JobRefused(f"{job.unit_price} a unit, {served.unit_price} asked.", field="unit_price")
+        if job.units < units or job.price < price_up(job.unit_price, units):
+            raise JobRefused(f"{job.units} units for {job.price}; there may be {units}.", field="units")
 
     def _channel_id(self, job: Job) -> bytes:
         wire = job.channel.to_bytes()

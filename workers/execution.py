@@ -1,4 +1,4 @@
-"""From a pack of jobs to their results: admit, check against the manifest, run in batches, encode, sign.
+"""From a pack of jobs to their results: admit, check against the manifest, run by the task's pipeline, encode, sign.
 
 A failure is data with a code, never an exception to the caller, and one bad job never harms its neighbours.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from contracts.protocol.errors import CodedError, Retry, TensorError
 from contracts.protocol.manifest import Manifest
@@ -23,8 +20,8 @@ from contracts.protocol.typed_data import Domain
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
 from workers.errors import ExecutionFailed, InputsGone, InputsRefused
-from workers.models.batching import group, join, split
-from workers.models.sessions import LoadedModel, SessionCache
+from workers.models.pipelines.base import Answer, Pipeline
+from workers.models.sessions import SessionCache
 from workers.papers import SignedWork
 from workers.receipts import sign_receipt
 
@@ -33,11 +30,7 @@ log = structlog.get_logger(__name__)
 # A batch that took this long is worth a reply of its own.
 EARLY_SECONDS = 0.005
 
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    admitted: Admitted
-    arrays: dict[str, NDArray[Any]]
+_Outcomes: TypeAlias = dict[int, Answer | CodedError]
 
 
 class Executor:
@@ -52,8 +45,7 @@ class Executor:
         served: Mapping[bytes, Served],
         sessions: SessionCache,
     ) -> None:
-        self._key = key
-        self._domain = domain
+        self.signer = Signer(key=key, domain=domain)
         self._admission = admission
         self._served = served
         self._sessions = sessions
@@ -71,27 +63,24 @@ class Executor:
         """
         telemetry.PACKS.observe(len(jobs))
         results: dict[int, Result] = {}
-        ready: dict[bytes, dict[int, _Ready]] = {}
+        ready: dict[bytes, dict[int, Admitted]] = {}
         for i, (job, inputs) in enumerate(jobs):
             try:
-                ready.setdefault(job.model_id, {})[i] = self._ready(job, inputs)
+                ready.setdefault(job.model_id, {})[i] = self._admit(job, inputs)
             except CodedError as error:
-                results[i] = _failed(job, error)
+                results[i] = failed(job, error)
         work: list[SignedWork] = []
         for model_id, members in ready.items():
-            for outcomes in self._run_model(self._served[model_id], members):
-                slow, fresh = False, []
+            for outcomes, seconds in self._run_model(self._served[model_id], members):
+                fresh = []
                 for i, outcome in outcomes.items():
-                    job = jobs[i][0]
                     if isinstance(outcome, CodedError):
-                        results[i] = _failed(job, outcome)
-                    else:
-                        result, signed = self._sign(members[i].admitted, *outcome)
-                        results[i] = result
-                        slow = slow or outcome[1] >= EARLY_SECONDS
-                        if signed is not None:
-                            fresh.append(signed)
-                if slow and early is not None and len(results) < len(jobs):
+                        results[i] = failed(jobs[i][0], outcome)
+                        continue
+                    results[i], signed = self.signer.sign(members[i], outcome, seconds)
+                    if signed is not None:
+                        fresh.append(signed)
+                if seconds >= EARLY_SECONDS and early is not None and len(results) < len(jobs):
                     early([(jobs[i][0], results[i]) for i in outcomes], fresh)
                 else:
                     work.extend(fresh)
@@ -99,63 +88,77 @@ class Executor:
             telemetry.JOBS.labels(result.code or "ok").inc()
         return [results[i] for i in range(len(jobs))], work
 
-    def _ready(self, job: Job, inputs: bytes | None) -> _Ready:
+    def _admit(self, job: Job, inputs: bytes | None) -> Admitted:
         if inputs is None:
             raise InputsGone("the inputs are no longer kept.", field="inputs_ref")
         admitted = self._admission.check(job, inputs)
         manifest = self._served[job.model_id].package.manifest
         check_inputs(manifest, admitted.tensors)
         check_outputs(manifest, job.outputs)
-        return _Ready(admitted, {tensor.name: _array(tensor) for tensor in admitted.tensors})
+        return admitted
 
-    def _run_model(
-        self, served: Served, members: Mapping[int, _Ready]
-    ) -> Iterator[dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError]]:
-        """Yield the outcomes batch by batch."""
+    def _run_model(self, served: Served, members: Mapping[int, Admitted]) -> Iterator[tuple[_Outcomes, float]]:
+        """Yield the outcomes batch by batch, each with the seconds that its batch took."""
         try:
             model = self._sessions.get(served.package)
         except CodedError as error:
-            yield dict.fromkeys(members, error)
+            yield dict.fromkeys(members, error), 0.0
             return
         telemetry.LOADED_MODELS.set(self._sessions.loaded())
-        names = list(members)
-        axis = model.manifest.batch_axis
-        for positions in group([members[i].arrays for i in names], axis, model.batch_cap):
-            yield self._run_group(model, {names[p]: members[names[p]].arrays for p in positions})
-
-    def _run_group(
-        self, model: LoadedModel, arrays: Mapping[int, dict[str, NDArray[Any]]]
-    ) -> dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError]:
-        names = [spec.name for spec in model.manifest.outputs]
-        axis = model.manifest.batch_axis
-        if len(arrays) > 1 and axis is not None:
-            requests = list(arrays.values())
+        works: dict[int, Any] = {}
+        refused: _Outcomes = {}
+        for i, admitted in members.items():
             try:
-                outputs, seconds = _timed(model, join(requests, axis), names)
-                pieces = split(outputs, requests, axis)
-            except ExecutionFailed:
-                pieces = None  # one of them is to blame: each alone then
-            if pieces is not None:
-                return {i: (piece, seconds) for i, piece in zip(arrays, pieces, strict=True)}
-        alone: dict[int, tuple[dict[str, NDArray[Any]], float] | CodedError] = {}
-        for i, one in arrays.items():
-            try:
-                alone[i] = _timed(model, one, names)
-            except ExecutionFailed as error:
-                alone[i] = error
-        return alone
+                works[i] = model.prepare(admitted.tensors, admitted.parameters)
+            except CodedError as error:
+                refused[i] = error
+            except Exception:
+                log.exception("unexpected", request=admitted.job.request_id.hex())
+                refused[i] = ExecutionFailed("the worker stumbled over these inputs.")
+        if refused:
+            yield refused, 0.0
+        names = list(works)
+        for positions in model.group(list(works.values())):
+            yield from _run_group(model, {names[p]: works[names[p]] for p in positions})
 
-    def _sign(
-        self, admitted: Admitted, outputs: dict[str, NDArray[Any]], seconds: float
-    ) -> tuple[Result, SignedWork | None]:
+
+def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Iterator[tuple[_Outcomes, float]]:
+    started = time.perf_counter()
+    try:
+        answers = model.run(list(works.values()))
+    except Exception as error:
+        if not isinstance(error, ExecutionFailed):
+            log.exception("unexpected")
+            error = ExecutionFailed("the worker stumbled over these inputs.")
+        if len(works) > 1:  # one of them is to blame: each alone then
+            for i, one in works.items():
+                yield from _run_group(model, {i: one})
+            return
+        answers = [error]
+    seconds = time.perf_counter() - started
+    telemetry.COMPUTE.observe(seconds)
+    yield dict(zip(works, answers, strict=True)), seconds
+
+
+class Signer:
+    """Turns answers into results with a signed receipt."""
+
+    def __init__(self, *, key: PrivateKey, domain: Domain) -> None:
+        self._key = key
+        self._domain = domain
+
+    def sign(self, admitted: Admitted, answer: Answer, seconds: float) -> tuple[Result, SignedWork | None]:
+        """Return the result of a served job, and what goes into the journal."""
         job = admitted.job
-        wanted = job.outputs or tuple(outputs)
+        wanted = job.outputs or tuple(answer.outputs)
         try:
-            blob = encode_tensors([Tensor.from_numpy(name, outputs[name]) for name in wanted])
+            blob = encode_tensors([Tensor.from_numpy(name, answer.outputs[name]) for name in wanted])
         except TensorError as error:
-            return _failed(job, ExecutionFailed(error.detail, field=error.field)), None
-        receipt, signature = sign_receipt(admitted, blob, key=self._key, domain=self._domain)
-        telemetry.EARNED.inc(job.worker_amount)
+            return failed(job, ExecutionFailed(error.detail, field=error.field)), None
+        # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
+        units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
+        receipt, signature = sign_receipt(admitted, blob, key=self._key, domain=self._domain, units=units)
+        telemetry.EARNED.inc(receipt.worker_amount)
         result = Result(
             request_id=job.request_id,
             attempt=job.attempt,
@@ -165,22 +168,9 @@ class Executor:
             served_at=receipt.served_at,
             signature=signature,
             compute_ms=seconds * 1_000,
+            units=units,
         )
         return result, SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    array = tensor.to_numpy()
-    if tensor.datatype != "BYTES":
-        return array
-    # onnxruntime's strings are texts; of bytes it would take Python's way to print them
-    try:
-        texts = [item.decode() for item in array.ravel()]
-    except UnicodeDecodeError as error:
-        raise InputsRefused("a text is not UTF-8.", field=tensor.name) from error
-    decoded = np.empty(len(texts), dtype=object)
-    decoded[:] = texts
-    return decoded.reshape(array.shape)
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:
@@ -217,17 +207,8 @@ def check_outputs(manifest: Manifest, wanted: Sequence[str]) -> None:
         raise InputsRefused(f"no output is called {min(unknown)}.", field="outputs")
 
 
-def _timed(
-    model: LoadedModel, arrays: Mapping[str, NDArray[Any]], names: Sequence[str]
-) -> tuple[dict[str, NDArray[Any]], float]:
-    started = time.perf_counter()
-    outputs = model.run(arrays, names)
-    seconds = time.perf_counter() - started
-    telemetry.COMPUTE.observe(seconds)
-    return outputs, seconds
-
-
-def _failed(job: Job, error: CodedError) -> Result:
+def failed(job: Job, error: CodedError) -> Result:
+    """Return a failure as data."""
     log.info("job-failed", request=job.request_id.hex(), code=error.code, detail=error.detail)
     return Result(
         request_id=job.request_id,

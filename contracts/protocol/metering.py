@@ -8,11 +8,13 @@ worker's receipt says what was served, and it may not say more than the ceiling.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from contracts.protocol.errors import TensorError
+from contracts.protocol.errors import InvalidAmount, TensorError
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.pricing import count_units
+from contracts.protocol.messages import Job
+from contracts.protocol.money import split_price
+from contracts.protocol.pricing import count_units, price_up
 from contracts.protocol.tensors import Tensor
 
 # What a tokenizer adds around a text, such as [CLS] and [SEP].
@@ -23,6 +25,15 @@ DEFAULT_CONTEXT_TOKENS = 2_048
 DEFAULT_OUTPUT_TOKENS = 256
 DEFAULT_TEMPLATE_TOKENS = 64
 _LENGTH_BYTES = 4
+
+
+class Served(NamedTuple):
+    """What the receipt of a served job says of money, atomic units."""
+
+    price: int
+    worker_amount: int
+    owner_amount: int
+    cumulative: int
 
 
 def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> int:
@@ -45,6 +56,23 @@ def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Map
     most = int(options.get("max_tokens", DEFAULT_TEXT_TOKENS))
     around = int(options.get("template_tokens", TOKENS_AROUND_A_TEXT))
     return max(1, sum(min(size + around, most) for tensor in tensors for size in _text_sizes(tensor)))
+
+
+def served_terms(job: Job, units: int) -> Served:
+    """Return what a receipt for `units` served says: the job's own terms, or less where those are ceilings.
+
+    Worker and gateway compute the same; the price is rounded up, worker's and owner's shares down.
+
+    Raises:
+        InvalidAmount: more units, or a higher price, than the job's ceiling.
+    """
+    if not job.unit_price:
+        return Served(job.price, job.worker_amount, job.owner_amount, job.cumulative)
+    price = price_up(job.unit_price, max(units, 0))
+    if not 1 <= units <= job.units or price > job.price:
+        raise InvalidAmount(f"{units} units for {price}, {job.units} for {job.price} allowed.", field="units")
+    split = split_price(price, job.royalty_ppm, job.fee_ppm)
+    return Served(price, split.worker_amount, split.owner_amount, job.cumulative - (job.price - price))
 
 
 def output_tokens(manifest: Manifest, parameters: Mapping[str, Any]) -> int:

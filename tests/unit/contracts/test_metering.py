@@ -3,11 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contracts.protocol.errors import ManifestError, TensorError
+from contracts.protocol.errors import InvalidAmount, ManifestError, TensorError
 from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
-from contracts.protocol.metering import ceiling_units, output_tokens
+from contracts.protocol.metering import Served, ceiling_units, output_tokens, served_terms
 from contracts.protocol.pricing import Unit
 from contracts.protocol.tensors import Tensor
+from tests.support.worker import make_job
 
 
 def manifest(task: str, unit: Unit = Unit.TOKEN, **options) -> Manifest:
@@ -67,3 +68,31 @@ def test_a_manifest_with_a_nonsense_token_count_is_refused(value):
     with pytest.raises(ManifestError) as error:
         Manifest.parse(bad.to_bytes())
     assert error.value.field == "options.max_tokens"
+
+
+def metered_job(units=100, unit_price=7, **changes):
+    job, _ = make_job(manifest("text-embedding"), texts("a"))
+    return replace(job, units=units, unit_price=unit_price, price=units * unit_price, cumulative=10_000, **changes)
+
+
+def test_a_receipt_says_what_was_served_and_takes_the_rest_off_the_channel():
+    job = metered_job(royalty_ppm=100_000, fee_ppm=50_000)
+    assert served_terms(job, 100) == Served(700, 595, 70, 10_000)
+    assert served_terms(job, 11) == Served(77, 65, 7, 10_000 - 623)
+
+
+def test_a_job_of_fixed_price_keeps_its_terms():
+    job = replace(metered_job(), unit_price=0)
+    assert served_terms(job, 0) == Served(job.price, job.worker_amount, job.owner_amount, 10_000)
+
+
+@pytest.mark.parametrize("units", [0, -1, 101])
+def test_more_than_the_ceiling_cannot_be_charged(units):
+    with pytest.raises(InvalidAmount) as error:
+        served_terms(metered_job(), units)
+    assert error.value.field == "units"
+
+
+def test_a_price_above_the_ceiling_cannot_be_charged():
+    with pytest.raises(InvalidAmount):
+        served_terms(replace(metered_job(), price=100), 20)

@@ -1,0 +1,151 @@
+"""Small real models, made here: an embedder, a classifier of texts, one of images; and their tokenizer."""
+
+import hashlib
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from contracts.protocol.manifest import FILENAME, FileEntry, Manifest, TensorSpec
+from contracts.protocol.pricing import Unit
+from workers.models.store import PackageStore
+
+WORDS = [
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    *["the", "a", "cat", "dog", "sat", "on", "mat", "and", "ran", "far", "away", "from", "home", "today"],
+]
+HIDDEN = 8
+LABELS = ["good", "bad", "odd"]
+
+TEXT = (TensorSpec("text", "BYTES", (-1,)),)
+TOKENS = TensorSpec("tokens", "INT64", (-1,))
+
+
+def tokenizer_json() -> bytes:
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    # what a file says of cutting and padding is the pipeline's business
+    tokenizer.enable_padding(length=5)
+    tokenizer.enable_truncation(3)
+    return tokenizer.to_str().encode()
+
+
+def _save(nodes, inputs, outputs, weights) -> bytes:
+    graph = helper.make_graph(
+        nodes, "g", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _ids(*names):
+    return [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names]
+
+
+def embedder() -> bytes:
+    """input_ids, attention_mask → last_hidden_state float[batch, sequence, 8]."""
+    table = np.random.default_rng(0).normal(size=(len(WORDS), HIDDEN)).astype("f4")
+    return _save(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        _ids("input_ids", "attention_mask"),
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["batch", "sequence", HIDDEN])],
+        {"table": table},
+    )
+
+
+def classifier() -> bytes:
+    """input_ids, attention_mask → logits float[batch, 3]: the mean of the masked tokens' vectors."""
+    table = np.random.default_rng(1).normal(size=(len(WORDS), len(LABELS))).astype("f4")
+    return _save(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+            helper.make_node("Mul", ["vectors", "column"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "axis"], ["sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["column", "axis"], ["count"], keepdims=0),
+            helper.make_node("Div", ["sum", "count"], ["logits"]),
+        ],
+        _ids("input_ids", "attention_mask"),
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
+        {"table": table, "last": np.array([2]), "axis": np.array([1])},
+    )
+
+
+def image_classifier(size=8) -> bytes:
+    """pixels float[batch, 3, 8, 8] → logits float[batch, 3]: each channel's mean, weighted."""
+    weights = np.random.default_rng(2).normal(size=(3, len(LABELS))).astype("f4")
+    return _save(
+        [
+            helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        ],
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
+        {"weights": weights},
+    )
+
+
+def write(folder, files: dict[str, bytes], **fields) -> Manifest:
+    """Write files and their manifest."""
+    entries = {}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        entries[name] = FileEntry(hashlib.sha256(data).digest(), len(data))
+    manifest = Manifest(**{"entry": "model.onnx", "files": entries, "batch_axis": 0, "license": "MIT", **fields})
+    (folder / FILENAME).write_bytes(manifest.to_bytes())
+    return manifest
+
+
+def embedding_package(folder, width=HIDDEN, **options) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": embedder(), "tokenizer.json": tokenizer_json()},
+        task="text-embedding",
+        inputs=TEXT,
+        outputs=(TensorSpec("embedding", "FP32", (-1, width)), TOKENS),
+        unit=Unit.TOKEN,
+        tokenizer="tokenizer.json",
+        options={"max_tokens": 16, **options},
+    )
+
+
+def text_classifier_package(folder, **options) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": classifier(), "tokenizer.json": tokenizer_json()},
+        task="text-classification",
+        inputs=TEXT,
+        outputs=(TensorSpec("scores", "FP32", (-1, len(LABELS))), TOKENS),
+        unit=Unit.TOKEN,
+        tokenizer="tokenizer.json",
+        options={"max_tokens": 16, "labels": LABELS, **options},
+    )
+
+
+def image_classifier_package(folder, **options) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": image_classifier()},
+        task="image-classification",
+        inputs=(TensorSpec("image", "BYTES", (-1,)),),
+        outputs=(TensorSpec("scores", "FP32", (-1, len(LABELS))),),
+        unit=Unit.ROW,
+        max_batch=16,
+        options={"labels": LABELS, **options},
+    )
+
+
+def fetched(folder, manifest: Manifest):
+    """Return the package as a worker holds it."""
+    store = PackageStore(folder.parent / "cache", allow_file_uri=True, max_package_bytes=1 << 30)
+    return store.get(manifest.model_id, folder.as_uri())
