@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import structlog
@@ -14,16 +15,17 @@ import structlog
 from contracts.protocol.errors import CodedError, Retry, TensorError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
+from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, encode_tensors
-from contracts.protocol.typed_data import Domain
+from contracts.protocol.typed_data import Domain, Receipt
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
 from workers.errors import ExecutionFailed, InputsGone, InputsRefused
 from workers.models.pipelines.base import Answer, Pipeline
 from workers.models.sessions import SessionCache
 from workers.papers import SignedWork
-from workers.receipts import sign_receipt
+from workers.receipts import receipt_for
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,17 @@ log = structlog.get_logger(__name__)
 EARLY_SECONDS = 0.005
 
 _Outcomes: TypeAlias = dict[int, Answer | CodedError]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A served job before its receipt is signed; `seconds` is what its batch took."""
+
+    job: Job
+    blob: bytes
+    receipt: Receipt
+    units: int
+    seconds: float
 
 
 class Executor:
@@ -70,23 +83,33 @@ class Executor:
             except CodedError as error:
                 results[i] = failed(job, error)
         work: list[SignedWork] = []
+        unsigned: dict[int, Unsigned] = {}
         for model_id, members in ready.items():
             for outcomes, seconds in self._run_model(self._served[model_id], members):
-                fresh = []
                 for i, outcome in outcomes.items():
-                    if isinstance(outcome, CodedError):
-                        results[i] = failed(jobs[i][0], outcome)
-                        continue
-                    results[i], signed = self.signer.sign(members[i], outcome, seconds)
-                    if signed is not None:
-                        fresh.append(signed)
-                if seconds >= EARLY_SECONDS and early is not None and len(results) < len(jobs):
-                    early([(jobs[i][0], results[i]) for i in outcomes], fresh)
-                else:
-                    work.extend(fresh)
+                    done = (
+                        outcome if isinstance(outcome, CodedError) else self.signer.seal(members[i], outcome, seconds)
+                    )
+                    if isinstance(done, CodedError):
+                        results[i] = failed(jobs[i][0], done)
+                    else:
+                        unsigned[i] = done
+                waiting = len(jobs) - len(results) - len(unsigned)
+                if seconds >= EARLY_SECONDS and early is not None and waiting:
+                    told = [*(i for i in outcomes if i in results), *unsigned]
+                    fresh = self._sign(unsigned, results)
+                    early([(jobs[i][0], results[i]) for i in told], fresh)
+        work.extend(self._sign(unsigned, results))
         for result in results.values():
             telemetry.JOBS.labels(result.code or "ok").inc()
         return [results[i] for i in range(len(jobs))], work
+
+    def _sign(self, unsigned: dict[int, Unsigned], results: dict[int, Result]) -> list[SignedWork]:
+        """Sign what waits, all at once, into `results`; returns it for the journal and leaves nothing waiting."""
+        signed = self.signer.sign(list(unsigned.values()))
+        results.update(zip(unsigned, (result for result, _ in signed), strict=True))
+        unsigned.clear()
+        return [work for _, work in signed]
 
     def _admit(self, job: Job, inputs: bytes | None) -> Admitted:
         if inputs is None:
@@ -147,30 +170,39 @@ class Signer:
         self._key = key
         self._domain = domain
 
-    def sign(self, admitted: Admitted, answer: Answer, seconds: float) -> tuple[Result, SignedWork | None]:
-        """Return the result of a served job, and what goes into the journal."""
+    def seal(self, admitted: Admitted, answer: Answer, seconds: float) -> Unsigned | ExecutionFailed:
+        """Encode the outputs of a served job and write its receipt, to be signed with others."""
         job = admitted.job
         wanted = job.outputs or tuple(answer.outputs)
         try:
             blob = encode_tensors([Tensor.from_numpy(name, answer.outputs[name]) for name in wanted])
         except TensorError as error:
-            return failed(job, ExecutionFailed(error.detail, field=error.field)), None
+            return ExecutionFailed(error.detail, field=error.field)
         # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
         units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
-        receipt, signature = sign_receipt(admitted, blob, key=self._key, domain=self._domain, units=units)
-        telemetry.EARNED.inc(receipt.worker_amount)
-        result = Result(
-            request_id=job.request_id,
-            attempt=job.attempt,
-            ok=True,
-            outputs=blob,
-            output_hash=receipt.output_hash,
-            served_at=receipt.served_at,
-            signature=signature,
-            compute_ms=seconds * 1_000,
-            units=units,
-        )
-        return result, SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
+        return Unsigned(job, blob, receipt_for(admitted, blob, key=self._key, units=units), units, seconds)
+
+    def sign(self, unsigned: Sequence[Unsigned]) -> list[tuple[Result, SignedWork]]:
+        """Return the results of served jobs and what goes into the journal, in order; one signature for all."""
+        digests = [one.receipt.digest(self._domain) for one in unsigned]
+        signed = []
+        for one, signature in zip(unsigned, sign_receipts(self._key, digests, self._domain), strict=True):
+            job, receipt = one.job, one.receipt
+            telemetry.EARNED.inc(receipt.worker_amount)
+            result = Result(
+                request_id=job.request_id,
+                attempt=job.attempt,
+                ok=True,
+                outputs=one.blob,
+                output_hash=receipt.output_hash,
+                served_at=receipt.served_at,
+                signature=signature,
+                compute_ms=one.seconds * 1_000,
+                units=one.units,
+            )
+            work = SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
+            signed.append((result, work))
+        return signed
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:

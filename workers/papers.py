@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from contracts.protocol.messages import Papers
+from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
 
@@ -127,7 +128,7 @@ class Journal:
                     )
 
     def _is_countersigned(self, receipt: Receipt, signature: bytes) -> bool:
-        return is_signed_by(receipt.digest(self._domain), signature, receipt.gateway)
+        return is_receipt_signed_by(receipt.digest(self._domain), signature, receipt.gateway, self._domain)
 
     def _is_better(self, note: CreditNote) -> bool:
         known = self._db.execute("SELECT note FROM notes WHERE gateway = ?", (note.gateway,)).fetchone()

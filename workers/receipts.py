@@ -8,26 +8,25 @@ from collections.abc import Callable
 from contracts.protocol.metering import served_terms
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash
-from contracts.protocol.typed_data import Domain, Receipt
+from contracts.protocol.typed_data import Receipt
 from workers.admission import Admitted
 
 
-def sign_receipt(
+def receipt_for(
     admitted: Admitted,
     outputs: bytes,
     *,
     key: PrivateKey,
-    domain: Domain,
     units: int = 0,
     clock: Callable[[], float] = time.time,
-) -> tuple[Receipt, bytes]:
-    """Return the receipt of a served job and the worker's signature; `outputs` is the canonical blob.
+) -> Receipt:
+    """Return the receipt of a served job, to be signed with others; `outputs` is the canonical blob.
 
     `units` is what was served, at most the job's, where the job's price is a ceiling.
     """
     job = admitted.job
     terms = served_terms(job, units)
-    receipt = Receipt(
+    return Receipt(
         request_id=job.request_id,
         channel_id=admitted.channel_id,
         payer=job.channel.payer,
@@ -43,4 +42,3 @@ def sign_receipt(
         cumulative=terms.cumulative,
         served_at=int(clock()),
     )
-    return receipt, key.sign_digest(receipt.digest(domain))

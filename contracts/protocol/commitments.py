@@ -55,9 +55,14 @@ class MerkleTree:
         return path
 
 
-def verify(root: bytes, digest: bytes, proof: Sequence[bytes]) -> bool:
-    """Tell whether `digest` is in the batch with this root."""
+def climb(digest: bytes, proof: Sequence[bytes]) -> bytes:
+    """Return the root that a proof leads to from the leaf of `digest`."""
     node = leaf(digest)
     for sibling in proof:
-        node = _pair(node, sibling)
-    return node == root
+        node = keccak256(node + sibling if node < sibling else sibling + node)
+    return node
+
+
+def verify(root: bytes, digest: bytes, proof: Sequence[bytes]) -> bool:
+    """Tell whether `digest` is in the batch with this root."""
+    return climb(digest, proof) == root

@@ -30,6 +30,15 @@ def from_hex(text: str, length: int, *, field: str) -> bytes:
     raise InvalidHex(f"expected 0x and {2 * length} hex digits.", field=field, remedy=f"Give {length} bytes as 0x-hex.")
 
 
+def signature_from_hex(text: str, *, field: str) -> bytes:
+    """Read a receipt's signature: `0x…` of whole bytes, alone 65, with a proof more.
+
+    Raises:
+        InvalidHex: wrong prefix, an odd number of digits, or other characters.
+    """
+    return from_hex(text, max(0, len(text) - 2) // 2, field=field)
+
+
 def checksum(address: bytes) -> str:
     """Write a 20-byte address with the EIP-55 checksum."""
     digits = address.hex()

@@ -245,6 +245,13 @@ class Receipt(TypedStruct):
     served_at: int
 
 
+@_typed("bytes32")
+class ReceiptBatch(TypedStruct):
+    """Many receipts signed at once: `root` is that of a Merkle tree of their digests, see `receipts`."""
+
+    root: bytes
+
+
 @_typed("address", "address", "uint128")
 class CreditNote(TypedStruct):
     """The gateway's promise to a payee: it owes `cumulative_amount` in all since the beginning."""
@@ -309,6 +316,7 @@ STRUCTS: tuple[type[TypedStruct], ...] = (
     Channel,
     Voucher,
     Receipt,
+    ReceiptBatch,
     CreditNote,
     Refund,
     WorkerSession,

@@ -154,8 +154,8 @@ contract DisputeManager is IDisputeManager, ReentrancyGuardTransient {
         return first.channelId == second.channelId && first.seq == second.seq;
     }
 
-    function _checkSigner(bytes32 digest, bytes calldata signature, address expected) private pure {
-        address recovered = TypedData.recover(digest, signature);
+    function _checkSigner(bytes32 digest, bytes calldata signature, address expected) private view {
+        address recovered = TypedData.recoverReceipt(escrow.domainSeparator(), digest, signature);
         require(recovered == expected && recovered != address(0), DisputeManagerInvalidSigner(recovered, expected));
     }
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
 from contracts.protocol.money import MAX_UINT128
+from contracts.protocol.receipts import pack_receipt
 from market.errors import InvalidRequest
 from market.gateway.x402.wire import X402Headers, x402_headers
 from market.inference.model import Answer
@@ -73,7 +74,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
 
 def answer_headers(answer: Answer) -> dict[str, str]:
     """Return the headers of a paid answer: receipt with both signatures, what was charged."""
-    paper = answer.receipt.to_bytes() + answer.worker_signature + answer.gateway_signature
+    paper = pack_receipt(answer.receipt, answer.worker_signature, answer.gateway_signature)
     headers = {
         RECEIPT: base64.urlsafe_b64encode(paper).rstrip(b"=").decode("ascii"),
         CHARGED: str(answer.charged),

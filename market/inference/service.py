@@ -37,6 +37,7 @@ from market.errors import (
     UnknownModel,
     WorkerFailed,
 )
+from market.inference.countersign import Countersigner
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, PriceTerms, Quote
 from market.inference.papers import PapersDesk
@@ -105,7 +106,7 @@ class InferenceService:
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._key = key
+        self._countersigner = Countersigner(key, domain)
         self._domain = domain
         self._registry = registry
         self._offers = offers
@@ -277,28 +278,16 @@ class InferenceService:
         self, running: _Running, checked: CheckedResult, reservation: Reservation, live: LiveOffer
     ) -> Answer:
         named = running.request.request_id is not None
-        charge = Charge(
-            receipt=checked.receipt,
-            digest=checked.digest,
-            channel=running.facts.channel,
-            voucher_amount=reservation.voucher_amount,
-            voucher_signature=reservation.voucher_signature,
-            worker_signature=checked.worker_signature,
-            # Stored in the same transaction as the charge; it leaves this process only once that is durable.
-            gateway_signature=self._key.sign_digest(checked.digest),
-            worker_payee=live.worker.operator,
-            owner_payee=running.listing.owner,
-            outputs=checked.blob if named else None,
-            outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
-        )
+        outputs = checked.blob if named else None
+        durable = self._make_durable(running, checked, reservation, live, outputs)
         with stage("charge"):
-            recorded = await asyncio.shield(self._spawn(self._make_durable(charge, reservation)))
+            recorded, gateway_signature = await asyncio.shield(self._spawn(durable))
         return Answer(
             tensors=checked.outputs,
             parameters=checked.parameters,
             receipt=checked.receipt,
-            worker_signature=charge.worker_signature,
-            gateway_signature=charge.gateway_signature,
+            worker_signature=checked.worker_signature,
+            gateway_signature=gateway_signature,
             charged=checked.receipt.price,
             cumulative=recorded.charged,
             request_id=running.request_id,
@@ -306,22 +295,47 @@ class InferenceService:
             listing=running.listing,
         )
 
-    async def _make_durable(self, charge: Charge, reservation: Reservation) -> Recorded:
-        """Charge for good and close the reservation, whether or not anybody still waits."""
+    async def _make_durable(
+        self,
+        running: _Running,
+        checked: CheckedResult,
+        reservation: Reservation,
+        live: LiveOffer,
+        outputs: bytes | None,
+    ) -> tuple[Recorded, bytes]:
+        """Charge for good and close the reservation, whether or not anybody still waits.
+
+        Returns what was recorded, and the gateway's signature of the receipt.
+        """
+        receipt = checked.receipt
+        operator = live.worker.operator
         try:
+            # Stored in the same transaction as the charge; it leaves this process only once that is durable.
+            signature = await self._countersigner.sign(checked.digest)
             if self._clock() >= reservation.expires_at:
                 raise DeadlineExceeded("The reservation ran out before the charge.")
-            recorded = await self._ledger.record(charge)
+            recorded = await self._ledger.record(
+                Charge(
+                    receipt=receipt,
+                    digest=checked.digest,
+                    channel=running.facts.channel,
+                    voucher_amount=reservation.voucher_amount,
+                    voucher_signature=reservation.voucher_signature,
+                    worker_signature=checked.worker_signature,
+                    gateway_signature=signature,
+                    worker_payee=operator,
+                    owner_payee=running.listing.owner,
+                    outputs=outputs,
+                    outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
+                )
+            )
         except BaseException:
             await self._give_back(reservation)
             raise
-        receipt = charge.receipt
-        self._papers.add(
-            receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, recorded.worker_earned
-        )
+        self._papers.add(receipt.worker, receipt.request_id, signature, operator, recorded.worker_earned)
         # The answer need not wait: charged and reserved together stay the same.
         self._spawn(self._close(reservation, recorded.charged))
-        return recorded
+        return recorded, signature
 
     async def _close(self, reservation: Reservation, charged: int) -> None:
         try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from contracts.protocol.errors import ProtocolError
 from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.pricing import Unit, count_units, price_up
-from contracts.protocol.signing import is_signed_by
+from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, content_hash, encode_tensors, pack_bytes
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved
@@ -156,8 +156,8 @@ def check_answer(
         "inputHash": receipt.input_hash == call.input_hash,
         "outputHash": receipt.output_hash == content_hash(encode_tensors(outputs, parameters)),
         "cumulative": receipt.cumulative <= signed and receipt.price <= receipt.cumulative,
-        "workerSignature": is_signed_by(digest, paper.worker_signature, receipt.worker),
-        "gatewaySignature": is_signed_by(digest, paper.gateway_signature, receipt.gateway),
+        "workerSignature": is_receipt_signed_by(digest, paper.worker_signature, receipt.worker, domain),
+        "gatewaySignature": is_receipt_signed_by(digest, paper.gateway_signature, receipt.gateway, domain),
     }
     for field, holds in checks.items():
         if not holds:

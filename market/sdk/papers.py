@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.protocol.errors import ProtocolError
-from contracts.protocol.hexes import from_hex, hex0x
-from contracts.protocol.signing import SIGNATURE_BYTES
+from contracts.protocol.hexes import from_hex, hex0x, signature_from_hex
+from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.typed_data import Channel, Domain, Receipt
 from market.sdk.errors import GatewayMisbehaved, ReceiptInvalid
 
@@ -93,10 +93,10 @@ class SignedReceipt:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise GatewayMisbehaved("the receipt is not base64url.", field="Market-Receipt") from error
-        if len(raw) != Receipt.WIRE_BYTES + 2 * SIGNATURE_BYTES:
-            raise GatewayMisbehaved(f"the receipt has {len(raw)} bytes.", field="Market-Receipt")
-        body, signatures = raw[: Receipt.WIRE_BYTES], raw[Receipt.WIRE_BYTES :]
-        return cls(Receipt.from_bytes(body), signatures[:SIGNATURE_BYTES], signatures[SIGNATURE_BYTES:], model)
+        try:
+            return cls(*unpack_receipt(raw), model)
+        except ProtocolError as error:
+            raise GatewayMisbehaved(error.detail, field="Market-Receipt") from error
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SignedReceipt:
@@ -109,8 +109,8 @@ class SignedReceipt:
             settlement = data.get("settlement")
             return cls(
                 Receipt.from_json(data["receipt"]),
-                from_hex(data["workerSignature"], SIGNATURE_BYTES, field="workerSignature"),
-                from_hex(data["gatewaySignature"], SIGNATURE_BYTES, field="gatewaySignature"),
+                signature_from_hex(data["workerSignature"], field="workerSignature"),
+                signature_from_hex(data["gatewaySignature"], field="gatewaySignature"),
                 str(data.get("model", "")),
                 None if settlement is None else Settlement.from_json(settlement),
             )

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 from contracts.protocol.hexes import hex0x
-from contracts.protocol.signing import is_signed_by
+from contracts.protocol.receipts import is_receipt_signed_by
 from market.sdk.client import Market
 from market.sdk.errors import GatewayMisbehaved, NoChannel
 from market.sdk.papers import SignedReceipt
@@ -100,8 +100,8 @@ class Payment:
         checks = {
             "channelId": receipt.channel_id == kept.channel_id,
             "gateway": receipt.gateway == kept.channel.gateway,
-            "workerSignature": is_signed_by(digest, paper.worker_signature, receipt.worker),
-            "gatewaySignature": is_signed_by(digest, paper.gateway_signature, receipt.gateway),
+            "workerSignature": is_receipt_signed_by(digest, paper.worker_signature, receipt.worker, kept.domain),
+            "gatewaySignature": is_receipt_signed_by(digest, paper.gateway_signature, receipt.gateway, kept.domain),
             "cumulative": receipt.cumulative <= max(kept.signed, self._ceiling),
         }
         for field, holds in checks.items():

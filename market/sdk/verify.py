@@ -14,7 +14,7 @@ from contracts.protocol.commitments import verify
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import PPM, format_amount
-from contracts.protocol.signing import is_signed_by
+from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.tensors import content_hash
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.papers import SignedReceipt
@@ -130,12 +130,12 @@ def _signatures(paper: SignedReceipt, domain: Domain) -> list[Check]:
     return [
         Check(
             "worker signature",
-            is_signed_by(digest, paper.worker_signature, receipt.worker),
+            is_receipt_signed_by(digest, paper.worker_signature, receipt.worker, domain),
             f"digest {hex0x(digest)} by {checksum(receipt.worker)}",
         ),
         Check(
             "gateway signature",
-            is_signed_by(digest, paper.gateway_signature, receipt.gateway),
+            is_receipt_signed_by(digest, paper.gateway_signature, receipt.gateway, domain),
             f"the same digest by {checksum(receipt.gateway)}",
         ),
     ]

@@ -14,7 +14,7 @@ from contracts.protocol.errors import ProtocolError
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.money import split_price
 from contracts.protocol.pricing import price_up
-from contracts.protocol.signing import is_signed_by
+from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.tensors import Tensor, content_hash, decode_tensors
 from contracts.protocol.typed_data import Domain, Receipt
 
@@ -54,7 +54,7 @@ def check_result(
     if abs(result.served_at - now) > CLOCK_TOLERANCE_SECONDS:
         return Mismatch(f"The receipt's time is {result.served_at - now:.0f} s off.", receipt)
     digest = receipt.digest(domain)
-    if not is_signed_by(digest, result.signature, worker):
+    if not is_receipt_signed_by(digest, result.signature, worker, domain):
         return Mismatch("The receipt is not signed by the worker that was asked.", receipt)
     try:
         outputs, parameters = decode_tensors(result.outputs)

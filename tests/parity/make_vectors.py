@@ -10,6 +10,7 @@ import pathlib
 from contracts.protocol.commitments import MerkleTree, leaf
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey, to_compact
 from contracts.protocol.typed_data import STRUCTS, Domain
 
@@ -55,6 +56,7 @@ def build() -> dict:
             "leaves": [hex0x(leaf(d)) for d in digests],
             "root": hex0x(tree.root),
             "proofs": [[hex0x(p) for p in tree.proof(i)] for i in range(len(digests))],
+            "batchSignatures": [hex0x(signature) for signature in sign_receipts(KEY, digests, domain)],
         },
     }
 

@@ -103,6 +103,28 @@ contract VectorsTest is Test {
         assertEq(_escrow.receiptDigest(receipt), vm.parseJsonBytes32(_json, ".structs.Receipt.digest"), "receiptDigest");
     }
 
+    function test_ReceiptBatch() public view {
+        _check("ReceiptBatch", TypedData.RECEIPT_BATCH, TypedData.hashReceiptBatch(_word("ReceiptBatch", "root")));
+    }
+
+    function test_ReceiptsSignedInABatch() public view {
+        bytes32[] memory digests = vm.parseJsonBytes32Array(_json, ".merkle.digests");
+        address signer = vm.parseJsonAddress(_json, ".signer");
+        for (uint256 i = 0; i < digests.length; ++i) {
+            string memory at = string.concat(".merkle.batchSignatures[", vm.toString(i), "]");
+            bytes memory signature = vm.parseJsonBytes(_json, at);
+            assertEq(this.recoverReceipt(_separator, digests[i], signature), signer, at);
+        }
+    }
+
+    function recoverReceipt(bytes32 separator, bytes32 digest, bytes calldata signature)
+        external
+        pure
+        returns (address)
+    {
+        return TypedData.recoverReceipt(separator, digest, signature);
+    }
+
     function test_CreditNote() public view {
         _check(
             "CreditNote",
@@ -203,7 +225,7 @@ contract VectorsTest is Test {
     function test_EverySignatureIsTheSigners() public view {
         address expected = vm.parseJsonAddress(_json, ".signer");
         string[] memory names = vm.parseJsonKeys(_json, ".structs");
-        assertEq(names.length, 9, "every struct has its test here");
+        assertEq(names.length, 10, "every struct has its test here");
         for (uint256 i = 0; i < names.length; ++i) {
             bytes32 digest = vm.parseJsonBytes32(_json, _key(names[i], ".digest"));
             bytes memory signature = vm.parseJsonBytes(_json, _key(names[i], ".signature"));

@@ -62,12 +62,12 @@ abstract contract EscrowSettlement is EscrowState {
         require(receipt.channelId == id, InferenceEscrowChannelMismatch(receipt.channelId, id));
         require(receipt.gateway == channel.gateway, InferenceEscrowGatewayMismatch(receipt.gateway, channel.gateway));
         _checkSigner(TypedData.hashVoucher(id, voucherAmount), voucherSignature, channel.signer);
-        bytes32 receiptHash = TypedData.hashReceipt(receipt);
-        _checkSigner(receiptHash, workerSignature, receipt.worker);
-        _checkSigner(receiptHash, gatewaySignature, receipt.gateway);
+        bytes32 digest = _hashTypedDataV4(TypedData.hashReceipt(receipt));
+        _checkReceiptSigner(digest, workerSignature, receipt.worker);
+        _checkReceiptSigner(digest, gatewaySignature, receipt.gateway);
 
         uint256 ceiling = Math.min(receipt.cumulative, voucherAmount);
-        _claim(id, channel.gateway, ceiling, _hashTypedDataV4(receiptHash));
+        _claim(id, channel.gateway, ceiling, digest);
     }
 
     /// @inheritdoc IInferenceEscrow

@@ -143,6 +143,12 @@ abstract contract EscrowState is IInferenceEscrow, EIP712 {
         require(recovered == expected && recovered != address(0), InferenceEscrowInvalidSigner(recovered, expected));
     }
 
+    /// @dev A receipt may be signed alone or in a batch.
+    function _checkReceiptSigner(bytes32 receiptDigest_, bytes calldata signature, address expected) internal view {
+        address recovered = TypedData.recoverReceipt(_domainSeparatorV4(), receiptDigest_, signature);
+        require(recovered == expected && recovered != address(0), InferenceEscrowInvalidSigner(recovered, expected));
+    }
+
     function _unclaimed(bytes32 id) internal view returns (uint128) {
         Pair balance = _channels[id];
         return balance.first() - balance.second();

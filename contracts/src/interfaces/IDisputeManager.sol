@@ -56,6 +56,7 @@ interface IDisputeManager {
 
     /// @notice Claims that a countersigned receipt is in no batch of its gateway, staking `bond` on it.
     /// @dev Earliest `window` after the receipt was served: until then its batch may still come. Once a receipt.
+    /// Signatures of receipts are of the digest alone or of a `ReceiptBatch` with a proof, here and below.
     function challengeInclusion(
         IInferenceEscrow.Receipt calldata receipt,
         bytes calldata workerSignature,

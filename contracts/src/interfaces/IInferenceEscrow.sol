@@ -240,7 +240,8 @@ interface IInferenceEscrow {
 
     /// @notice Moves the charges up to `receipt.cumulative` from a channel to its gateway's reserve, without the gateway.
     /// @dev Needs the voucher of the channel's signer and the receipt signed by the worker's key and countersigned by the
-    /// gateway. Moves `settled` to `min(receipt.cumulative, voucherAmount, deposited)`, never to an unused ceiling.
+    /// gateway; each of the two may be a signature of the receipt's digest, or of a `ReceiptBatch` followed by the proof
+    /// of the digest, so that many receipts cost one signature. Moves `settled` to `min(receipt.cumulative, voucherAmount, deposited)`, never to an unused ceiling.
     function claimWithReceipt(
         Channel calldata channel,
         uint128 voucherAmount,

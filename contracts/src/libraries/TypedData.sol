@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 
 import {IInferenceEscrow} from "../interfaces/IInferenceEscrow.sol";
@@ -10,11 +11,14 @@ import {IInferenceEscrow} from "../interfaces/IInferenceEscrow.sol";
 /// @notice EIP-712 type hashes and struct hashes of the market, in one place for every contract and every test.
 /// @dev A digest is `digest(domainSeparator, structHash)`. `OFFER` is checked by gateways and workers, never on chain.
 library TypedData {
+    uint256 private constant _SIGNATURE_BYTES = 65;
+
     bytes32 internal constant CHANNEL = keccak256("Channel(address payer,address signer,address gateway,uint64 salt)");
     bytes32 internal constant VOUCHER = keccak256("Voucher(bytes32 channelId,uint128 cumulativeAmount)");
     bytes32 internal constant RECEIPT = keccak256(
         "Receipt(bytes32 requestId,bytes32 channelId,address payer,address gateway,uint64 seq,address worker,bytes32 modelId,bytes32 inputHash,bytes32 outputHash,uint128 price,uint128 workerAmount,uint128 ownerAmount,uint128 cumulative,uint64 servedAt)"
     );
+    bytes32 internal constant RECEIPT_BATCH = keccak256("ReceiptBatch(bytes32 root)");
     bytes32 internal constant CREDIT_NOTE =
         keccak256("CreditNote(address gateway,address payee,uint128 cumulativeAmount)");
     bytes32 internal constant REFUND = keccak256("Refund(bytes32 channelId,uint64 nonce,uint128 amount)");
@@ -43,6 +47,10 @@ library TypedData {
 
     function hashReceipt(IInferenceEscrow.Receipt calldata receipt) internal pure returns (bytes32) {
         return keccak256(abi.encode(RECEIPT, receipt));
+    }
+
+    function hashReceiptBatch(bytes32 root) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_BATCH, root));
     }
 
     function hashCreditNote(address gateway, address payee, uint128 cumulativeAmount) internal pure returns (bytes32) {
@@ -86,5 +94,22 @@ library TypedData {
     /// @notice Signer of a digest, or zero if the signature is malformed or malleable.
     function recover(bytes32 hash, bytes calldata signature) internal pure returns (address signer) {
         (signer,,) = ECDSA.tryRecoverCalldata(hash, signature);
+    }
+
+    /// @notice Signer of a receipt's digest, or zero. 65 bytes sign it alone; more sign a `ReceiptBatch`, the root of a
+    /// tree of such digests, and what follows the 65 bytes is the proof that this one is among them, 32 bytes a step.
+    /// @dev Leaves are hashed twice, so that no inner node can be passed off as a receipt.
+    function recoverReceipt(bytes32 domainSeparator, bytes32 hash, bytes calldata signature)
+        internal
+        pure
+        returns (address signer)
+    {
+        if (signature.length <= _SIGNATURE_BYTES) return recover(hash, signature);
+        if ((signature.length - _SIGNATURE_BYTES) % 32 != 0) return address(0);
+        bytes32 node = keccak256(abi.encode(keccak256(abi.encode(hash))));
+        for (uint256 at = _SIGNATURE_BYTES; at < signature.length; at += 32) {
+            node = Hashes.commutativeKeccak256(node, bytes32(signature[at:at + 32]));
+        }
+        return recover(digest(domainSeparator, hashReceiptBatch(node)), signature[:_SIGNATURE_BYTES]);
     }
 }

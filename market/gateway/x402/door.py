@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from contracts.protocol.hexes import checksum
+from contracts.protocol.receipts import pack_receipt
 from market.errors import (
     ChainUnreachable,
     CreditSpent,
@@ -295,7 +296,7 @@ class Door:
         if extra is not None:
             body["extra"] = dict(extra)
         if answer is not None:
-            paper = answer.receipt.to_bytes() + answer.worker_signature + answer.gateway_signature
+            paper = pack_receipt(answer.receipt, answer.worker_signature, answer.gateway_signature)
             body["extensions"] = terms.receipt_extension(paper)
         return self._named(body)
 

@@ -13,6 +13,7 @@ from x402.mechanisms.evm.exact import ExactEvmScheme
 from x402.schemas import PaymentRequired
 
 from contracts.protocol.hexes import checksum
+from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.typed_data import Receipt
 from market.demo import minilm
 from market.demo.network import LocalMarket
@@ -82,4 +83,4 @@ def written(payment: dict) -> str:
 
 def receipt_of(header: str) -> Receipt:
     paper = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
-    return Receipt.from_bytes(paper[:-130])
+    return unpack_receipt(paper)[0]

@@ -5,6 +5,7 @@ import {IInferenceEscrow} from "@market/interfaces/IInferenceEscrow.sol";
 import {TypedData} from "@market/libraries/TypedData.sol";
 
 import {Fixture} from "../support/Fixture.sol";
+import {Tree} from "../support/Tree.sol";
 
 contract ClaimWithReceiptTest is Fixture {
     function _claim(uint128 voucherAmount, IInferenceEscrow.Receipt memory paper) private {
@@ -45,6 +46,63 @@ contract ClaimWithReceiptTest is Fixture {
         uint256 expected = amount < ceiling ? amount : ceiling;
         if (cumulative < expected) expected = cumulative;
         assertEq(_reserve(), expected, "moved");
+    }
+
+    /// @dev Signs `digests` as one batch; returns the signature of the one at `index`.
+    function _signBatch(uint256 key, bytes32[] memory digests, uint256 index) private view returns (bytes memory) {
+        (bytes32 root, bytes32[] memory proof) = Tree.build(digests, index);
+        return abi.encodePacked(sign(key, TypedData.hashReceiptBatch(root)), proof);
+    }
+
+    function _batch(IInferenceEscrow.Receipt memory paper, uint256 size, uint256 index)
+        private
+        view
+        returns (bytes32[] memory digests)
+    {
+        digests = new bytes32[](size);
+        for (uint256 i = 0; i < size; ++i) {
+            digests[i] = i == index ? escrow.receiptDigest(paper) : keccak256(abi.encode("another receipt", i));
+        }
+    }
+
+    function testFuzz_ReceiptsSignedInBatches(uint256 size, uint256 index) public {
+        size = bound(size, 2, 40);
+        index = bound(index, 0, size - 1);
+        deposit(1000);
+        IInferenceEscrow.Receipt memory paper = receipt(1, 50, 400);
+        bytes32[] memory digests = _batch(paper, size, index);
+        bytes memory voucher = sign(SIGNER_KEY, TypedData.hashVoucher(id, 900));
+        escrow.claimWithReceipt(
+            channel,
+            900,
+            voucher,
+            paper,
+            _signBatch(WORKER_KEY, digests, index),
+            signDigest(GATEWAY_KEY, escrow.receiptDigest(paper))
+        );
+        assertEq(_reserve(), 400, "moved");
+    }
+
+    function test_RevertWhen_ABatchDoesNotHoldTheReceipt() public {
+        deposit(1000);
+        IInferenceEscrow.Receipt memory paper = receipt(1, 50, 400);
+        IInferenceEscrow.Receipt memory other = receipt(2, 50, 900);
+        bytes32[] memory digests = _batch(paper, 7, 3);
+        bytes memory voucher = sign(SIGNER_KEY, TypedData.hashVoucher(id, 900));
+        bytes memory byGateway = signDigest(GATEWAY_KEY, escrow.receiptDigest(other));
+        bytes memory byWorker = _signBatch(WORKER_KEY, digests, 3);
+        vm.expectPartialRevert(IInferenceEscrow.InferenceEscrowInvalidSigner.selector);
+        escrow.claimWithReceipt(channel, 900, voucher, other, byWorker, byGateway);
+        // a proof cut inside a step
+        bytes memory cut = new bytes(byWorker.length - 1);
+        for (uint256 i = 0; i < cut.length; ++i) {
+            cut[i] = byWorker[i];
+        }
+        byGateway = signDigest(GATEWAY_KEY, escrow.receiptDigest(paper));
+        vm.expectRevert(
+            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowInvalidSigner.selector, address(0), worker)
+        );
+        escrow.claimWithReceipt(channel, 900, voucher, paper, cut, byGateway);
     }
 
     function test_RevertWhen_NothingIsLeftToClaim() public {

@@ -11,6 +11,7 @@ import pytest
 
 from contracts.protocol.hexes import checksum, from_hex, hex0x
 from contracts.protocol.money import split_price
+from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.signing import PrivateKey, recover
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from contracts.protocol.typed_data import Channel, Domain, Receipt, Voucher
@@ -95,7 +96,7 @@ class FakeGateway:
         if self.tamper:
             receipt, answer = self.tamper(receipt, answer)
         digest = receipt.digest(DOMAIN)
-        raw = receipt.to_bytes() + self.worker.sign_digest(digest) + self.key.sign_digest(digest)
+        raw = pack_receipt(receipt, self.worker.sign_digest(digest), self.key.sign_digest(digest))
         header = base64.urlsafe_b64encode(raw).decode().rstrip("=")
         return httpx.Response(200, json=answer, headers={"Market-Receipt": header})
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.typed_data import Receipt
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
@@ -82,7 +83,7 @@ async def test_a_pack_is_settled_before_the_request_and_charged_after_it(shop):
     response = decode(paid.headers[PAYMENT_RESPONSE])
     assert (response["success"], response["transaction"], response["amount"]) == (True, TRANSACTION, str(PACK))
     paper = bytes.fromhex(response["extensions"]["inference-receipt"]["receipt"][2:])
-    assert Receipt.from_bytes(paper[:-130]) == paid.answer.receipt
+    assert unpack_receipt(paper)[0] == paid.answer.receipt
     assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE, 0)
     assert paid.headers["Market-Credit"] == str(PACK - PRICE)
 
