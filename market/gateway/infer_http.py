@@ -1,8 +1,8 @@
-"""The hot path: `POST /v2/models/{model}[/versions/{version}]/infer`, served as raw ASGI in front of the application.
+"""The hot path: `POST /v2/models/{model}[/versions/{version}]/infer`, served in front of the application.
 
-Decides nothing that the route does not: both call `respond`, so the OpenAPI description holds for either. It exists
-because routing, dependency solving and response objects cost more than a small model. Called by the server and by
-`routes_oip`.
+Decides nothing that the route does not: all ways call `respond`, so the OpenAPI description holds for each. It exists
+because routing, dependency solving and response objects cost more than a small model. Called by the server, by its
+connections and by `routes_oip`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Mapping
 import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.gateway.body import read_body
+from market.gateway.connection import WholeRequest
 from market.gateway.headers import answer_headers, plain_headers, read_headers
 from market.gateway.problems import internal_response, problem_response, status_of
 from market.gateway.serving import serve
@@ -27,36 +29,36 @@ log = structlog.get_logger(__name__)
 _PREFIX = "/v2/models/"
 _SUFFIX = "/infer"
 _HEADER_LENGTH = HEADER_LENGTH.lower()
-_JSON = b"application/json"
-_BINARY = b"application/octet-stream"
+_JSON = "application/json"
+_BINARY = "application/octet-stream"
+_OK = STATUS_LINE[200]
 
 
 class Answered:
-    """An answer as ASGI, without what a response object does for others: cookies, charsets, background tasks."""
+    """An answer before it is written: its headers by lower-case name, and its content."""
 
-    __slots__ = ("_content", "_headers")
+    __slots__ = ("content", "headers")
 
-    def __init__(self, content: bytes, paid: Mapping[str, str], media_type: bytes) -> None:
-        self._content = content
-        self._headers = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % len(content)),
-            *((name.lower().encode(), value.encode()) for name, value in paid.items()),
-        ]
-
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        await send({"type": "http.response.body", "body": self._content})
+    def __init__(self, content: bytes, paid: Mapping[str, str], media_type: str) -> None:
+        self.content = content
+        self.headers = {
+            "content-type": media_type,
+            "content-length": str(len(content)),
+            **{name.lower(): value for name, value in paid.items()},
+        }
 
     def response(self) -> Response:
         """Return it as the application's routes answer."""
-        headers = {name.decode(): value.decode() for name, value in self._headers}
-        return Response(self._content, headers=headers)
+        return Response(self.content, headers=self.headers)
+
+    def to_bytes(self, common: bytes) -> bytes:
+        """Write it as a whole HTTP response; `common` are header lines that every response has."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        return b"".join((_OK, common, lines.encode("latin-1"), b"\r\n", self.content))
 
 
 class InferPath:
-    """ASGI: serves the infer routes itself and hands everything else to the application."""
+    """Serves the infer routes: as ASGI in front of the application, and for requests that the connection read whole."""
 
     def __init__(self, app: ASGIApp, joined: GatewayRuntime) -> None:
         self._app = app
@@ -64,42 +66,72 @@ class InferPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
-                match path[len(_PREFIX) : -len(_SUFFIX)].split("/"):
-                    case [model]:
-                        return await self._serve(scope, receive, send, model, None)
-                    case [model, "versions", version]:
-                        return await self._serve(scope, receive, send, model, version)
-        return await self._app(scope, receive, send)
+        route = _route(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        answerer = self._app if route is None else await self._respond(route, scope, receive)
+        await answerer(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, model: str, version: str | None) -> None:
-        response: ASGIApp
+    async def _respond(self, route: tuple[str, str | None], scope: Scope, receive: Receive) -> Response:
         try:
-            response = await respond(self._joined, model, version, plain_headers(scope["headers"]), receive)
-        except CodedError as error:
-            response = refuse(error, scope["path"])
-        except Exception:  # the last place to turn a fault into an answer
-            log.exception("internal-error", path=scope["path"])
-            response = internal_response()
-        await response(scope, receive, send)
+            headers = plain_headers(scope["headers"])
+            body = await receive_body(self._joined, headers, receive)
+            return (await respond(self._joined, *route, headers, body)).response()
+        except Exception as error:
+            return _refusal(error, scope["path"])
+
+    async def answer(self, request: WholeRequest, common: bytes) -> bytes | None:
+        """See `ShortWay.answer`."""
+        route = _route(request.path)
+        if route is None or len(request.body) > self._joined.settings.max_body_bytes:
+            return None
+        try:
+            return (await respond(self._joined, *route, request.headers, request.body)).to_bytes(common)
+        except Exception as error:
+            refusal = _refusal(error, request.path)
+            lines = b"".join(b"%s: %s\r\n" % pair for pair in refusal.raw_headers)
+            return b"".join((STATUS_LINE[refusal.status_code], common, lines, b"\r\n", bytes(refusal.body)))
+
+
+def _route(path: str) -> tuple[str, str | None] | None:
+    """Return model and version of an infer path."""
+    if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+        match path[len(_PREFIX) : -len(_SUFFIX)].split("/"):
+            case [model]:
+                return model, None
+            case [model, "versions", version]:
+                return model, version
+    return None
+
+
+def _refusal(error: Exception, path: str) -> Response:
+    """Turn whatever went wrong into an answer; the last place to do so."""
+    if isinstance(error, CodedError):
+        return refuse(error, path)
+    log.error("internal-error", path=path, exc_info=error)
+    return internal_response()
+
+
+async def receive_body(joined: GatewayRuntime, headers: Mapping[str, str], receive: Receive) -> bytes:
+    """Read a request's body within the operator's limits.
+
+    Raises:
+        CodedError: too large, too slow, cut off, or compressed in an unknown way.
+    """
+    settings = joined.settings
+    return await read_body(
+        headers, receive, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout_seconds
+    )
 
 
 async def respond(
-    joined: GatewayRuntime, model: str, version: str | None, headers: Mapping[str, str], receive: Receive
+    joined: GatewayRuntime, model: str, version: str | None, headers: Mapping[str, str], body: bytes
 ) -> Answered:
-    """Read a request, serve it and write the answer; its headers carry the receipt signed by worker and gateway.
+    """Serve a request and write the answer; its headers carry the receipt signed by worker and gateway.
 
     Raises:
         CodedError: any refusal.
     """
-    settings = joined.settings
     payment = read_headers(headers)
     length = headers.get(_HEADER_LENGTH)
-    body = await read_body(
-        headers, receive, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout_seconds
-    )
     served = await serve(
         joined, model, version, payment, lambda manifest: decode_request(body, manifest, length), len(body)
     )

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from market.errors import InvalidRequest
 from market.gateway import schemas, views
 from market.gateway.body import read_body
-from market.gateway.infer_http import respond
+from market.gateway.infer_http import receive_body, respond
 from market.gateway.lookup import find_listing, require_manifest, runtime
 from market.gateway.tensors_json import HEADER_LENGTH, parse_json
 
@@ -115,5 +115,6 @@ async def repository_index(request: Request) -> Any:
 )
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Run one paid inference; the answer's headers carry the receipt signed by worker and gateway."""
-    answered = await respond(runtime(request), model, version, request.headers, request.receive)
-    return answered.response()
+    joined = runtime(request)
+    body = await receive_body(joined, request.headers, request.receive)
+    return (await respond(joined, model, version, request.headers, body)).response()

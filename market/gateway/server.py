@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ import uvicorn
 from market.bootstrap import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
+from market.gateway.connection import Connection
 from market.gateway.infer_http import InferPath
 
 log = structlog.get_logger(__name__)
@@ -53,7 +55,6 @@ def run(runtime: GatewayRuntime) -> None:
     listener = _listen(settings.host, settings.port)
     options: dict[str, Any] = {
         "loop": "uvloop",
-        "http": "httptools",
         "ws": "none",
         "lifespan": "on",
         "log_config": None,
@@ -63,8 +64,10 @@ def run(runtime: GatewayRuntime) -> None:
         "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
     }
+    app = InferPath(create_app(runtime), runtime)
+    http = partial(Connection, app)
     with listener:
-        _Server(uvicorn.Config(InferPath(create_app(runtime), runtime), **options)).run(sockets=[listener])
+        _Server(uvicorn.Config(app, http=http, **options)).run(sockets=[listener])  # type: ignore[arg-type]
 
 
 def _listen(host: str, port: int) -> socket.socket:

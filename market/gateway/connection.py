@@ -1,0 +1,151 @@
+"""One HTTP/1.1 connection: uvicorn's own protocol, with a short way for inference requests that arrive whole.
+
+A small model's request is a few hundred bytes in one segment; scope, events and messages of ASGI would cost more than
+the model. Decides only which way a request goes: whatever is not a plain, complete `POST …/infer` is left to uvicorn
+untouched, and both ways end in the same `respond`. Called by the server.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple, Protocol
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_START = b"POST /v2/models/"
+_END = b"\r\n\r\n"
+_VERSION = " HTTP/1.1"
+_PATH = re.compile(r"/v2/models/[\w./:~-]+/infer", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+# A control character, or a line break that is not a line's end.
+_CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+# Whoever sends one of these wants more than the short way offers.
+_LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
+
+
+class WholeRequest(NamedTuple):
+    """A complete request; header names are lower case."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class ShortWay(Protocol):
+    """Who answers a whole inference request."""
+
+    async def answer(self, request: WholeRequest, common: bytes) -> bytes | None:
+        """Return the whole HTTP response, `common` being header lines that go into each; None if it is not theirs."""
+        ...
+
+
+def read_whole(data: bytes) -> WholeRequest | None:
+    """Read one complete inference request; None for everything that is not plainly one.
+
+    Strict, since two readers of one connection must never disagree where a request ends: one Content-Length and no
+    other framing, no header twice, no folded lines, nothing after the body.
+    """
+    if not data.startswith(_START):
+        return None
+    end = data.find(_END)
+    if end < 0:
+        return None
+    lines = data[:end].decode("latin-1").split("\r\n")
+    first = lines[0]
+    path = first[5 : -len(_VERSION)]
+    if not first.endswith(_VERSION) or _PATH.fullmatch(path) is None:
+        return None
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        name = name.lower()
+        if not colon or name in headers or _TOKEN.fullmatch(name) is None:
+            return None
+        headers[name] = value.strip(" ")
+    length = headers.get("content-length", "")
+    if (
+        not (length.isascii() and length.isdecimal() and len(length) <= 9)
+        or int(length) != len(data) - end - len(_END)
+        or headers.get("connection", "keep-alive").lower() != "keep-alive"
+        or not _LEFT_TO_UVICORN.isdisjoint(headers)
+        or _CONTROL.search(data, 0, end) is not None
+    ):
+        return None
+    return WholeRequest(path, headers, data[end + len(_END) :])
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol; `short_way` sees the whole inference requests first."""
+
+    def __init__(self, short_way: ShortWay, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._short_way = short_way
+        self._inside = False
+        self._busy = False
+        self._closing = False
+        self._held: list[bytes] = []
+        self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        if self._busy:
+            # Sent before the answer came: it waits its turn, and the client is not read on.
+            self._held.append(data)
+            self.flow.pause_reading()
+            return
+        idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
+        request = read_whole(data) if idle else None
+        if request is None:
+            super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        self._busy = True
+        task = self.loop.create_task(self._answer(request, data))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, request: WholeRequest, data: bytes) -> None:
+        response = await self._short_way.answer(request, self._common_lines())
+        self._busy = False
+        if self.parser is None or self.transport.is_closing():
+            return
+        if response is None:
+            super().data_received(data)
+        else:
+            self.transport.write(response)
+            self.on_response_complete()
+            if self._closing:
+                self.transport.close()
+        if self.flow.write_paused:
+            # The client does not read what it asked for.
+            self.flow.pause_reading()
+            await self.flow.drain()
+            self.flow.resume_reading()
+        if self._held and not self.transport.is_closing():
+            held, self._held = b"".join(self._held), []
+            self.flow.resume_reading()
+            self.data_received(held)
+
+    def _common_lines(self) -> bytes:
+        """Write the headers of every response, such as the date, once a second."""
+        headers = self.server_state.default_headers
+        if self._common[0] is not headers:
+            self._common = (headers, b"".join(b"%s: %s\r\n" % pair for pair in headers))
+        return self._common[1]
+
+    def on_message_begin(self) -> None:
+        """A request begins that goes uvicorn's way."""
+        self._inside = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """It is complete."""
+        self._inside = False
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Close once the answer under way is sent."""
+        if self._busy:
+            self._closing = True
+        else:
+            super().shutdown()

@@ -1,0 +1,186 @@
+"""A request that arrives whole takes the short way, in pieces uvicorn's: a client must not be able to tell."""
+
+import json
+import socket
+import threading
+import time
+from functools import partial
+
+import pytest
+import uvicorn
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from market.gateway.connection import Connection, read_whole
+
+pytestmark = pytest.mark.integration
+
+PATH = "/v2/models/twice/infer"
+SEEN: list[str] = []
+
+
+def told(path: str, headers: dict[str, str], body: bytes) -> bytes:
+    return json.dumps([path, sorted(headers.items()), body.hex()]).encode()
+
+
+async def app(scope, receive, send):
+    SEEN.append("uvicorn")
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    content = told(scope["path"], headers, body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(content))]})
+    await send({"type": "http.response.body", "body": content})
+
+
+class Told:
+    async def answer(self, request, common):
+        if b"decline" in request.body:
+            return None
+        SEEN.append("short")
+        content = told(request.path, request.headers, request.body)
+        return b"HTTP/1.1 200 OK\r\n" + common + b"content-length: %d\r\n\r\n" % len(content) + content
+
+
+@pytest.fixture(scope="module")
+def address():
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=partial(Connection, Told()), loop="uvloop", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    yield listener.getsockname()
+    server.should_exit = True
+    thread.join(15)
+    assert not thread.is_alive()
+    listener.close()
+
+
+def request(body: bytes = b"{}", *headers: str, path: str = PATH, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def answers(address, *pieces: bytes, count: int = 1) -> list[bytes]:
+    """Send pieces apart; return the status lines and bodies of the answers."""
+    found = []
+    with socket.create_connection(address, timeout=3) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number, piece in enumerate(pieces):
+            if number:
+                time.sleep(0.02)
+            client.sendall(piece)
+        stream = client.makefile("rb")
+        for _ in range(count):
+            status = stream.readline()
+            length = 0
+            while (line := stream.readline().strip()) != b"":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            found.append(status.split(b" ", 2)[1] + b" " + stream.read(length))
+    return found
+
+
+def test_a_whole_request_takes_the_short_way(address):
+    SEEN.clear()
+    whole = answers(address, request(b'{"a":1}', "Market-Voucher: 0x11;5;0x22"))
+    assert SEEN == ["short"]
+    parts = request(b'{"a":1}', "Market-Voucher: 0x11;5;0x22")
+    assert answers(address, parts[:40], parts[40:]) == whole
+    assert SEEN == ["short", "uvicorn"]
+
+
+def test_what_the_short_way_declines_goes_on_to_the_application(address):
+    SEEN.clear()
+    assert answers(address, request(b"decline"))[0].startswith(b"200")
+    assert SEEN == ["uvicorn"]
+
+
+def test_requests_sent_ahead_are_answered_in_order(address):
+    ahead = b"".join(request(b"%d" % n) for n in range(5))
+    found = answers(address, ahead, count=5)
+    assert [bytes.fromhex(json.loads(one[4:])[2]) for one in found] == [b"%d" % n for n in range(5)]
+
+
+def test_both_ways_mix_on_one_connection(address):
+    SEEN.clear()
+    one, two, three = request(b"1"), request(b"2"), request(b"3")
+    found = answers(address, one, two[:30], two[30:], three, count=3)
+    assert [bytes.fromhex(json.loads(answer[4:])[2]) for answer in found] == [b"1", b"2", b"3"]
+    assert SEEN == ["short", "uvicorn", "short"]
+
+
+def test_a_client_that_leaves_harms_nobody(address):
+    for _ in range(5):
+        with socket.create_connection(address, timeout=3) as client:
+            client.sendall(request())
+    assert answers(address, request())[0].startswith(b"200")
+
+
+ODD = [
+    "Transfer-Encoding: chunked",
+    "Content-Length: 2",
+    "content-length: 7",
+    "Expect: 100-continue",
+    "Connection: close",
+    "Connection: upgrade",
+    "Content-Encoding: gzip",
+    " folded: yes",
+    "no colon",
+    "two words: x",
+    ": empty",
+    "bare: line\nbreak",
+    "bare: carriage\rreturn",
+    "zero: \0",
+]
+
+
+@pytest.mark.parametrize("line", ODD)
+def test_odd_headers_are_left_to_uvicorn(line):
+    assert read_whole(request(b"{}", line)) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(b"{}", length=1),
+        request(b"{}", length=3),
+        request(b"{}", path="/v2/models/a%20b/infer"),
+        request(b"{}", path="/v2/models/a/infer?x=1"),
+        request(b"{}").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request(b"{}").replace(b"Content-Length: 2", b"Content-Length: +2"),
+        request(b"{}").replace(b"Content-Length: 2\r\n", b""),
+        request(b"{}").replace(b"\r\n", b"\n"),
+        request(b"{}").replace(b"POST", b"PUT"),
+        request(b"{}")[:-2],
+        b"",
+    ],
+)
+def test_what_is_not_plainly_whole_is_left_to_uvicorn(data):
+    assert read_whole(data) is None
+
+
+TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from(["A", "b-c", "Connection", "X", "Te"]), TEXT), max_size=3),
+    st.binary(max_size=40),
+)
+@example([("A", "  x\t")], b"")
+@example([("A", "\x80\xff")], b"x")
+def test_both_ways_read_the_same(address, headers, body):
+    """Whenever the short way takes a request, uvicorn would have read the same from it."""
+    data = request(body, *(f"{name}: {value}" for name, value in headers))
+    found = read_whole(data)
+    if found is not None:
+        assert answers(address, data[:50], data[50:]) == [b"200 " + told(found.path, found.headers, found.body)]
