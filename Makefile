@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity docs format lock clean bench proto
+        solidity solidity-deep mutants gas parity docs format lock clean bench proto console console-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -27,12 +27,12 @@ demo: .venv/.runtime contracts/node_modules/.runtime ## run the whole market onc
 up: .venv/.runtime contracts/node_modules/.runtime ## keep the same embedded network running until Ctrl-C
 	@$(VENV)/market up $(ARGS)
 
-install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev tests/clients/x402/node_modules/.dev ## install all that tests and checks need
+install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev tests/clients/x402/node_modules/.dev console/node_modules/.dev ## install all that tests and checks need
 
 test: check solidity ## everything: checks, contracts, then all Python tests (what CI runs)
 	$(VENV)/pytest -q -n 2 --dist loadfile tests
 
-check: install lint types imports solidity-format artifacts-check ## static checks only
+check: install lint types imports solidity-format artifacts-check console-check ## static checks only
 lint:
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
@@ -44,6 +44,12 @@ solidity-format:
 	$(FORGE) fmt --check src "$$PWD/../tests/solidity"
 artifacts-check:
 	$(VENV)/python contracts/toolchain/build_artifacts.py --check
+
+console-check:
+	cd console && node_modules/.bin/tsc --noEmit && node --test test/*.test.mjs && node build.mjs --check
+
+console: console/node_modules/.dev ## rebuild the web console in market/gateway/static after a change of console/
+	cd console && node_modules/.bin/tsc --noEmit && node build.mjs
 
 artifacts: install ## rebuild contracts/artifacts after a change of Solidity
 	$(VENV)/python contracts/toolchain/build_artifacts.py
@@ -88,9 +94,10 @@ docs: install ## write the generated parts of docs/ anew
 lock: .venv/bin/uv ## renew the lock files after a change of dependencies
 	$(UV) lock
 	cd contracts && npm install --package-lock-only
+	cd console && npm install --package-lock-only
 
 clean: ## remove everything that was installed or built here
-	rm -rf .venv contracts/node_modules tests/parity/node_modules tests/clients/x402/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv contracts/node_modules console/node_modules tests/parity/node_modules tests/clients/x402/node_modules contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache
 
 .venv/bin/uv:
 	@echo "Making .venv ..."
@@ -122,4 +129,8 @@ tests/parity/node_modules/.dev: tests/parity/package-lock.json
 
 tests/clients/x402/node_modules/.dev: tests/clients/x402/package-lock.json
 	@cd tests/clients/x402 && $(NPM_INSTALL)
+	@touch $@
+
+console/node_modules/.dev: console/package-lock.json
+	@cd console && $(NPM_INSTALL)
 	@touch $@

@@ -30,6 +30,7 @@ from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
 from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.chain_reader import Web3ChainReader
+from market.adapters.chain_window import ChainWindow
 from market.adapters.database.engine import open_engine
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import upgrade
@@ -37,6 +38,7 @@ from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
+from market.adapters.database.statistics import DatabaseStatistics
 from market.adapters.database.x402_book import DatabaseBook
 from market.adapters.house_channel import HouseChannel
 from market.adapters.memory_reservations import MemoryReservations
@@ -187,6 +189,8 @@ class GatewayRuntime:
     reservations: Reservations
     proofs: SettlementProofs
     refresh_registry: Callable[[], object]
+    statistics: DatabaseStatistics
+    chain_window: ChainWindow
     x402: X402Desk | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     on_start: Sequence[Callable[[], object]] = ()
@@ -273,6 +277,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         papers=papers,
         limits=InferenceLimits(fee_ppm=settings.fee_ppm, timeout_seconds=settings.request_timeout_seconds),
     )
+    chain_window = ChainWindow(settings.rpc_url, contract_addresses(services.deployment).values())
     return GatewayRuntime(
         settings=settings,
         gateway=gateway,
@@ -285,6 +290,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         reservations=reservations,
         proofs=DatabaseProofs(services.engine, view),
         refresh_registry=view.refresh,
+        statistics=DatabaseStatistics(services.engine, gateway),
+        chain_window=chain_window,
         x402=None if x402 is None else x402[0],
         background=() if x402 is None else (x402[1].run,),
         on_start=(lease.start, dispatcher.start),
@@ -292,6 +299,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             inference.close,
             dispatcher.close,
             announcements.close,
+            chain_window.close,
             *([reservations.close] if isinstance(reservations, RedisReservations) else []),
             ledger.close,
             lease.close,

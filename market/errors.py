@@ -247,6 +247,20 @@ class CreditSpent(PaymentError):
     default_remedy = "Buy a credit pack: pay what PAYMENT-REQUIRED accepts."
 
 
+class UnknownPage(RequestError):
+    """The console has no such file."""
+
+    code = "unknown-page"
+    default_remedy = "Open / anew; the names of the console's files change with each release."
+
+
+class ChainReadRefused(RequestError):
+    """The gateway does not pass this read on to its chain's node."""
+
+    code = "chain-read-refused"
+    default_remedy = "Ask eth_chainId, eth_blockNumber, or eth_call and eth_getLogs of the contracts in the status."
+
+
 class NoX402(RequestError):
     """This gateway takes no payments by x402."""
 

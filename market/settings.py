@@ -82,6 +82,11 @@ class MarketSettings(BaseSettings):
         300.0, gt=0, le=600, description="Claim x402 channels this often; payers can leave after 900 s."
     )
 
+    console: bool = Field(True, description="Serve the web console at /.")
+    chain_reads: bool = Field(
+        True, description="Pass reads of this market's contracts on to the node, for browsers without a wallet."
+    )
+
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
 

@@ -20,7 +20,8 @@ from starlette.responses import Response
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
-from market.gateway import routes_market, routes_oip
+from market.gateway import routes_insight, routes_market, routes_oip
+from market.gateway.console import console_router
 from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
 from market.gateway.problems import internal_response, problem_response
@@ -61,8 +62,11 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     app.state.runtime = runtime
     app.include_router(routes_oip.router)
     app.include_router(routes_market.router)
+    app.include_router(routes_insight.router)
     app.include_router(routes_market.plain)
     app.include_router(routes_x402.router)
+    if runtime.settings.console:
+        app.include_router(console_router())
     app.add_exception_handler(CodedError, _coded)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

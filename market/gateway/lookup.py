@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from contracts.protocol.errors import InvalidHex
-from contracts.protocol.hexes import from_hex
+from contracts.protocol.hexes import address_from_hex, from_hex
 from contracts.protocol.manifest import Manifest
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest, NoCapacity, UnknownModel
@@ -61,5 +61,17 @@ def hash_of(text: str, field: str) -> bytes:
     """
     try:
         return from_hex(text, 32, field=field)
+    except InvalidHex as error:
+        raise InvalidRequest(error.detail, field=field, remedy=error.remedy) from error
+
+
+def address_of(text: str, field: str = "address") -> bytes:
+    """Read a 20-byte 0x-hex path or query part.
+
+    Raises:
+        InvalidRequest: it is not, or its checksum is wrong.
+    """
+    try:
+        return address_from_hex(text, field=field)
     except InvalidHex as error:
         raise InvalidRequest(error.detail, field=field, remedy=error.remedy) from error

@@ -28,6 +28,8 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.RequestInProgress: 409,
     errors.ReceiptNotFound: 404,
     errors.ChannelNotFound: 404,
+    errors.UnknownPage: 404,
+    errors.ChainReadRefused: 403,
     errors.RequestError: 400,
     errors.InvalidVoucher: 400,
     errors.PaymentError: 402,

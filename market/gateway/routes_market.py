@@ -6,6 +6,7 @@ state or costs money.
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
@@ -13,12 +14,13 @@ from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from contracts.protocol.errors import InvalidHex
-from contracts.protocol.hexes import address_from_hex, checksum
+from contracts.protocol.hexes import checksum
+from market.bootstrap import GatewayRuntime
 from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
-from market.gateway.lookup import find_listing, hash_of, runtime
+from market.gateway.lookup import address_of, find_listing, hash_of, runtime
 from market.gateway.problems import all_errors, status_of, title_of
+from market.registry.model import Listing
 from market.telemetry import LIVE_WORKERS, METRICS
 
 router = APIRouter(prefix="/market/v1", tags=["Market"])
@@ -49,28 +51,40 @@ async def status(request: Request) -> Any:
 
 
 @router.get("/models", response_model=list[schemas.Model])
-async def models(request: Request) -> Any:
-    """List every listing with its live offers."""
+async def models(request: Request, owner: str | None = None) -> Any:
+    """List every listing, or one owner's, with its live offers and how they served in the last hour."""
     joined = runtime(request)
-    return [
-        views.listing(found, joined.offers.manifest(found.model_id), joined.offers.quotes(found.model_id))
-        for found in joined.registry.listings()
-    ]
+    wanted = None if owner is None else address_of(owner, field="owner")
+    return [_model(joined, found) for found in joined.registry.listings() if wanted in (None, found.owner)]
 
 
 @router.get("/models/{model}", response_model=schemas.Model)
 async def model(request: Request, model: str) -> Any:
     """Describe one listing with its live offers."""
     joined = runtime(request)
-    found = find_listing(joined, model)
-    return views.listing(found, joined.offers.manifest(found.model_id), joined.offers.quotes(found.model_id))
+    return _model(joined, find_listing(joined, model))
+
+
+def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
+    quotes = joined.offers.quotes(found.model_id)
+    places = [worker.region for quote in quotes if (worker := joined.registry.worker(quote.worker)) is not None]
+    return {
+        **views.listing(found, joined.offers.manifest(found.model_id), quotes),
+        "regions": sorted(set(places)),
+        "performance": views.performance(joined.inference.activity.performance(model_id=found.model_id)),
+    }
 
 
 @router.get("/workers", response_model=list[schemas.Worker])
-async def workers(request: Request) -> Any:
-    """List the registered workers and which of them are live."""
+async def workers(request: Request, operator: str | None = None) -> Any:
+    """List the registered workers, or one operator's, and which of them are live."""
     joined = runtime(request)
-    return [views.worker(found, joined.offers.announcement(found.worker)) for found in joined.registry.workers()]
+    wanted = None if operator is None else address_of(operator, field="operator")
+    return [
+        views.worker(found, joined.offers.announcement(found.worker))
+        for found in joined.registry.workers()
+        if wanted in (None, found.operator)
+    ]
 
 
 @router.get("/channels/{channel_id}", response_model=schemas.Channel)
@@ -109,19 +123,22 @@ async def receipt(request: Request, request_id: str, channel: str | None = None)
 
 
 @router.get("/settlements", response_model=list[schemas.Settlement])
-async def settlements(request: Request) -> Any:
-    """List this gateway's settlements on chain."""
+async def settlements(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE) -> Any:
+    """List this gateway's settlements on chain, the oldest first."""
     joined = runtime(request)
-    return [views.settlement(found) for found in joined.registry.settlements(joined.gateway)]
+    booked = await asyncio.to_thread(joined.statistics.batches)
+    found = joined.registry.settlements(joined.gateway)[-limit:]
+    return [views.settlement(one, booked.get(one.epoch)) for one in found]
 
 
 @router.get("/settlements/{epoch}", response_model=schemas.Settlement)
 async def settlement(request: Request, epoch: int) -> Any:
     """Return one settlement."""
     joined = runtime(request)
+    booked = await asyncio.to_thread(joined.statistics.batches)
     for found in joined.registry.settlements(joined.gateway):
         if found.epoch == epoch:
-            return views.settlement(found)
+            return views.settlement(found, booked.get(epoch))
     raise ReceiptNotFound(f"epoch {epoch} is not settled.", field="epoch", remedy="GET /market/v1/settlements.")
 
 
@@ -129,14 +146,14 @@ async def settlement(request: Request, epoch: int) -> Any:
 async def payee(request: Request, address: str) -> Any:
     """Return what a payee earned here, what is credited on chain and what it has withdrawn."""
     joined = runtime(request)
-    wanted = _address(address)
+    wanted = address_of(address)
     return views.payee(wanted, await joined.ledger.earned(wanted), joined.registry.credits(joined.gateway, wanted))
 
 
 @router.get("/owners/{address}/earnings", response_model=schemas.Earnings)
 async def earnings(request: Request, address: str) -> Any:
     """Return what an owner's models earned it through this gateway."""
-    wanted = _address(address)
+    wanted = address_of(address)
     rows = [found for found in await runtime(request).ledger.earnings(wanted) if found.role == "owner"]
     return {
         "owner": checksum(wanted),
@@ -165,10 +182,3 @@ async def error(code: str) -> Any:
                 "remedy": getattr(found, "default_remedy", None),
             }
     raise InvalidRequest(f"there is no error code {code!r}.", field="code")
-
-
-def _address(text: str) -> bytes:
-    try:
-        return address_from_hex(text, field="address")
-    except InvalidHex as error:
-        raise InvalidRequest(error.detail, field="address", remedy=error.remedy) from error

@@ -132,6 +132,17 @@ class PaymentRequired(Problem):
     required: str | None = Field(None, description="Cumulative amount that a voucher must reach, atomic token units.")
 
 
+class Performance(Schema):
+    """Attempts of the last hour by this gateway process; times are of the newest answers."""
+
+    served: int
+    failed: int
+    success_rate: float | None = Field(description="Served over attempted; null before the first attempt.")
+    errors: dict[str, int] = Field(description="Failed attempts by error code.")
+    p50_ms: float | None
+    p95_ms: float | None
+
+
 class Model(Schema):
     """A listing with its live offers."""
 
@@ -148,7 +159,12 @@ class Model(Schema):
     license: str | None
     batch_axis: int | None
     max_batch: int | None
+    inputs: list[TensorMetadata] | None
+    outputs: list[TensorMetadata] | None
+    options: dict[str, Any] | None = Field(description="What the manifest says for its task, such as labels.")
     offers: list[Offer]
+    regions: list[str] = Field(description="Where the live workers say they are.")
+    performance: Performance
 
 
 class Worker(Schema):
@@ -157,6 +173,7 @@ class Worker(Schema):
     worker: str
     operator: str
     stake: str = Amount
+    thawing: str = Amount
     active: bool
     region: str
     hardware: str
@@ -217,6 +234,10 @@ class Settlement(Schema):
     count: int
     transaction_hash: str
     block: int
+    debited: str | None
+    credited: str | None
+    gas_used: int | None
+    gas_per_receipt: int | None
 
 
 class Payee(Schema):

@@ -12,7 +12,9 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Announcement
 from contracts.protocol.pricing import Unit
+from market.adapters.database.statistics import BatchFacts, Past
 from market.gateway.tensors_json import MODEL_VERSION
+from market.inference.activity import Minute, Performance
 from market.payments.model import Account, Earning, StoredReceipt
 from market.registry.model import ChannelRecord, Listing, PayeeCredit, SettlementRecord, WorkerRecord
 from market.registry.offers import Quote
@@ -71,6 +73,9 @@ def listing(found: Listing, manifest: Manifest | None, quotes: Sequence[Quote]) 
         "license": None if manifest is None else manifest.license,
         "batchAxis": None if manifest is None else manifest.batch_axis,
         "maxBatch": None if manifest is None else manifest.max_batch,
+        "inputs": None if manifest is None else [spec.to_json() for spec in manifest.inputs],
+        "outputs": None if manifest is None else [spec.to_json() for spec in manifest.outputs],
+        "options": None if manifest is None else dict(manifest.options),
         "offers": [quote(one) for one in quotes],
     }
 
@@ -81,6 +86,7 @@ def worker(found: WorkerRecord, announcement: Announcement | None) -> dict[str, 
         "worker": checksum(found.worker),
         "operator": checksum(found.operator),
         "stake": str(found.stake),
+        "thawing": str(found.thawing),
         "active": found.active,
         "region": found.region,
         "hardware": found.hardware,
@@ -126,8 +132,9 @@ def receipt(stored: StoredReceipt, settlement: dict[str, Any] | None) -> dict[st
     }
 
 
-def settlement(found: SettlementRecord) -> dict[str, Any]:
-    """Return one settled batch."""
+def settlement(found: SettlementRecord, booked: BatchFacts | None) -> dict[str, Any]:
+    """Return one settled batch; money and gas are null where the gateway's own book does not have them."""
+    gas = None if booked is None else booked.gas_used
     return {
         "gateway": checksum(found.gateway),
         "epoch": str(found.epoch),
@@ -136,6 +143,52 @@ def settlement(found: SettlementRecord) -> dict[str, Any]:
         "count": found.count,
         "transactionHash": hex0x(found.tx_hash),
         "block": found.block,
+        "debited": None if booked is None else str(booked.debited),
+        "credited": None if booked is None else str(booked.credited),
+        "gasUsed": gas,
+        "gasPerReceipt": gas // found.count if gas is not None and found.count else None,
+    }
+
+
+def performance(found: Performance) -> dict[str, Any]:
+    """Return an hour's attempts in one line."""
+    return {
+        "served": found.served,
+        "failed": found.failed,
+        "successRate": found.success_rate,
+        "errors": found.errors,
+        "p50Ms": found.p50_ms,
+        "p95Ms": found.p95_ms,
+    }
+
+
+def minute(found: Minute) -> dict[str, Any]:
+    """Return one minute's attempts."""
+    return {
+        "at": found.at,
+        "served": found.served,
+        "failed": found.failed.total(),
+        "meanMs": found.spent_ms / found.served if found.served else None,
+    }
+
+
+def past(found: Past) -> dict[str, Any]:
+    """Return charged requests over time."""
+    return {
+        "since": found.since,
+        "stepSeconds": found.step_seconds,
+        "complete": found.complete,
+        "buckets": [
+            {
+                "at": one.at,
+                "modelId": hex0x(one.model_id),
+                "requests": one.requests,
+                "price": str(one.price),
+                "workerAmount": str(one.worker_amount),
+                "ownerAmount": str(one.owner_amount),
+            }
+            for one in found.buckets
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from market.errors import (
     UnknownModel,
     WorkerFailed,
 )
+from market.inference.activity import Activity
 from market.inference.countersign import Countersigner
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, PriceTerms, Quote
@@ -119,6 +120,7 @@ class InferenceService:
         self._wall_clock = wall_clock
         self._clock = clock
         self._load = WorkerLoad()
+        self.activity = Activity(wall_clock=wall_clock)
         self._placement = Placement(offers, self._load, limits.fee_ppm)
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -190,7 +192,7 @@ class InferenceService:
                     with stage("reserve"):
                         reservation = await self._reserve(running, terms.price)
                 job = self._job(running, terms, reservation, attempt=str(len(failed)))
-                outcome = await self._attempt(running, job, live)
+                outcome = await self._watched(self._attempt(running, job, live), live)
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
@@ -207,6 +209,24 @@ class InferenceService:
             if reservation is not None:
                 await self._give_back(reservation)
             raise
+
+    async def _watched(
+        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
+    ) -> CheckedResult | MarketError:
+        """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
+        began = self._clock()
+        try:
+            outcome = await attempt
+        except MarketError as error:
+            if not isinstance(error, RequestError):
+                self._count(live, self._clock() - began, error.code)
+            raise
+        code = outcome.code if isinstance(outcome, MarketError) else None
+        self._count(live, self._clock() - began, code)
+        return outcome
+
+    def _count(self, live: LiveOffer, seconds: float, code: str | None) -> None:
+        self.activity.record(live.offer.worker, live.offer.model_id, seconds, code)
 
     async def _reserve(self, running: _Running, price: int) -> Reservation:
         voucher = running.request.voucher

@@ -1,5 +1,6 @@
 """The HTTP surface around a played use case: every answer is data or a problem, and nothing else."""
 
+import re
 from types import SimpleNamespace
 
 import httpx
@@ -11,11 +12,14 @@ from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
 from contracts.protocol.pricing import Unit
 from contracts.protocol.typed_data import Domain
 from market import errors
+from market.adapters.database.statistics import BatchFacts, Bucket, Past
 from market.gateway.app import create_app
+from market.inference.activity import Activity
 from market.payments.model import Account, Earning
-from market.registry.model import ChannelRecord, Listing, PayeeCredit, SettlementRecord, WorkerRecord
+from market.registry.model import ChannelRecord, Listing, PayeeCredit, ReserveRecord, SettlementRecord, WorkerRecord
 from market.registry.offers import Quote
 from market.settings import MarketSettings
+from market.settlement.ports import Backlog
 
 GATEWAY, OWNER, WORKER, PAYER = (bytes([n]) * 20 for n in (1, 2, 3, 4))
 CHANNEL_ID = b"\xcc" * 32
@@ -51,6 +55,12 @@ class Registry:
 
     def workers(self):
         return [WorkerRecord(WORKER, OWNER, 5, True, "eu", "cpu", "")]
+
+    def worker(self, worker):
+        return next((found for found in self.workers() if found.worker == worker), None)
+
+    def reserve(self, gateway):
+        return ReserveRecord(gateway, 70, 0, 0, 9)
 
     def channel(self, channel_id):
         return ChannelRecord(CHANNEL_ID, PAYER, PAYER, GATEWAY, 9, 1_000, 100) if channel_id == CHANNEL_ID else None
@@ -101,11 +111,40 @@ class Reservations:
 class Inference:
     def __init__(self) -> None:
         self.error: Exception = errors.NoPayment()
+        self.activity = Activity()
         self.seen = None
 
     async def infer(self, request):
         self.seen = request
         raise self.error
+
+
+class Statistics:
+    def __init__(self) -> None:
+        self.asked = None
+
+    def past(self, who, *, since, step_seconds):
+        self.asked = (who, since, step_seconds)
+        return Past(since, step_seconds, True, (Bucket(since, LISTING.model_id, 2, 20, 17, 2),))
+
+    def batches(self):
+        return {1: BatchFacts(30, 28, 90_000)}
+
+    def backlog(self):
+        return Backlog(4, 40, 1)
+
+
+class ChainWindow:
+    def __init__(self) -> None:
+        self.block: int | None = 12
+
+    async def head(self):
+        if self.block is None:
+            raise errors.ChainUnreachable
+        return self.block
+
+    async def ask(self, method, params):
+        return {"result": [method, params]}
 
 
 @pytest.fixture
@@ -124,6 +163,8 @@ def joined():
         x402=None,
         ledger=Ledger(),
         reservations=Reservations(),
+        statistics=Statistics(),
+        chain_window=ChainWindow(),
         start=nothing,
         close=nothing,
     )
@@ -277,3 +318,75 @@ async def test_codes_metrics_and_openapi_are_served(http):
     assert (await http.get("/market/v1/status")).json()["lastEpoch"] == 1
     assert (await http.get("/market/v1/models")).json()[0]["offers"][0]["unitPrice"] == "10"
     assert (await http.get("/market/v1/workers")).json()[0]["live"] is False
+
+
+async def test_performance_is_told_by_worker_and_by_model(http, joined):
+    clear = (await http.get("/market/v1/models")).json()[0]["performance"]
+    assert (clear["served"], clear["successRate"], clear["p50Ms"]) == (0, None, None)
+    for seconds, code in ((0.01, None), (0.03, None), (0.5, "worker-failed")):
+        joined.inference.activity.record(WORKER, LISTING.model_id, seconds, code)
+    model = (await http.get("/market/v1/models/m")).json()
+    assert (model["performance"]["served"], model["performance"]["errors"]) == (2, {"worker-failed": 1})
+    assert (model["regions"], model["inputs"][0]["name"], model["options"]) == (["eu"], "x", {})
+    (serving,) = (await http.get("/market/v1/models/m/performance")).json()["servedBy"]
+    assert (serving["worker"], serving["region"], serving["unitPrice"]) == (checksum(WORKER), "eu", "10")
+    found = (await http.get(f"/market/v1/workers/{checksum(WORKER)}")).json()
+    assert found["performance"]["successRate"] == pytest.approx(2 / 3)
+    assert found["history"][0]["meanMs"] == pytest.approx(20)
+    problem(await http.get(f"/market/v1/workers/{checksum(PAYER)}"), "invalid-request", 400)
+    assert len((await http.get(f"/market/v1/workers?operator={checksum(OWNER)}")).json()) == 1
+    assert (await http.get(f"/market/v1/workers?operator={checksum(PAYER)}")).json() == []
+    assert (await http.get(f"/market/v1/models?owner={checksum(PAYER)}")).json() == []
+
+
+async def test_the_past_is_asked_by_whom_and_in_whole_steps(http, joined):
+    query = {"operator": checksum(OWNER), "model": "m", "hours": 2, "stepSeconds": 600}
+    past = (await http.get("/market/v1/activity", params=query)).json()
+    who, since, step = joined.statistics.asked
+    assert (who, since % 600, step) == ({"operator": OWNER, "model_id": LISTING.model_id}, 0, 600)
+    assert past["buckets"][0]["workerAmount"] == "17"
+    problem(await http.get("/market/v1/activity?hours=100&stepSeconds=60"), "invalid-request", 400)
+    problem(await http.get("/market/v1/activity?owner=0x12"), "invalid-request", 400)
+
+
+async def test_standing_counts_only_confirmed_blocks_as_behind(http, joined):
+    found = (await http.get("/market/v1/standing")).json()
+    assert (found["headBlock"], found["indexedBlock"], found["blocksBehind"]) == (12, 7, 4)
+    assert (found["unsettledReceipts"], found["unsettledValue"], found["arrears"]) == (4, "40", "9")
+    joined.chain_window.block = None
+    assert (await http.get("/market/v1/standing")).json()["blocksBehind"] is None
+    (settled,) = (await http.get("/market/v1/settlements")).json()
+    assert (settled["gasUsed"], settled["gasPerReceipt"], settled["debited"]) == (90_000, 30_000, "30")
+
+
+async def test_chain_reads_are_passed_on_unless_switched_off(http, joined):
+    asked = {"jsonrpc": "2.0", "id": 5, "method": "eth_blockNumber", "params": []}
+    answer = (await http.post("/market/v1/chain", json=asked)).json()
+    assert (answer["id"], answer["result"]) == (5, ["eth_blockNumber", []])
+    joined.settings = joined.settings.model_copy(update={"chain_reads": False})
+    problem(await http.post("/market/v1/chain", json=asked), "chain-read-refused", 403)
+
+
+async def test_the_console_is_served_under_a_policy_of_its_own_origin(http):
+    page = await http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["cache-control"] == "no-cache"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    names = re.findall(r'(?:src|href)="/console/([^"]+)"', page.text)
+    assert names
+    for name in names:
+        file = await http.get(f"/console/{name}")
+        assert "immutable" in file.headers["cache-control"]
+        assert file.headers["x-content-type-options"] == "nosniff"
+    problem(await http.get("/console/nothing.js"), "unknown-page", 404)
+    problem(await http.get("/console/index.html"), "unknown-page", 404)
+
+
+async def test_a_gateway_can_do_without_the_console(joined):
+    joined.settings = joined.settings.model_copy(update={"console": False})
+    transport = httpx.ASGITransport(create_app(joined))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        problem(await client.get("/"), "no-route", 404)

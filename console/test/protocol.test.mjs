@@ -1,0 +1,92 @@
+// The console's own hashing, held against the vectors that Python and Solidity are held against.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { test } from "node:test";
+import { build } from "esbuild";
+
+const here = new URL(".", import.meta.url);
+
+async function load(path) {
+  const made = await build({
+    entryPoints: [new URL(`../src/${path}`, here).pathname],
+    bundle: true,
+    format: "esm",
+    platform: "browser",
+    write: false,
+  });
+  return import(`data:text/javascript;base64,${Buffer.from(made.outputFiles[0].contents).toString("base64")}`);
+}
+
+const vectors = JSON.parse(await readFile(new URL("../../tests/parity/vectors.json", here), "utf8"));
+const domain = { chainId: Number(vectors.domain.chainId), escrow: vectors.domain.verifyingContract };
+const typed = await load("protocol/typed.ts");
+const merkle = await load("protocol/merkle.ts");
+
+const big = (fields, names) => Object.fromEntries(names.map((name) => [name, /^0x/.test(fields[name]) ? fields[name] : BigInt(fields[name])]));
+
+test("channel, voucher and receipt have the digests of the vectors", () => {
+  const { Channel, Voucher, Receipt } = vectors.structs;
+  assert.equal(typed.channelId(big(Channel.fields, Object.keys(Channel.fields)), domain), Channel.digest);
+  assert.equal(typed.voucherDigest(Voucher.fields.channelId, BigInt(Voucher.fields.cumulativeAmount), domain), Voucher.digest);
+  assert.equal(typed.receiptDigest(typed.receiptFromJson(Receipt.fields), domain), Receipt.digest);
+});
+
+test("a receipt's header form is read back field by field", () => {
+  const { fields } = vectors.structs.Receipt;
+  const width = { bytes32: 64, address: 40, uint128: 32, uint64: 16 };
+  const hex = typed.TYPES.Receipt.map(({ name, type }) =>
+    type.startsWith("uint") ? BigInt(fields[name]).toString(16).padStart(width[type], "0") : fields[name].slice(2),
+  ).join("");
+  const worker = "11".repeat(65 + 32);
+  const header = (tail) => Buffer.from(hex + tail, "hex").toString("base64url");
+  const paper = typed.paperFromHeader(header("0061" + worker + "22".repeat(65)));
+  assert.deepEqual(paper.receipt, typed.receiptFromJson(fields));
+  assert.equal(paper.workerSignature, `0x${worker}`);
+  assert.equal(paper.gatewaySignature, `0x${"22".repeat(65)}`);
+  assert.throws(() => typed.paperFromHeader(header("0061")), /cut short/);
+  assert.throws(() => typed.paperFromHeader(header("0061" + worker + "22".repeat(66))), /malformed/);
+  assert.throws(() => typed.paperFromHeader(header("0040" + worker + "22".repeat(65))), /malformed/);
+});
+
+test("a signature is the signer's, alone or over a batch with its proof", async () => {
+  const { Receipt, ReceiptBatch } = vectors.structs;
+  const signer = vectors.signer.toLowerCase();
+  assert.equal(await typed.receiptSigner(Receipt.digest, Receipt.signature, domain), signer);
+  assert.equal(typed.batchDigest(ReceiptBatch.fields.root, domain), ReceiptBatch.digest);
+  const { digests, batchSignatures } = vectors.merkle;
+  for (const [index, digest] of digests.entries()) {
+    const batched = batchSignatures[index];
+    assert.equal(await typed.receiptSigner(digest, batched, domain), signer);
+    assert.notEqual(await typed.receiptSigner(digests[(index + 1) % digests.length], batched, domain), signer);
+  }
+  await assert.rejects(typed.receiptSigner(Receipt.digest, "0x1234", domain), /malformed/);
+});
+
+test("malformed receipts are refused by field", () => {
+  const { fields } = vectors.structs.Receipt;
+  assert.throws(() => typed.receiptFromJson({ ...fields, worker: "0x12" }), /worker/);
+  assert.throws(() => typed.receiptFromJson({ ...fields, price: undefined }), /price/);
+});
+
+test("Merkle proofs of the vectors lead to their root, and no others do", () => {
+  const { digests, root, proofs } = vectors.merkle;
+  for (const [index, digest] of digests.entries()) {
+    assert.equal(merkle.proves(root, digest, proofs[index]), true);
+    assert.equal(merkle.proves(root, digests[(index + 1) % digests.length], proofs[index]), false);
+  }
+});
+
+test("amounts are written exactly and read back", async () => {
+  const { money, atomic } = await load("format.ts");
+  assert.deepEqual(["0", "1", "1000", "250000", "1000000", "1234567890"].map(money), [
+    "$0.00",
+    "$0.000001",
+    "$0.001",
+    "$0.25",
+    "$1.00",
+    "$1,234.56789",
+  ]);
+  assert.equal(atomic("0.25"), 250_000n);
+  assert.equal(atomic("1."), 1_000_000n);
+  for (const wrong of ["", "-1", "1e3", "0.1234567", "1,0"]) assert.equal(atomic(wrong), null);
+});
