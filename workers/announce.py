@@ -68,7 +68,7 @@ class Announcer:
                 worker=node.key.address,
                 offers=self._offers,
                 manifests=tuple(served.package.manifest.to_bytes() for served in node.served.values()),
-                in_flight=self.in_flight,
+                in_flight=self.in_flight + node.executor.generations.active,
                 max_batch=tuple((model_id, node.sessions.cap(model_id)) for model_id in node.served),
                 provider=node.provider,
                 at=now,

@@ -28,6 +28,8 @@ from workers.telemetry import configure_logging
 EXIT_REFUSED = 1
 EXIT_UNUSABLE = 2
 CONSENT_SECONDS = 3_600
+# Texts in the making are finished before the worker ends.
+DRAIN_SECONDS = 120.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Earn by running ONNX models.")
 
@@ -108,6 +110,8 @@ def run(env_file: EnvFile = None) -> None:
             worker.start()
         finally:
             announcer.stop()
+            node.executor.generations.drain(DRAIN_SECONDS)
+            node.sessions.close()
             node.journal.close()
         raise typer.Exit(worker.exitcode or 0)
 

@@ -121,3 +121,16 @@ class ExecutionFailed(JobError):
 
     code = "execution-failed"
     retry = Retry.OTHER_WORKER
+
+
+class CrowdedOut(JobError):
+    """This worker has no room for the job."""
+
+    code = "crowded-out"
+    retry = Retry.OTHER_WORKER
+
+
+class JobCancelled(JobError):
+    """The gateway called the job off before anything was made."""
+
+    code = "job-cancelled"

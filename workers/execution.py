@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import structlog
 
-from contracts.protocol.errors import CodedError, Retry, TensorError
+from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
-from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.tensors import Tensor, encode_tensors
-from contracts.protocol.typed_data import Domain, Receipt
+from contracts.protocol.tensors import Tensor
+from contracts.protocol.typed_data import Domain
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
 from workers.errors import ExecutionFailed, InputsGone, InputsRefused
+from workers.generating import Generations
+from workers.models.generation.model import GenerationModel
+from workers.models.generation.request import read_request
 from workers.models.pipelines.base import Answer, Pipeline
 from workers.models.sessions import SessionCache
 from workers.papers import SignedWork
-from workers.receipts import receipt_for
+from workers.receipts import Signer, Unsigned, failed
 
 log = structlog.get_logger(__name__)
 
@@ -33,17 +34,6 @@ log = structlog.get_logger(__name__)
 EARLY_SECONDS = 0.005
 
 _Outcomes: TypeAlias = dict[int, Answer | CodedError]
-
-
-@dataclass(frozen=True, slots=True)
-class Unsigned:
-    """A served job before its receipt is signed; `seconds` is what its batch took."""
-
-    job: Job
-    blob: bytes
-    receipt: Receipt
-    units: int
-    seconds: float
 
 
 class Executor:
@@ -58,7 +48,8 @@ class Executor:
         served: Mapping[bytes, Served],
         sessions: SessionCache,
     ) -> None:
-        self.signer = Signer(key=key, domain=domain)
+        self._signer = Signer(key=key, domain=domain)
+        self.generations = Generations(self._signer)
         self._admission = admission
         self._served = served
         self._sessions = sessions
@@ -68,8 +59,10 @@ class Executor:
         jobs: Sequence[tuple[Job, bytes | None]],
         *,
         early: Callable[[Sequence[tuple[Job, Result]], Sequence[SignedWork]], None] | None = None,
-    ) -> tuple[list[Result], list[SignedWork]]:
+    ) -> tuple[list[Result | None], list[SignedWork]]:
         """Run jobs with their inputs (None where a reference led nowhere); results in the same order.
+
+        A result is None where a generation was started, which `generations` tells of as it goes on.
 
         `early` is told a batch's results and work at once where the next batch would keep them waiting for long; the
         work it was told is not returned again.
@@ -88,7 +81,7 @@ class Executor:
             for outcomes, seconds in self._run_model(self._served[model_id], members):
                 for i, outcome in outcomes.items():
                     done = (
-                        outcome if isinstance(outcome, CodedError) else self.signer.seal(members[i], outcome, seconds)
+                        outcome if isinstance(outcome, CodedError) else self._signer.seal(members[i], outcome, seconds)
                     )
                     if isinstance(done, CodedError):
                         results[i] = failed(jobs[i][0], done)
@@ -102,11 +95,11 @@ class Executor:
         work.extend(self._sign(unsigned, results))
         for result in results.values():
             telemetry.JOBS.labels(result.code or "ok").inc()
-        return [results[i] for i in range(len(jobs))], work
+        return [results.get(i) for i in range(len(jobs))], work
 
     def _sign(self, unsigned: dict[int, Unsigned], results: dict[int, Result]) -> list[SignedWork]:
         """Sign what waits, all at once, into `results`; returns it for the journal and leaves nothing waiting."""
-        signed = self.signer.sign(list(unsigned.values()))
+        signed = self._signer.sign(list(unsigned.values()))
         results.update(zip(unsigned, (result for result, _ in signed), strict=True))
         unsigned.clear()
         return [work for _, work in signed]
@@ -128,6 +121,9 @@ class Executor:
             yield dict.fromkeys(members, error), 0.0
             return
         telemetry.LOADED_MODELS.set(self._sessions.loaded())
+        if isinstance(model, GenerationModel):
+            yield self._generate(model, members), 0.0
+            return
         works: dict[int, Any] = {}
         refused: _Outcomes = {}
         for i, admitted in members.items():
@@ -143,6 +139,18 @@ class Executor:
         names = list(works)
         for positions in model.group(list(works.values())):
             yield from _run_group(model, {names[p]: works[names[p]] for p in positions})
+
+    def _generate(self, model: GenerationModel, members: Mapping[int, Admitted]) -> _Outcomes:
+        """Start generations; returns what was refused."""
+        refused: _Outcomes = {}
+        for i, admitted in members.items():
+            try:
+                asked = "logprobs" in admitted.job.outputs
+                request = read_request(model.manifest, admitted.tensors, admitted.parameters, logprobs=asked)
+                self.generations.start(model, admitted, request)
+            except CodedError as error:
+                refused[i] = error
+        return refused
 
 
 def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Iterator[tuple[_Outcomes, float]]:
@@ -161,48 +169,6 @@ def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Iterator[tuple
     seconds = time.perf_counter() - started
     telemetry.COMPUTE.observe(seconds)
     yield dict(zip(works, answers, strict=True)), seconds
-
-
-class Signer:
-    """Turns answers into results with a signed receipt."""
-
-    def __init__(self, *, key: PrivateKey, domain: Domain) -> None:
-        self._key = key
-        self._domain = domain
-
-    def seal(self, admitted: Admitted, answer: Answer, seconds: float) -> Unsigned | ExecutionFailed:
-        """Encode the outputs of a served job and write its receipt, to be signed with others."""
-        job = admitted.job
-        wanted = job.outputs or tuple(answer.outputs)
-        try:
-            blob = encode_tensors([Tensor.from_numpy(name, answer.outputs[name]) for name in wanted])
-        except TensorError as error:
-            return ExecutionFailed(error.detail, field=error.field)
-        # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
-        units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
-        return Unsigned(job, blob, receipt_for(admitted, blob, key=self._key, units=units), units, seconds)
-
-    def sign(self, unsigned: Sequence[Unsigned]) -> list[tuple[Result, SignedWork]]:
-        """Return the results of served jobs and what goes into the journal, in order; one signature for all."""
-        digests = [one.receipt.digest(self._domain) for one in unsigned]
-        signed = []
-        for one, signature in zip(unsigned, sign_receipts(self._key, digests, self._domain), strict=True):
-            job, receipt = one.job, one.receipt
-            telemetry.EARNED.inc(receipt.worker_amount)
-            result = Result(
-                request_id=job.request_id,
-                attempt=job.attempt,
-                ok=True,
-                outputs=one.blob,
-                output_hash=receipt.output_hash,
-                served_at=receipt.served_at,
-                signature=signature,
-                compute_ms=one.seconds * 1_000,
-                units=one.units,
-            )
-            work = SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
-            signed.append((result, work))
-        return signed
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:
@@ -237,17 +203,3 @@ def check_outputs(manifest: Manifest, wanted: Sequence[str]) -> None:
     unknown = set(wanted) - {spec.name for spec in manifest.outputs}
     if unknown:
         raise InputsRefused(f"no output is called {min(unknown)}.", field="outputs")
-
-
-def failed(job: Job, error: CodedError) -> Result:
-    """Return a failure as data."""
-    log.info("job-failed", request=job.request_id.hex(), code=error.code, detail=error.detail)
-    return Result(
-        request_id=job.request_id,
-        attempt=job.attempt,
-        ok=False,
-        code=error.code,
-        retry=Retry(error.retry),
-        detail=error.detail,
-        field=error.field,
-    )

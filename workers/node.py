@@ -209,7 +209,11 @@ def build(settings: WorkerSettings) -> Node:
         settings.model_dir, allow_file_uri=settings.allow_file_uri, max_package_bytes=settings.max_package_bytes
     )
     sessions = SessionCache(
-        provider=provider, threads=settings.threads, memory_budget_bytes=settings.memory_budget_bytes
+        provider=provider,
+        threads=settings.threads,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        generations=settings.generations,
+        generation_memory_bytes=settings.generation_memory_bytes,
     )
     served: dict[bytes, Served] = {}
     for model_id, listing, price in find_models(side, settings):

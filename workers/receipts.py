@@ -1,15 +1,38 @@
-"""What the worker signs: the receipt of a served job, over the hashes of what came in and what went out."""
+"""From an answer to a result: outputs encoded, the receipt over the hashes of what came in and went out, signed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import structlog
+
+from contracts.protocol.errors import CodedError, Retry, TensorError
+from contracts.protocol.messages import Job, Result
 from contracts.protocol.metering import served_terms
+from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.tensors import content_hash
-from contracts.protocol.typed_data import Receipt
+from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
+from contracts.protocol.typed_data import Domain, Receipt
+from workers import telemetry
 from workers.admission import Admitted
+from workers.errors import ExecutionFailed
+from workers.models.pipelines.base import Answer
+from workers.papers import SignedWork
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A served job before its receipt is signed; `seconds` is what its batch took."""
+
+    job: Job
+    blob: bytes
+    receipt: Receipt
+    units: int
+    seconds: float
 
 
 def receipt_for(
@@ -41,4 +64,60 @@ def receipt_for(
         owner_amount=terms.owner_amount,
         cumulative=terms.cumulative,
         served_at=int(clock()),
+    )
+
+
+class Signer:
+    """Turns answers into results with a signed receipt."""
+
+    def __init__(self, *, key: PrivateKey, domain: Domain) -> None:
+        self._key = key
+        self._domain = domain
+
+    def seal(self, admitted: Admitted, answer: Answer, seconds: float) -> Unsigned | ExecutionFailed:
+        """Encode the outputs of a served job and write its receipt, to be signed with others."""
+        job = admitted.job
+        wanted = job.outputs or tuple(answer.outputs)
+        try:
+            blob = encode_tensors([Tensor.from_numpy(name, answer.outputs[name]) for name in wanted])
+        except TensorError as error:
+            return ExecutionFailed(error.detail, field=error.field)
+        # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
+        units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
+        return Unsigned(job, blob, receipt_for(admitted, blob, key=self._key, units=units), units, seconds)
+
+    def sign(self, unsigned: Sequence[Unsigned]) -> list[tuple[Result, SignedWork]]:
+        """Return the results of served jobs and what goes into the journal, in order; one signature for all."""
+        digests = [one.receipt.digest(self._domain) for one in unsigned]
+        signed = []
+        for one, signature in zip(unsigned, sign_receipts(self._key, digests, self._domain), strict=True):
+            job, receipt = one.job, one.receipt
+            telemetry.EARNED.inc(receipt.worker_amount)
+            result = Result(
+                request_id=job.request_id,
+                attempt=job.attempt,
+                ok=True,
+                outputs=one.blob,
+                output_hash=receipt.output_hash,
+                served_at=receipt.served_at,
+                signature=signature,
+                compute_ms=one.seconds * 1_000,
+                units=one.units,
+            )
+            work = SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
+            signed.append((result, work))
+        return signed
+
+
+def failed(job: Job, error: CodedError) -> Result:
+    """Return a failure as data."""
+    log.info("job-failed", request=job.request_id.hex(), code=error.code, detail=error.detail)
+    return Result(
+        request_id=job.request_id,
+        attempt=job.attempt,
+        ok=False,
+        code=error.code,
+        retry=Retry(error.retry),
+        detail=error.detail,
+        field=error.field,
     )

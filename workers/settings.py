@@ -44,6 +44,11 @@ class WorkerSettings(BaseSettings):
         8 << 30, ge=1, description="Models above this together are unloaded, oldest first."
     )
 
+    generations: int = Field(8, ge=1, description="Text generations that go on at once, per model.")
+    generation_memory_bytes: int = Field(
+        2 << 30, ge=1, description="Memory of the texts that are being generated, per model."
+    )
+
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import redis
 import structlog
@@ -19,6 +20,7 @@ from contracts.protocol.messages import (
     Papers,
     Result,
     blob_key,
+    cancel_key,
     decode_pack,
     decode_papers,
     encode_results,
@@ -35,6 +37,13 @@ _joined: list[tuple[Node, Announcer]] = []
 def join(node: Node, announcer: Announcer) -> None:
     """Say whose tasks these are; called once, before the Celery worker starts."""
     _joined[:] = [(node, announcer)]
+
+    def deliver(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
+        _reply(node.redis, served)
+        if work:
+            node.journal.keep_work(work)
+
+    node.executor.generations.attach(deliver, lambda jobs: _cancelled(node.redis, jobs))
 
 
 @app.task(name=TASK_RUN)
@@ -56,7 +65,8 @@ def run(data: bytes) -> None:
         told.update(id(result) for _, result in served)
 
     results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
-    tell([pair for pair in zip(pack.jobs, results, strict=True) if id(pair[1]) not in told], work)
+    served = [(job, result) for job, result in zip(pack.jobs, results, strict=True) if result is not None]
+    tell([pair for pair in served if id(pair[1]) not in told], work)
     announcer.in_flight = 0
     _file(node, pack.papers)
 
@@ -74,6 +84,12 @@ def file_papers(data: bytes) -> None:
 def _file(node: Node, papers: Papers) -> None:
     if papers.countersigned or papers.credit_note is not None:
         node.journal.file(papers)
+
+
+def _cancelled(client: redis.Redis, jobs: Sequence[Job]) -> list[int | None]:
+    """Return of each job how many tokens its client was sent when it left, None if it did not leave."""
+    values: Any = client.mget([cancel_key(job.request_id, job.attempt) for job in jobs])
+    return [None if value is None else int(value) if value.isdigit() else 0 for value in values]
 
 
 def _inputs(client: redis.Redis, job: Job) -> bytes | None:

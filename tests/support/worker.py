@@ -83,7 +83,7 @@ class FakeChain:
 def make_job(manifest: Manifest, x=None, **changes) -> tuple[Job, bytes]:
     x = np.ones((2, 4), "f4") if x is None else x
     tensors = x if isinstance(x, list) else [Tensor.from_numpy("x", x)]
-    blob = encode_tensors(tensors)
+    blob = encode_tensors(tensors, changes.pop("parameters", None))
     units = max(1, tensors[0].shape[0] if tensors and tensors[0].shape else 1)
     price = UNIT_PRICE * units
     split = split_price(price, ROYALTY, FEE)
@@ -92,7 +92,7 @@ def make_job(manifest: Manifest, x=None, **changes) -> tuple[Job, bytes]:
     voucher_amount = changes.pop("voucher_amount", cumulative)
     voucher = Voucher(channel.digest(DOMAIN), voucher_amount)
     fields = {
-        "request_id": hashlib.sha256(blob + repr(sorted(changes)).encode()).digest(),
+        "request_id": hashlib.sha256(blob + repr(sorted(changes.items(), key=lambda item: item[0])).encode()).digest(),
         "attempt": "1",
         "channel": channel,
         "seq": 1,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
 from workers.errors import ExecutionFailed, ModelUnusable
+from workers.models.generation.model import GenerationModel
 from workers.models.graph import Graph, first_line
 from workers.models.pipelines.base import Pipeline
 from workers.models.pipelines.choose import open_pipeline
@@ -23,20 +24,32 @@ KNEE = 0.95  # the smallest batch within this of the best rate is taken
 # Loaded weights, arenas and activations together, relative to the files.
 MEMORY_FACTOR = 2
 
+Model: TypeAlias = Pipeline[Any] | GenerationModel
+
 log = structlog.get_logger(__name__)
 
 
 class SessionCache:
     """The models in memory, under a budget of bytes."""
 
-    def __init__(self, *, provider: str, threads: int, memory_budget_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        provider: str,
+        threads: int,
+        memory_budget_bytes: int,
+        generations: int = 8,
+        generation_memory_bytes: int = 2 << 30,
+    ) -> None:
         self._provider = provider
         self._threads = threads
         self._budget = memory_budget_bytes
-        self._loaded: OrderedDict[bytes, Pipeline[Any]] = OrderedDict()
+        self._generations = generations
+        self._generation_memory = generation_memory_bytes
+        self._loaded: OrderedDict[bytes, Model] = OrderedDict()
         self._caps: dict[bytes, int] = {}
 
-    def get(self, package: Package) -> Pipeline[Any]:
+    def get(self, package: Package) -> Model:
         """Return a loaded model, loading it and unloading others as needed.
 
         Raises:
@@ -48,10 +61,22 @@ class SessionCache:
             return known
         model = self._load(package)
         self._loaded[package.model_id] = model
-        while len(self._loaded) > 1 and self._bytes() > self._budget:
-            gone, _ = self._loaded.popitem(last=False)
+        while self._bytes() > self._budget:
+            # A model in the midst of a generation stays, and so does the one just asked for.
+            gone = next((i for i, one in self._loaded.items() if one is not model and not _is_busy(one)), None)
+            if gone is None:
+                break
+            unloaded = self._loaded.pop(gone)
+            if isinstance(unloaded, GenerationModel):
+                unloaded.close()
             log.info("model-unloaded", model=gone.hex())
         return model
+
+    def close(self) -> None:
+        """End the processes of models that have one."""
+        for model in self._loaded.values():
+            if isinstance(model, GenerationModel):
+                model.close()
 
     def cap(self, model_id: bytes) -> int:
         """Return how many rows of a model run at once, as measured when it was first loaded; 1 before."""
@@ -64,9 +89,18 @@ class SessionCache:
     def _bytes(self) -> int:
         return MEMORY_FACTOR * sum(model.package.size for model in self._loaded.values())
 
-    def _load(self, package: Package) -> Pipeline[Any]:
+    def _load(self, package: Package) -> Model:
         manifest = package.manifest
         started = time.monotonic()
+        if manifest.task == "text-generation":
+            self._caps[package.model_id] = self._generations
+            return GenerationModel(
+                package,
+                provider=self._provider,
+                threads=self._threads,
+                most_active=self._generations,
+                cache_bytes=self._generation_memory,
+            )
         try:
             session = open_session(package.read(manifest.entry), provider=self._provider, threads=self._threads)
         except Exception as error:  # onnxruntime raises its own unrelated classes
@@ -85,6 +119,10 @@ class SessionCache:
             seconds=round(time.monotonic() - started, 2),
         )
         return model
+
+
+def _is_busy(model: Model) -> bool:
+    return isinstance(model, GenerationModel) and model.active > 0
 
 
 def _warm_up(model: Pipeline[Any]) -> int:

@@ -45,15 +45,28 @@ class Package:
         """
         data = (self.folder / name).read_bytes()
         if sha256(data) != self.manifest.files[name].sha256:
-            raise ModelHashMismatch(
-                f"{name} was changed on this machine.", field=name, remedy="Delete the cache folder."
-            )
+            raise _changed(name)
         return data
+
+    def verify(self, name: str) -> None:
+        """Check one of the manifest's files on disk without holding it in memory.
+
+        Raises:
+            ModelHashMismatch: the file on disk has changed.
+        """
+        with (self.folder / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+        if digest != self.manifest.files[name].sha256:
+            raise _changed(name)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.manifest.files.values())
+
+
+def _changed(name: str) -> ModelHashMismatch:
+    return ModelHashMismatch(f"{name} was changed on this machine.", field=name, remedy="Delete the cache folder.")
 
 
 class PackageStore:

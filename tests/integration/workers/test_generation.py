@@ -1,0 +1,430 @@
+"""Text generation in its own process: a tiny model by onnxruntime-genai, jobs as a gateway sends them."""
+
+import json
+import os
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+
+from contracts.protocol.errors import Retry
+from contracts.protocol.metering import ceiling_units
+from contracts.protocol.money import split_price
+from contracts.protocol.signing import recover
+from contracts.protocol.tensors import Tensor, decode_tensors
+from tests.support import models, tiny_llm
+from tests.support.worker import DOMAIN, FEE, GATEWAY, ROYALTY, WORKER, FakeChain, make_job
+from workers.admission import Admission, Served
+from workers.errors import ModelUnusable, UnsafePackage
+from workers.execution import Executor
+from workers.models.sessions import SessionCache
+
+pytestmark = pytest.mark.integration
+
+UNIT_PRICE = 3
+SCRIPT = tiny_llm.SCRIPT
+
+
+class Market:
+    """A worker's executor, and what a gateway would hear of it."""
+
+    def __init__(self, sessions, *packages):
+        served = {package.model_id: Served(package, UNIT_PRICE) for package in packages}
+        admission = Admission(
+            domain=DOMAIN, gateways=frozenset({GATEWAY.address}), served=served, max_fee_ppm=FEE, chain=FakeChain()
+        )
+        self.executor = Executor(key=WORKER, domain=DOMAIN, admission=admission, served=served, sessions=sessions)
+        self.package = packages[0]
+        self.heard = threading.Condition()
+        self.results, self.work, self.times, self.cancelled = [], [], [], {}
+        self.executor.generations.attach(self._deliver, lambda jobs: [self.cancelled.get(j.request_id) for j in jobs])
+
+    def _deliver(self, served, work):
+        with self.heard:
+            self.results += [result for _, result in served]
+            self.times += [time.monotonic()] * len(served)
+            self.work += work
+            self.heard.notify_all()
+
+    def send(self, *jobs):
+        results, work = self.executor.run(jobs)
+        self.work += work
+        return results
+
+    def partials(self, job):
+        return [r for r in self.results if r.request_id == job.request_id and not r.final]
+
+    def final(self, job, seconds=30):
+        def found():
+            return next((r for r in self.results if r.request_id == job.request_id and r.final), None)
+
+        with self.heard:
+            assert self.heard.wait_for(found, seconds), "no result came"
+            return found()
+
+    def ask(self, prompt, **parameters):
+        job, blob = self.job(prompt, **parameters)
+        refused = self.send((job, blob))[0]
+        return refused or self.final(job)
+
+    def job(self, prompt, changes=(), **parameters):
+        manifest = self.package.manifest
+        if not isinstance(prompt, (str, bytes)):
+            parameters.setdefault("format", "chat")
+            prompt = json.dumps(prompt)
+        tensors = [Tensor.from_numpy("prompt", np.array([prompt], dtype=object))]
+        try:
+            units = ceiling_units(manifest, tensors, parameters)
+        except Exception:
+            units = 1_000
+        price = units * UNIT_PRICE
+        split = split_price(price, ROYALTY, FEE)
+        terms = {
+            "units": units,
+            "unit_price": UNIT_PRICE,
+            "price": price,
+            "worker_amount": split.worker_amount,
+            "owner_amount": split.owner_amount,
+            "cumulative": 100_000,
+            "voucher_amount": 100_000,
+        }
+        return make_job(manifest, tensors, parameters=parameters, **(terms | dict(changes)))
+
+
+def outputs(result):
+    assert result.ok, result
+    arrays = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(result.outputs)[0]}
+    return {name: value[0].decode() if value.dtype == object else value for name, value in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30, generations=4)
+    yield cache
+    cache.close()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "source"
+    return models.fetched(folder, tiny_llm.package(folder))
+
+
+@pytest.fixture
+def market(sessions, package):
+    return Market(sessions, package)
+
+
+def greedy(market, prompt, **parameters):
+    return market.ask(prompt, temperature=0, **parameters)
+
+
+def test_the_text_is_the_models_and_what_was_served_is_signed(market):
+    result = greedy(market, "xyA", max_tokens=5)
+    found = outputs(result)
+    assert (found["text"], found["finish_reason"], found["usage"].tolist()) == ("BCDEF", "length", [3, 5])
+    assert result.units == 8
+    receipt = market.work[-1].receipt
+    assert receipt.price == 8 * UNIT_PRICE
+    assert recover(receipt.digest(DOMAIN), result.signature) == WORKER.address
+    assert "logprobs" not in found
+
+
+def test_it_ends_where_the_model_ends(market):
+    found = outputs(greedy(market, "xy7"))
+    assert (found["text"], found["finish_reason"], found["usage"].tolist()) == ("89", "stop", [3, 2])
+
+
+def test_the_manifest_says_how_much_is_given_when_nobody_asks(market):
+    assert outputs(greedy(market, "A"))["usage"].tolist() == [1, 40]
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(market):
+    found = outputs(greedy(market, "A", stop=json.dumps(["zzz", "GHI"])))
+    assert (found["text"], found["finish_reason"]) == ("BCDEF", "stop")
+    assert found["usage"].tolist() == [1, 8]
+
+
+def test_a_chat_goes_through_the_packages_template(market):
+    chat = [{"role": "user", "content": "a"}, {"role": "user", "content": "X"}]
+    found = outputs(greedy(market, chat, max_tokens=2))
+    assert (found["text"], found["usage"].tolist()) == ("YZ", [4, 2])
+
+
+def test_streamed_pieces_are_whole_characters_and_add_up_to_the_text(market):
+    job, blob = market.job("Y", changes={"stream": True}, temperature=0)
+    assert market.send((job, blob)) == [None]
+    final = outputs(market.final(job))
+    pieces = [outputs(partial) for partial in market.partials(job)]
+    assert (
+        "".join(piece["text"] for piece in pieces) == final["text"] == SCRIPT[SCRIPT.index("Z") :][: len(final["text"])]
+    )
+    assert [piece["text"] for piece in pieces][:5] == ["Z", " ", "é", "日", "🎉"]
+    assert [int(piece["tokens"][0]) for piece in pieces][:5] == [1, 1, 2, 3, 4]
+    assert final["usage"].tolist() == [1, 40]
+
+
+def test_a_text_cut_within_a_character_ends_before_it(market):
+    found = outputs(greedy(market, "Z", max_tokens=4))
+    assert (found["text"], found["usage"].tolist()) == (" é", [1, 4])
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(market):
+    texts = [outputs(market.ask("A", seed=seed, temperature=2.0))["text"] for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_single_likely_token_is_taken_whatever_the_seed(market):
+    for parameters in ({"top_k": 1}, {"top_p": 0.01}):
+        assert outputs(market.ask("A", seed=3, temperature=2.0, max_tokens=3, **parameters))["text"] == "BCD"
+
+
+def test_logprobs_are_the_logarithms_of_the_chosen_tokens_chances(market):
+    found = outputs(greedy(market, "A", max_tokens=4, logprobs=True))
+    assert found["logprobs"].shape == (4,)
+    assert ((found["logprobs"] < 0) & (found["logprobs"] > np.log(0.5))).all()
+
+
+def test_generations_go_on_together_and_each_gets_its_own(market):
+    alone = [outputs(greedy(market, prompt))["text"] for prompt in "AKZ"]
+    jobs = [market.job(prompt, changes={"seq": i}, temperature=0) for i, prompt in enumerate("AKZAKZAKZ")]
+    assert market.send(*jobs) == [None] * 9
+    assert [outputs(market.final(job))["text"] for job, _ in jobs] == alone * 3
+    assert market.executor.generations.active == 0
+
+
+def test_a_late_comer_does_not_wait_for_the_end_of_the_others(market):
+    long, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=200, seed=1)
+    short, short_blob = market.job("C", changes={"stream": True}, temperature=0, max_tokens=2)
+    market.send((long, blob), (short, short_blob))
+    market.final(long)
+    market.final(short)
+    order = [r.request_id for r in market.results]
+    assert order.index(short.request_id) < len(order) - 1 - order[::-1].index(long.request_id)
+
+
+BAD = {
+    "too long": ("A" * 256, {}, "prompt", "256 tokens; the model's context is 256"),
+    "much too long": ("A" * 9_000, {}, "prompt", "9000 bytes"),
+    "not UTF-8": (b"\xff", {}, "prompt", "not UTF-8"),
+    "unknown parameter": ("A", {"beam": 2}, "parameters.beam", "no parameter 'beam'"),
+    "max_tokens": ("A", {"max_tokens": 0}, "max_tokens", "max_tokens is 0"),
+}
+
+
+@pytest.mark.parametrize(("prompt", "parameters", "field", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_and_costs_nothing(market, prompt, parameters, field, words):
+    good = market.job("A", temperature=0)
+    bad = market.job(prompt, **parameters)
+    results = market.send(good, bad)
+    result = results[1] or market.final(bad[0])
+    assert (result.ok, result.code, result.field, result.retry) == (False, "inputs-refused", field, Retry.NEVER)
+    assert words in result.detail
+    assert outputs(market.final(good[0]))["text"].startswith("BCD")
+    assert len(market.work) == 1
+
+
+def test_the_longest_prompt_leaves_room_for_one_token(market):
+    found = outputs(greedy(market, "A" * 255, max_tokens=50))
+    assert (found["text"], found["finish_reason"], found["usage"].tolist()) == ("B", "length", [255, 1])
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """The same model with its host made slow, so that there is time to interrupt it."""
+    folder = tmp_path_factory.mktemp("slow") / "source"
+    package = models.fetched(folder, tiny_llm.package(folder, license="slow"))
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30, generations=2)
+    path = os.environ.get("PYTHONPATH", "")
+    hook = tmp_path_factory.mktemp("hook")
+    (hook / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'workers.models.generation.host' in sys.orig_argv:\n"
+        "    import time, onnxruntime_genai as og\n"
+        "    class Slow(og.Generator):\n"
+        "        def generate_next_token(self):\n"
+        "            time.sleep(0.05)\n"
+        "            super().generate_next_token()\n"
+        "    og.Generator = Slow\n"
+    )
+    os.environ["PYTHONPATH"] = str(hook)
+    cache.get(package)
+    yield cache, package
+    os.environ["PYTHONPATH"] = path
+    cache.close()
+
+
+def wait_for(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_client_that_left_pays_for_what_it_was_sent(slow):
+    market = Market(*slow)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100)
+    market.send((job, blob))
+    wait_for(lambda: len(market.partials(job)) >= 5)
+    market.cancelled[job.request_id] = 3
+    result = market.final(job)
+    found = outputs(result)
+    assert (found["text"], found["finish_reason"], found["usage"].tolist()) == ("BCD", "cancelled", [1, 3])
+    assert (result.units, market.work[-1].receipt.price) == (4, 4 * UNIT_PRICE)
+    count = len(market.results)
+    time.sleep(0.2)
+    assert len(market.results) == count
+
+
+def test_a_client_that_left_before_the_first_token_pays_nothing(slow):
+    market = Market(*slow)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100)
+    market.cancelled[job.request_id] = 0
+    market.send((job, blob))
+    assert (market.final(job).code, market.work) == ("job-cancelled", [])
+
+
+def test_at_the_deadline_a_stream_ends_and_a_whole_text_fails(slow):
+    market = Market(*slow)
+    soon = time.time() + 1.0
+    stream = market.job("A", changes={"stream": True, "deadline_at": soon}, temperature=0, max_tokens=200)
+    whole = market.job("A", changes={"deadline_at": soon}, temperature=0, max_tokens=200)
+    market.send(stream, whole)
+    found = outputs(market.final(stream[0]))
+    assert found["finish_reason"] == "length"
+    assert 1 <= found["usage"][1] < 60
+    assert len(found["text"]) == found["usage"][1]
+    assert (market.final(whole[0]).code, len(market.work)) == ("job-too-late", 1)
+
+
+def test_other_models_are_served_while_a_text_is_generated(slow, tmp_path):
+    cache, package = slow
+    folder = tmp_path / "source"
+    other = models.fetched(folder, models.embedding_package(folder))
+    market = Market(cache, package, other)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100)
+    market.send((job, blob))
+    wait_for(lambda: market.partials(job))
+    tensors = [Tensor.from_numpy("text", np.array(["the cat"], dtype=object))]
+    units = ceiling_units(other.manifest, tensors, {})
+    terms = split_price(units * UNIT_PRICE, ROYALTY, FEE)
+    embedding = make_job(
+        other.manifest,
+        tensors,
+        units=units,
+        unit_price=UNIT_PRICE,
+        price=units * UNIT_PRICE,
+        worker_amount=terms.worker_amount,
+        owner_amount=terms.owner_amount,
+        cumulative=1_000,
+    )
+    started = time.monotonic()
+    (result,) = market.send(embedding)
+    assert result.ok
+    assert time.monotonic() - started < 2.5
+    assert market.executor.generations.active == 1
+    market.cancelled[job.request_id] = 1
+    market.final(job)
+
+
+def test_when_the_process_dies_its_generations_fail_and_the_next_starts_it_anew(slow):
+    cache, package = slow
+    market = Market(cache, package)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100)
+    market.send((job, blob))
+    wait_for(lambda: market.partials(job))
+    cache.get(package).kill()
+    result = market.final(job)
+    assert (result.code, result.retry) == ("execution-failed", Retry.OTHER_WORKER)
+    assert outputs(greedy(market, "A", max_tokens=3))["text"] == "BCD"
+
+
+def test_results_wait_while_the_broker_is_away(slow):
+    market = Market(*slow)
+    down = threading.Event()
+    down.set()
+
+    def deliver(served, work):
+        if down.is_set():
+            raise ConnectionError
+        market._deliver(served, work)
+
+    market.executor.generations.attach(deliver, lambda jobs: [None] * len(jobs))
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=5)
+    market.send((job, blob))
+    wait_for(lambda: not market.executor.generations.active)
+    down.clear()
+    assert outputs(market.final(job))["text"] == "BCDEF"
+    assert [outputs(partial)["text"] for partial in market.partials(job)] == list("BCDEF")
+
+
+def test_a_job_larger_than_the_memory_goes_to_another_worker(package):
+    cache = SessionCache(
+        provider="cpu", threads=1, memory_budget_bytes=1 << 30, generations=2, generation_memory_bytes=50 * 128
+    )
+    market = Market(cache, package)
+    result = greedy(market, "A", max_tokens=100)
+    assert (result.code, result.retry) == ("crowded-out", Retry.OTHER_WORKER)
+    assert outputs(greedy(market, "A", max_tokens=10))["text"] == "BCDEFGHIJK"
+    cache.close()
+
+
+def test_a_busy_model_is_not_unloaded_for_another(slow, tmp_path):
+    _, package = slow
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1, generations=2)
+    market = Market(cache, package)
+    job, blob = market.job("A", temperature=0, max_tokens=60)
+    market.send((job, blob))
+    cache.get(models.fetched(tmp_path / "a", models.embedding_package(tmp_path / "a")))
+    assert cache.loaded() == 2
+    assert market.final(job).ok
+    cache.get(models.fetched(tmp_path / "b", models.text_classifier_package(tmp_path / "b")))
+    assert cache.loaded() == 1
+    cache.close()
+
+
+BROKEN = {
+    "no model": ({"model.onnx": b"junk"}, ModelUnusable),
+    "no tokenizer": ({"tokenizer.json": b"{}"}, ModelUnusable),
+    "a library to load": (
+        {"genai_config.json": json.dumps(tiny_llm.config(custom_ops_library="x.so")).encode()},
+        UnsafePackage,
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "error"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_package_that_cannot_be_served_is_refused_at_once(tmp_path, change, error):
+    folder = tmp_path / "source"
+    package = models.fetched(folder, tiny_llm.package(folder, tiny_llm.files() | change))
+    with pytest.raises(error):
+        SessionCache(provider="cpu", threads=1, memory_budget_bytes=1).get(package)
+
+
+def test_a_file_changed_on_this_machine_is_not_loaded(tmp_path):
+    folder = tmp_path / "source"
+    package = models.fetched(folder, tiny_llm.package(folder))
+    (package.folder / "model.onnx").write_bytes(b"x" * len(tiny_llm.model()))
+    with pytest.raises(Exception, match="changed on this machine"):
+        SessionCache(provider="cpu", threads=1, memory_budget_bytes=1).get(package)
+
+
+def test_the_process_is_given_nothing_of_the_worker(package, monkeypatch):
+    monkeypatch.setenv("WORKER_KEYSTORE_PASSWORD", "secret")
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1)
+    model = cache.get(package)
+    with open(f"/proc/{model._process.pid}/environ", "rb") as environment:
+        assert b"WORKER_" not in environment.read()
+    cache.close()
+    wait_for(lambda: model._process.poll() is not None)
+
+
+def test_results_name_their_request(market):
+    job, blob = market.job("A", temperature=0)
+    job = replace(job, attempt="7")
+    market.send((job, blob))
+    assert market.final(job).attempt == "7"

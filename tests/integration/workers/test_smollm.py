@@ -1,0 +1,103 @@
+"""A real chat model through a worker: token by token what onnxruntime-genai gives in process."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from contracts.protocol.pricing import Unit
+from contracts.protocol.tensors import Tensor
+from tests.support import llm, models
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, read_request
+from workers.models.sessions import SessionCache
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+og = pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+FOLDER = llm.find()
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(FOLDER is None, reason="no real language model here: set MARKET_TEST_LLM to its folder"),
+]
+
+CHAT = [{"role": "user", "content": "Name three fruits and say of each what colour it has."}]
+TOKENS = 40
+
+
+class Heard:
+    def __init__(self):
+        self.text, self.end, self.error, self.done = "", None, None, threading.Event()
+
+    def delta(self, text, tokens):
+        self.text += text
+
+    def finished(self, end):
+        self.end = end
+        self.done.set()
+
+    def failed(self, error):
+        self.error = error
+        self.done.set()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smollm") / "source"
+    manifest = models.write(
+        folder,
+        {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()},
+        task="text-generation",
+        entry="genai_config.json",
+        inputs=INPUTS,
+        outputs=(*OUTPUTS, LOGPROBS),
+        unit=Unit.TOKEN,
+        batch_axis=None,
+        tokenizer="tokenizer.json",
+        options={"context_length": 2_048},
+    )
+    cache = SessionCache(provider="cpu", threads=0, memory_budget_bytes=1 << 30)
+    yield cache.get(models.fetched(folder, manifest))
+    cache.close()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    model = og.Model(str(FOLDER))
+    tokenizer = og.Tokenizer(model)
+    tokens = tokenizer.encode(tokenizer.apply_chat_template(json.dumps(CHAT), add_generation_prompt=True))
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(tokens) + TOKENS, do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(tokens)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return len(tokens), tokenizer.decode(generator.get_sequence(0)[len(tokens) :])
+
+
+def ask(model, *, count=1, **parameters):
+    prompt = [Tensor.from_numpy("prompt", np.array([json.dumps(CHAT)], dtype=object))]
+    request = read_request(model.manifest, prompt, {"format": "chat", "max_tokens": TOKENS, **parameters})
+    heard = [Heard() for _ in range(count)]
+    for one in heard:
+        model.start(request, one)
+    assert all(one.done.wait(120) for one in heard)
+    return heard
+
+
+def test_greedy_text_is_the_runtimes_own(model, reference):
+    (heard,) = ask(model, temperature=0)
+    prompt_tokens, text = reference
+    assert heard.text == text
+    assert heard.end.prompt_tokens == prompt_tokens
+
+
+def test_texts_made_side_by_side_are_the_same(model, reference):
+    assert {one.text for one in ask(model, temperature=0, count=3)} == {reference[1]}
+
+
+def test_it_stops_where_it_is_told(model, reference):
+    stop = reference[1][10:14]
+    (heard,) = ask(model, temperature=0, stop=json.dumps([stop]))
+    assert heard.text == reference[1][: reference[1].index(stop)]
+    assert heard.end.reason == "stop"

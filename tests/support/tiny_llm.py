@@ -1,0 +1,186 @@
+"""A language model of some hundred kB in onnxruntime-genai's layout: each byte is a token, and one follows the other.
+
+After a token of SCRIPT the likeliest is the next of SCRIPT, then the end. What came before moves the other tokens'
+chances a little, so that the attention cache matters.
+"""
+
+import json
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.pricing import Unit
+from tests.support import models
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
+
+SCRIPT = "ABCDEFGHIJKLMNOPQRSTUVWXYZ é日🎉abcdefghijklmnopqrstuvwxyz0123456789"
+END = 256
+VOCABULARY = 258
+CONTEXT = 256
+
+
+def _byte_characters():
+    """GPT-2's way to write each byte as a printable character."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
+
+
+def tokenizer_json() -> bytes:
+    special = [
+        {
+            "id": END + i,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, word in enumerate(("<|end|>", "<|user|>"))
+    ]
+    whole = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "vocab": {character: byte for byte, character in _byte_characters().items()}
+            | {one["content"]: one["id"] for one in special},
+            "merges": [],
+        },
+    }
+    return json.dumps(whole).encode()
+
+
+TOKENIZER_CONFIG = {
+    "add_prefix_space": False,
+    "clean_up_tokenization_spaces": False,
+    "eos_token": "<|end|>",
+    "model_max_length": CONTEXT,
+    "tokenizer_class": "GPT2Tokenizer",
+    "chat_template": "{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}",
+}
+
+
+def config(**changes) -> dict:
+    return {
+        "model": {
+            "bos_token_id": END,
+            "context_length": CONTEXT,
+            "decoder": {
+                "session_options": {"log_id": "tiny", "provider_options": []},
+                "filename": "model.onnx",
+                "head_size": 16,
+                "hidden_size": 16,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+                "num_attention_heads": 1,
+                "num_hidden_layers": 1,
+                "num_key_value_heads": 1,
+            },
+            "eos_token_id": END,
+            "pad_token_id": END,
+            "type": "llama",
+            "vocab_size": VOCABULARY,
+        },
+        "search": {"max_length": CONTEXT, "past_present_share_buffer": False},
+        **changes,
+    }
+
+
+def model() -> bytes:
+    rng = np.random.default_rng(5)
+    follow = rng.normal(scale=0.5, size=(VOCABULARY, VOCABULARY)).astype("f4")
+    script = list(SCRIPT.encode())
+    for token, following in zip(script, [*script[1:], END], strict=True):
+        follow[token, following] += 9
+    keys = rng.normal(size=(VOCABULARY, 16)).astype("f4")
+    past = ["batch", 1, "past", 16]
+    total = ["batch", 1, "total", 16]
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["keys", "input_ids"], ["new"]),
+            helper.make_node("Unsqueeze", ["new", "head"], ["new_heads"]),
+            helper.make_node("Concat", ["past_key_values.0.key", "new_heads"], ["present.0.key"], axis=2),
+            helper.make_node("Concat", ["past_key_values.0.value", "new_heads"], ["present.0.value"], axis=2),
+            helper.make_node("ReduceMean", ["present.0.value"], ["seen"], axes=[2], keepdims=0),  # [batch, 1, 16]
+            helper.make_node("MatMul", ["seen", "read"], ["nudge"]),
+            helper.make_node("Gather", ["follow", "input_ids"], ["next"]),
+            helper.make_node("Add", ["next", "nudge"], ["logits"]),
+        ],
+        "tiny",
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
+            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"]),
+            helper.make_tensor_value_info("past_key_values.0.key", floats, past),
+            helper.make_tensor_value_info("past_key_values.0.value", floats, past),
+        ],
+        [
+            helper.make_tensor_value_info("logits", floats, ["batch", "sequence", VOCABULARY]),
+            helper.make_tensor_value_info("present.0.key", floats, total),
+            helper.make_tensor_value_info("present.0.value", floats, total),
+        ],
+        [
+            numpy_helper.from_array(value, name)
+            for name, value in {
+                "keys": keys,
+                "follow": follow,
+                "read": rng.normal(scale=0.2, size=(16, VOCABULARY)).astype("f4"),
+                "head": np.array([1]),
+            }.items()
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(made)
+    return made.SerializeToString()
+
+
+def files(**changes) -> dict[str, bytes]:
+    return {
+        "model.onnx": model(),
+        "genai_config.json": json.dumps(config(**changes)).encode(),
+        "tokenizer.json": tokenizer_json(),
+        "tokenizer_config.json": json.dumps(TOKENIZER_CONFIG).encode(),
+    }
+
+
+def package(folder, contents=None, **changes) -> Manifest:
+    return models.write(
+        folder,
+        contents or files(),
+        **{
+            "task": "text-generation",
+            "entry": "genai_config.json",
+            "inputs": INPUTS,
+            "outputs": (*OUTPUTS, LOGPROBS),
+            "unit": Unit.TOKEN,
+            "batch_axis": None,
+            "max_batch": 1,
+            "tokenizer": "tokenizer.json",
+            "options": {"context_length": CONTEXT, "max_output_tokens": 40, "template_tokens": 8},
+            **changes,
+        },
+    )

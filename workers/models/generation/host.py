@@ -1,0 +1,225 @@
+"""The generating process: one model, many generations, token by token in turn.
+
+Started by `workers.models.generation.model` as a program, with the folder of a checked package and one socket. It holds
+no key and no connection. A new generation's prompt is read in pieces between the others' tokens, so that a long prompt
+does not make them wait. Ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime_genai as og
+from numpy.typing import NDArray
+
+from workers.models.generation.stops import StopScanner
+from workers.models.generation.wire import Wire
+
+PIECE_TOKENS = 128  # of a prompt, between the others' tokens
+
+
+@dataclass
+class _Generation:
+    request: Mapping[str, Any]
+    stream: Any
+    stops: StopScanner
+    tokens: NDArray[np.int32]
+    generator: Any = None
+    read: int = 0  # tokens of the prompt that the model has seen
+    made: int = 0
+    pending: int = 0  # tokens whose text was not yet sent
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def budget(self) -> int:
+        return len(self.tokens) + int(self.request["max_tokens"])
+
+
+class Host:
+    """Runs generations; `limits` are `context`, `active` and `tokens`, the last for all active ones together."""
+
+    def __init__(self, model: Any, wire: Wire, limits: Mapping[str, int]) -> None:
+        self._model = model
+        self._tokenizer = og.Tokenizer(model)
+        self._ends = {int(token) for token in np.atleast_1d(self._tokenizer.eos_token_ids)}
+        self._wire = wire
+        self._limits = limits
+        self._waiting: dict[int, _Generation] = {}
+        self._active: dict[int, _Generation] = {}
+        self._events: list[list[Any]] = []
+
+    def serve(self) -> None:
+        """Serve until the other side is gone."""
+        while True:
+            busy = bool(self._active or self._waiting)
+            while select.select([self._wire.sock], [], [], 0 if busy else None)[0]:
+                for message in self._wire.take():
+                    self._hear(message)
+                busy = True
+            self._admit()
+            self._read_a_piece()
+            for number in [n for n, one in self._active.items() if one.read == len(one.tokens)]:
+                self._guard(number, self._next_token)
+            if self._events:
+                self._wire.send(self._events)
+                self._events = []
+
+    def _hear(self, message: list[Any]) -> None:
+        match message:
+            case ["start", int() as number, dict() as request]:
+                self._guard(number, lambda _: self._start(number, request))
+            case ["stop", int() as number]:
+                one = self._active.get(number) or self._waiting.get(number)
+                if one is not None:
+                    self._done(number, one, "cancelled")
+
+    def _start(self, number: int, request: Mapping[str, Any]) -> None:
+        prompt = request["prompt"]
+        if request["messages"] is not None:
+            try:
+                prompt = self._tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True)
+            except RuntimeError as error:
+                self._events.append(["refused", number, f"the chat template: {str(error)[:200]}", "prompt"])
+                return
+        tokens = np.asarray(self._tokenizer.encode(prompt), np.int32)
+        context = self._limits["context"]
+        if not 0 < len(tokens) < context:
+            detail = f"the prompt has {len(tokens)} tokens; the model's context is {context} with at least one to give."
+            self._events.append(["refused", number, detail, "prompt"])
+            return
+        request = {**request, "max_tokens": min(request["max_tokens"], context - len(tokens))}
+        one = _Generation(request, self._tokenizer.create_stream(), StopScanner(request["stop"]), tokens)
+        if one.budget > self._limits["tokens"]:
+            detail = f"{one.budget} tokens; this worker's memory takes {self._limits['tokens']}."
+            self._events.append(["crowded", number, detail, "max_tokens"])
+            return
+        self._waiting[number] = one
+
+    def _admit(self) -> None:
+        for number, one in list(self._waiting.items()):
+            held = sum(other.budget for other in self._active.values())
+            if len(self._active) >= self._limits["active"] or held + one.budget > self._limits["tokens"]:
+                return
+            del self._waiting[number]
+            self._active[number] = one
+            self._guard(number, self._open)
+
+    def _open(self, number: int) -> None:
+        one = self._active[number]
+        request = one.request
+        params = og.GeneratorParams(self._model)
+        options: dict[str, Any] = {"max_length": one.budget, "batch_size": 1, "num_beams": 1}
+        if request["temperature"] > 0:
+            options |= {
+                "do_sample": True,
+                "temperature": request["temperature"],
+                "top_p": request["top_p"],
+                "top_k": request["top_k"],
+            }
+            if request["seed"] is not None:
+                options["random_seed"] = request["seed"] % (1 << 31)
+        else:
+            options["do_sample"] = False
+        params.set_search_options(**options)
+        one.generator = og.Generator(self._model, params)
+
+    def _read_a_piece(self) -> None:
+        """Read one piece of the prompt that came first."""
+        number = next((n for n, one in self._active.items() if one.read < len(one.tokens)), None)
+        if number is not None:
+            self._guard(number, self._read)
+
+    def _read(self, number: int) -> None:
+        one = self._active[number]
+        piece = one.tokens[one.read : one.read + PIECE_TOKENS]
+        one.generator.append_tokens(piece)
+        one.read += len(piece)
+
+    def _next_token(self, number: int) -> None:
+        one = self._active[number]
+        logits = np.array(one.generator.get_logits()).reshape(-1) if one.request["logprobs"] else None
+        one.generator.generate_next_token()
+        token = int(one.generator.get_next_tokens()[0])
+        if token in self._ends:
+            self._finish(number, one, "stop")
+            return
+        one.made += 1
+        one.pending += 1
+        if logits is not None:
+            logits -= logits.max()
+            one.logprobs.append(float(logits[token] - np.log(np.exp(logits).sum())))
+        self._say(number, one, one.stops.feed(one.stream.decode(token)))
+        if one.stops.found:
+            self._finish(number, one, "stop")
+        elif one.made >= one.request["max_tokens"]:
+            self._finish(number, one, "length")
+
+    def _finish(self, number: int, one: _Generation, reason: str) -> None:
+        self._say(number, one, one.stops.rest())
+        self._done(number, one, reason)
+
+    def _say(self, number: int, one: _Generation, text: str) -> None:
+        if text:
+            self._events.append(["delta", number, text, one.pending])
+            one.pending = 0
+
+    def _done(self, number: int, one: _Generation, reason: str) -> None:
+        self._drop(number)
+        logprobs = one.logprobs if one.request["logprobs"] else None
+        self._events.append(["done", number, reason, one.read, one.made, logprobs])
+
+    def _drop(self, number: int) -> None:
+        self._active.pop(number, None)
+        self._waiting.pop(number, None)
+
+    def _guard(self, number: int, act: Any) -> None:
+        """Act for one generation; what goes wrong is its own affair."""
+        try:
+            act(number)
+        except OSError:
+            raise
+        except Exception as error:  # onnxruntime-genai raises bare RuntimeError and worse
+            self._drop(number)
+            self._events.append(["failed", number, str(error).partition("\n")[0][:300], None])
+
+
+def open_model(folder: str, provider: str, threads: int) -> Any:
+    """Load the model for a provider, whatever its configuration says of providers."""
+    config = og.Config(folder)
+    config.clear_providers()
+    if provider != "cpu":
+        config.append_provider(provider)
+    if threads:
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+    return og.Model(config)
+
+
+def main() -> None:
+    """Serve the model named on the command line over the socket named there."""
+    said = json.loads(sys.argv[1])
+    wire = Wire(socket.socket(fileno=int(sys.argv[2])))
+    og.disable_telemetry_events()
+    try:
+        host = Host(open_model(said["folder"], said["provider"], said["threads"]), wire, said["limits"])
+    except Exception as error:  # whatever the runtime makes of a stranger's files
+        wire.send(["unusable", str(error).partition("\n")[0][:300]])
+        return
+    wire.send(["ready", {"version": og.__version__}])
+    try:
+        host.serve()
+    except (EOFError, OSError):
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What a client may ask of a text generation: read, bounded, and turned into what the generating process takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.protocol.errors import TensorError
+from contracts.protocol.manifest import Manifest, TensorSpec
+from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, output_tokens
+from contracts.protocol.tensors import Tensor
+from workers.errors import InputsRefused
+
+INPUTS = (TensorSpec("prompt", "BYTES", (1,)),)
+OUTPUTS = (
+    TensorSpec("text", "BYTES", (1,)),
+    TensorSpec("finish_reason", "BYTES", (1,)),
+    TensorSpec("usage", "INT64", (2,)),
+)
+LOGPROBS = TensorSpec("logprobs", "FP32", (-1,))
+
+PARAMETERS = ("format", "logprobs", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
+ROLES = ("system", "user", "assistant", "tool")
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+# No tokenizer's vocabulary reaches this on average; a longer prompt is not even looked at.
+BYTES_PER_TOKEN = 32
+MAX_TEMPERATURE = 2.0
+MAX_SEED = (1 << 53) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation; `messages` is the JSON of the chat, or None where `prompt` is plain text."""
+
+    prompt: str
+    messages: str | None
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: tuple[str, ...]
+    logprobs: bool
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the fields as data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def read_request(
+    manifest: Manifest, tensors: Sequence[Tensor], parameters: Mapping[str, Any], *, logprobs: bool = False
+) -> GenerationRequest:
+    """Read a request whose tensors agree with the manifest; `logprobs` as if the parameter said so.
+
+    Raises:
+        InputsRefused: names the parameter, or what is wrong with the prompt.
+    """
+    unknown = sorted(set(parameters) - set(PARAMETERS))
+    if unknown:
+        raise InputsRefused(
+            f"the model knows no parameter {unknown[0]!r}; it takes {', '.join(PARAMETERS)}.",
+            field=f"parameters.{unknown[0]}",
+        )
+    prompt = _prompt(manifest, tensors[0])
+    chat = parameters.get("format", "text")
+    if chat not in ("text", "chat"):
+        raise _refused("format", f"{chat!r} is neither text nor chat.")
+    wants_logprobs = parameters.get("logprobs", False)
+    if not isinstance(wants_logprobs, bool):
+        raise _refused("logprobs", f"{wants_logprobs!r} is not true or false.")
+    if (wants_logprobs or logprobs) and LOGPROBS not in manifest.outputs:
+        raise _refused("logprobs", "the model gives none.")
+    try:
+        max_tokens = output_tokens(manifest, parameters)
+    except TensorError as error:
+        raise InputsRefused(error.detail, field="parameters.max_tokens", remedy=error.remedy) from error
+    seed = parameters.get("seed")
+    if seed is not None:
+        seed = _whole(parameters, "seed", 0, 0, MAX_SEED)
+    return GenerationRequest(
+        prompt="" if chat == "chat" else prompt,
+        messages=_messages(prompt) if chat == "chat" else None,
+        max_tokens=max_tokens,
+        temperature=_real(parameters, "temperature", 1.0, 0.0, MAX_TEMPERATURE),
+        top_p=_real(parameters, "top_p", 1.0, 0.0, 1.0),
+        top_k=_whole(parameters, "top_k", 0, 0, 1 << 20),
+        seed=seed,
+        stop=_stops(parameters.get("stop")),
+        logprobs=wants_logprobs or logprobs,
+    )
+
+
+def _prompt(manifest: Manifest, tensor: Tensor) -> str:
+    data = bytes(tensor.to_numpy()[0])
+    context = int(manifest.options.get("context_length", DEFAULT_CONTEXT_TOKENS))
+    if len(data) > context * BYTES_PER_TOKEN:
+        raise InputsRefused(
+            f"the prompt has {len(data)} bytes; the model's context is {context} tokens.",
+            field="prompt",
+            remedy="Send a shorter prompt.",
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputsRefused("the prompt is not UTF-8.", field="prompt") from error
+    if not text:
+        raise InputsRefused("the prompt is empty.", field="prompt")
+    return _without_nul(text)
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise InputsRefused("the prompt has a character U+0000.", field="prompt", remedy="Leave it out.")
+    return text
+
+
+def _messages(text: str) -> str:
+    """Return the chat as JSON of roles and texts only."""
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputsRefused(
+            "the prompt is not JSON.", field="prompt", remedy="A chat is a list of messages."
+        ) from error
+    if not isinstance(rows, list) or not rows:
+        raise InputsRefused("a chat is a list of at least one message.", field="prompt")
+    messages = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or row.get("role") not in ROLES:
+            raise InputsRefused(f"message {i} has no role of {', '.join(ROLES)}.", field="prompt")
+        unknown = sorted(set(row) - {"role", "content", "name"})
+        if unknown:
+            raise InputsRefused(f"message {i} has {unknown[0]!r}, which means nothing here.", field="prompt")
+        messages.append({"role": row["role"], "content": _content(i, row.get("content"))})
+    try:
+        return json.dumps(messages, ensure_ascii=False).encode().decode()
+    except UnicodeEncodeError as error:
+        raise InputsRefused("a message has half a surrogate pair.", field="prompt") from error
+
+
+def _content(index: int, content: Any) -> str:
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    ):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise InputsRefused(f"message {index} has no text.", field="prompt")
+    return _without_nul(content)
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    try:
+        stops = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        stops = None
+    if isinstance(stops, str):
+        stops = [stops]
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        raise _refused("stop", f"expected the JSON of at most {MAX_STOPS} texts.")
+    for stop in stops:
+        if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise _refused("stop", f"expected texts of 1 to {MAX_STOP_CHARACTERS} characters.")
+    return tuple(stops)
+
+
+def _real(parameters: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = parameters.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise _refused(name, f"{value!r} is not a number from {low} to {high}.")
+    return float(value)
+
+
+def _whole(parameters: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
+    value = parameters.get(name, default)
+    if type(value) is not int or not low <= value <= high:
+        raise _refused(name, f"{value!r} is not a whole number from {low} to {high}.")
+    return value
+
+
+def _refused(name: str, detail: str) -> InputsRefused:
+    return InputsRefused(detail, field=f"parameters.{name}")
