@@ -73,16 +73,16 @@ if hold then
   if held == 'charged' then return {'charged'} end
   return {'in-progress'}
 end
-local cumulative = charged + reserved + price
+local total = charged + reserved + price
 local best = redis.call('HMGET', KEYS[1], 'voucher', 'signature')
-if cumulative > ceiling then return {'short', text(charged), text(reserved), best[1], best[2]} end
-if cumulative > limit then return {'over', text(charged), text(reserved), best[1], best[2]} end
+if total > ceiling then return {'short', text(charged), text(reserved), best[1], best[2]} end
+if total > limit then return {'over', text(charged), text(reserved), best[1], best[2]} end
 redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8])
 redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[7])), ARGV[1])
 redis.call('EXPIRE', KEYS[2], 86400)
-return {'ok', text(seq), text(cumulative), best[1], best[2]}
+return {'ok', text(seq), text(charged + price), best[1], best[2]}
 """
 )
 

@@ -70,10 +70,10 @@ class ChannelAccount:
             if hold.price is None:
                 raise AlreadyCharged
             raise RequestInProgress(field="Market-Request-Id")
-        cumulative = self.charged + self.reserved + claim.price
-        if cumulative > self.ceiling:
-            raise voucher_shortage(self.view(), claim, cumulative)
-        if cumulative > claim.limit:
+        total = self.charged + self.reserved + claim.price
+        if total > self.ceiling:
+            raise voucher_shortage(self.view(), claim, total)
+        if total > claim.limit:
             raise OverLimit(self.view())
         self.reserved += claim.price
         self.last_seq += 1
@@ -86,7 +86,7 @@ class ChannelAccount:
             claim.token,
             claim.price,
             self.last_seq,
-            cumulative,
+            self.charged + claim.price,
             self.ceiling,
             self.voucher_signature,
             expires_at,

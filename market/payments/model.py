@@ -69,8 +69,9 @@ class Claim:
 class Reservation:
     """Money set aside for one request.
 
-    `cumulative` is the channel's total if this and everything reserved before it is charged; `expires_at` (monotonic
-    seconds of this process) is when the money may be given to somebody else.
+    `cumulative` is the channel's total if of all that is under way only this is charged, so that a receipt never states
+    more than the channel was charged; `expires_at` (monotonic seconds of this process) is when the money may be given to
+    somebody else.
     """
 
     channel_id: bytes
