@@ -275,7 +275,11 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         ledger=ledger,
         dispatcher=dispatcher,
         papers=papers,
-        limits=InferenceLimits(fee_ppm=settings.fee_ppm, timeout_seconds=settings.request_timeout_seconds),
+        limits=InferenceLimits(
+            fee_ppm=settings.fee_ppm,
+            timeout_seconds=settings.request_timeout_seconds,
+            generation_timeout_seconds=settings.generation_timeout_seconds,
+        ),
     )
     chain_window = ChainWindow(settings.rpc_url, contract_addresses(services.deployment).values())
     return GatewayRuntime(

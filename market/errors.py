@@ -99,6 +99,27 @@ class PayloadTooLarge(RequestError):
     default_remedy = "Send fewer rows in a request."
 
 
+class PromptTooLong(RequestError):
+    """The prompt and the answer asked for do not fit the model's context."""
+
+    code = "prompt-too-long"
+    default_remedy = "Shorten the prompt, or ask for fewer tokens."
+
+
+class InputsRefused(RequestError):
+    """The worker found that the model does not take these inputs; no other worker would."""
+
+    code = "inputs-refused"
+    default_remedy = "Correct the named input; GET /v2/models/{model} describes the inputs."
+
+
+class WrongTask(RequestError):
+    """The model does not do what this route is for."""
+
+    code = "wrong-task"
+    default_remedy = "GET /v1/models names each model's task; any model answers POST /v2/models/{model}/infer."
+
+
 class PriceAboveLimit(RequestError):
     """Every offer costs more than the request allows."""
 

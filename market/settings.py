@@ -57,6 +57,12 @@ class MarketSettings(BaseSettings):
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, description="Largest request body.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="A body must have arrived after this long.")
     request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of one inference, failover included.")
+    generation_timeout_seconds: float = Field(
+        100.0,
+        gt=0,
+        le=110,
+        description="Deadline of one text generation; shortly before it a stream ends with what is there.",
+    )
 
     fee_ppm: Ppm = Field(50_000, description="The gateway's share of a price, in millionths.")
     exposure_cap: int = Field(5_000_000, gt=0, description="Most a channel may owe unsettled, in atomic token units.")

@@ -19,6 +19,7 @@ import structlog
 from contracts.protocol.errors import MessageError
 from contracts.protocol.messages import (
     INLINE_LIMIT_BYTES,
+    REPLY_TTL_SECONDS,
     TASK_FILE_PAPERS,
     TASK_RUN,
     Job,
@@ -26,6 +27,7 @@ from contracts.protocol.messages import (
     Papers,
     Result,
     blob_key,
+    cancel_key,
     decode_results,
     encode_pack,
     encode_papers,
@@ -40,6 +42,7 @@ from market.inference.ports import PaperSource, WorkerGone
 PACKS_IN_FLIGHT = 2
 BATCHES_PER_PACK = 4
 MAX_WAITING = 4_096
+MAX_LONG = 256
 MAX_PACK_INPUT_BYTES = 4 << 20
 SWEEP_SECONDS = 0.05
 LIVENESS_SECONDS = 1.0
@@ -58,6 +61,8 @@ class _Waiting:
     lane: _Lane
     blob: tuple[str, bytes] | None = None
     pack: _Flight | None = None
+    on_partial: Callable[[Result], None] | None = None
+    long: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -69,12 +74,16 @@ class _Flight:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model."""
+    """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model.
+
+    Long jobs run beside each other for as long as they take, so they hold no flight once they are sent.
+    """
 
     worker: bytes
     queues: dict[bytes, deque[_Waiting]] = field(default_factory=dict)
     waiting: int = 0
     flights: int = 0
+    long: int = 0
     scheduled: bool = False
 
 
@@ -117,9 +126,11 @@ class CeleryDispatcher:
 
     async def close(self) -> None:
         """Send the last papers, fail what waits and drop the connections."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            # Again until it is so: a time-out of the Redis client at the same moment can swallow a cancellation.
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.2)
         for entry in list(self._pending.values()):
             self._fail(entry, DeadlineExceeded("The gateway is shutting down."))
         with suppress(RedisUnreachable):
@@ -128,7 +139,9 @@ class CeleryDispatcher:
         await self._redis.aclose()
         await self._listening.aclose()
 
-    async def run(self, job: Job, worker: bytes) -> Result:
+    async def run(
+        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+    ) -> Result:
         """See `Dispatcher.run`."""
         key = (job.request_id, job.attempt)
         if key in self._pending:
@@ -138,12 +151,15 @@ class CeleryDispatcher:
             lane = self._lanes[worker] = _Lane(worker)
         if lane.waiting >= MAX_WAITING:
             raise Overloaded(f"{lane.waiting} requests wait for this worker.")
+        if long and lane.long >= MAX_LONG:
+            raise Overloaded(f"{lane.long} generations are at this worker.")
         blob = None
         if job.inputs is not None and len(job.inputs) > INLINE_LIMIT_BYTES:
             name = blob_key("in", job.request_id, job.attempt)
             blob = (name, job.inputs)
             job = replace(job, inputs=None, inputs_ref=name)
-        entry = _Waiting(job, asyncio.get_running_loop().create_future(), lane, blob)
+        entry = _Waiting(job, asyncio.get_running_loop().create_future(), lane, blob, on_partial=on_partial, long=long)
+        lane.long += long
         self._pending[key] = entry
         lane.queues.setdefault(job.model_id, deque()).append(entry)
         lane.waiting += 1
@@ -152,6 +168,11 @@ class CeleryDispatcher:
             return await entry.future
         finally:
             self._settle(entry)
+
+    async def stop(self, job: Job, tokens: int) -> None:
+        """See `Dispatcher.stop`."""
+        with reachable():
+            await self._redis.set(cancel_key(job.request_id, job.attempt), str(tokens), ex=REPLY_TTL_SECONDS)
 
     # --- outbound ----------------------------------------------------------------------------------------------
 
@@ -167,10 +188,11 @@ class CeleryDispatcher:
             entries = self._next_pack(lane)
             if not entries:
                 return
-            flight = _Flight(len(entries))
-            for entry in entries:
+            short = [entry for entry in entries if not entry.long]
+            flight = _Flight(len(short))
+            for entry in short:
                 entry.pack = flight
-            lane.flights += 1
+            lane.flights += bool(short)
             self._spawn(self._send(lane, entries))
 
     def _next_pack(self, lane: _Lane) -> list[_Waiting]:
@@ -263,12 +285,20 @@ class CeleryDispatcher:
             if entry is None or entry.future.done():
                 self.dropped_results += 1
             elif not result.final:
-                continue
+                self._pass_on(entry, result)
             elif result.ok and result.outputs is None and result.outputs_ref is not None:
                 self._spawn(self._fetch(entry, result))
             else:
                 entry.future.set_result(result)
                 self._settle(entry)
+
+    def _pass_on(self, entry: _Waiting, partial: Result) -> None:
+        if entry.on_partial is not None:
+            try:
+                entry.on_partial(partial)
+            except Exception as error:  # one request's reader must not end the listener of all
+                log.exception("partial-result-not-taken")
+                self._fail(entry, error)
 
     async def _fetch(self, entry: _Waiting, result: Result) -> None:
         name = blob_key("out", result.request_id, result.attempt)
@@ -293,10 +323,13 @@ class CeleryDispatcher:
 
     def _settle(self, entry: _Waiting) -> None:
         """Close an entry's account with its lane; further calls change nothing."""
-        if self._pending.pop((entry.job.request_id, entry.job.attempt), None) is None or entry.pack is None:
+        if self._pending.pop((entry.job.request_id, entry.job.attempt), None) is None:
             return
+        entry.lane.long -= entry.long
         if entry.blob is not None:
             self._spawn(self._forget(entry.blob[0]))
+        if entry.pack is None:
+            return
         entry.pack.open -= 1
         if entry.pack.open == 0:
             entry.lane.flights -= 1
@@ -321,7 +354,7 @@ class CeleryDispatcher:
                 for entry in [entry for entry in self._pending.values() if entry.lane.worker in dead]:
                     self._fail(entry, WorkerGone())
                 for worker in dead:
-                    if not self._lanes[worker].flights and not self._lanes[worker].waiting:
+                    if not (self._lanes[worker].flights or self._lanes[worker].waiting or self._lanes[worker].long):
                         del self._lanes[worker]
             await self._flush_papers()
 

@@ -16,7 +16,8 @@ import structlog
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.metering import ceiling_units
+from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidVoucher, PaymentError
@@ -107,14 +108,16 @@ async def _serve(
     headers: Mapping[str, str] = {}
     try:
         if payment.voucher is None and joined.x402 is not None:
-            paid = await pay_by_x402(joined, joined.x402, listing, manifest, body.tensors, payment, infer, path)
+            paid = await pay_by_x402(
+                joined, joined.x402, listing, manifest, body.tensors, body.parameters, payment, infer, path
+            )
             answer, headers = paid.answer, paid.headers
         else:
             answer = await infer(payment.voucher, payment.request_id, payment.max_price)
     except PaymentError as error:
         if isinstance(error, InvalidVoucher):  # a matter of form, not of money
             raise
-        error.terms = {**payment_terms(joined, listing, manifest, body.tensors), **error.terms}
+        error.terms = {**payment_terms(joined, listing, manifest, body.tensors, body.parameters), **error.terms}
         log.info("payment-refused", code=error.code, model=listing.name)
         raise
     if not answer.repeated:
@@ -123,10 +126,14 @@ async def _serve(
 
 
 def payment_terms(
-    joined: GatewayRuntime, listing: Listing, manifest: Manifest, tensors: Sequence[Tensor]
+    joined: GatewayRuntime,
+    listing: Listing,
+    manifest: Manifest,
+    tensors: Sequence[Tensor],
+    parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what a 402 adds: where to pay, and what each live offer asks for this request."""
-    units = count_units(manifest.unit, tensors, manifest.batch_axis)
+    """Return what a 402 adds: where to pay, and what each live offer asks for this request, at most."""
+    units = ceiling_units(manifest, tensors, parameters)
     return {
         "gateway": checksum(joined.gateway),
         "escrow": checksum(joined.domain.escrow),

@@ -17,7 +17,7 @@ from market.payments.model import ParsedVoucher
 from market.registry.model import Listing
 from market.registry.offers import Quote
 
-__all__ = ["Answer", "InferenceRequest", "PriceTerms", "Quote"]
+__all__ = ["Answer", "InferenceRequest", "Partial", "PriceTerms", "Quote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """The next piece of a streamed text and how many tokens it is; of each token, where asked, its log probability."""
+
+    request_id: bytes
+    text: bytes
+    tokens: int
+    logprobs: tuple[float, ...] = ()
+    token_texts: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PriceTerms:
-    """What a request costs at the chosen worker and how the price is split."""
+    """What a request costs at the chosen worker and how the price is split.
+
+    A `unit_price` above 0 makes all of it ceilings: what is served is counted and charged at that price.
+    """
 
     units: int
     price: int
@@ -70,3 +84,4 @@ class PriceTerms:
     owner_amount: int
     royalty_ppm: int
     fee_ppm: int
+    unit_price: int = 0

@@ -69,8 +69,8 @@ class Placement:
         wanted = "" if request.worker is None else " at the worker that was asked for"
         raise NoCapacity(f"No live worker offers {listing.name}{wanted}.", field="model")
 
-    def terms(self, listing: Listing, units: int, live: LiveOffer) -> PriceTerms:
-        """Return what `units` cost at an offer, rounded up, and how that is split."""
+    def terms(self, listing: Listing, units: int, live: LiveOffer, *, metered: bool) -> PriceTerms:
+        """Return what `units` cost at an offer, rounded up, and how that is split; ceilings where it is `metered`."""
         price = price_up(live.offer.unit_price, units)
         split = split_price(price, listing.royalty_ppm, self._fee_ppm)
         return PriceTerms(
@@ -80,4 +80,5 @@ class Placement:
             owner_amount=split.owner_amount,
             royalty_ppm=listing.royalty_ppm,
             fee_ppm=self._fee_ppm,
+            unit_price=live.offer.unit_price if metered else 0,
         )

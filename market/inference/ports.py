@@ -6,6 +6,7 @@ gateway never sees these ports.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from contracts.protocol.messages import Job, Papers, Result
@@ -23,14 +24,27 @@ class Dispatcher(Protocol):
         """Where a worker's results must go to reach this process."""
         ...
 
-    async def run(self, job: Job, worker: bytes) -> Result:
+    async def run(
+        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+    ) -> Result:
         """Deliver a job and wait for its result, at most until `job.deadline_at`; outputs are always inline.
+
+        Partial results of this attempt reach `on_partial` in their order, all before this returns; without it they are
+        dropped. A `long` job keeps no other waiting while it runs.
 
         Raises:
             DeadlineExceeded: no result in time; a later one is dropped.
             WorkerGone: the worker stopped giving signs of life.
             Overloaded: too much already waits for this worker.
             RequestInProgress: the same attempt of the same request is under way.
+            RedisUnreachable: the lane is cut.
+        """
+        ...
+
+    async def stop(self, job: Job, tokens: int) -> None:
+        """Ask the worker to end a streamed job after `tokens` of its tokens; its final result still comes.
+
+        Raises:
             RedisUnreachable: the lane is cut.
         """
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from contracts.protocol.errors import InvalidHex, Retry
 from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
-from contracts.protocol.pricing import count_units
+from contracts.protocol.metering import ceiling_units
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
 from contracts.protocol.typed_data import Domain
@@ -40,10 +40,11 @@ from market.errors import (
 from market.inference.activity import Activity
 from market.inference.countersign import Countersigner
 from market.inference.load import WorkerLoad
-from market.inference.model import Answer, InferenceRequest, PriceTerms, Quote
+from market.inference.model import Answer, InferenceRequest, Partial, PriceTerms, Quote
 from market.inference.papers import PapersDesk
 from market.inference.placement import Placement
 from market.inference.ports import Dispatcher, WorkerGone
+from market.inference.streaming import TokenFeed, stream
 from market.payments.authorize import Authorizer
 from market.payments.model import ChannelFacts, Charge, Evidence, Recorded, Reservation, StoredAnswer
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
@@ -59,6 +60,7 @@ ANSWER_KEPT_SECONDS = 3_600.0
 # A reservation outlives the deadline by this much, so that a charge in progress is never overtaken by its expiry.
 RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
+GENERATION = "text-generation"
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -67,10 +69,14 @@ _REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
 
 @dataclass(frozen=True, slots=True)
 class InferenceLimits:
-    """What the operator sets: the fee in millionths and the deadline of one request, failover included."""
+    """What the operator sets: the fee in millionths and the deadline of one request, failover included.
+
+    Generations have a deadline of their own; a little before it a stream is ended with what there is.
+    """
 
     fee_ppm: int
     timeout_seconds: float
+    generation_timeout_seconds: float = 100.0
 
 
 @dataclass(slots=True)
@@ -86,6 +92,8 @@ class _Running:
     input_hash: bytes
     units: int
     deadline_at: float
+    generates: bool
+    feed: TokenFeed | None
 
 
 class InferenceService:
@@ -132,8 +140,22 @@ class InferenceService:
         """
         return self._offers.quotes(self._resolve(model_ref).model_id)
 
-    async def infer(self, request: InferenceRequest) -> Answer:
-        """Serve one request and charge it, or charge nothing.
+    def stream(self, request: InferenceRequest) -> AsyncGenerator[Partial | Answer, None]:
+        """Serve one generation piece by piece, the answer with the receipt last; close it when the reader is gone.
+
+        A reader that leaves is charged for the tokens it took, and nothing if it took none. Whoever iterates says with
+        each step that the piece before was sent.
+
+        Raises:
+            MarketError: as of `infer`; after the first piece no other worker is asked.
+        """
+        seconds = request.received_at + self._limits.generation_timeout_seconds - self._wall_clock()
+        return stream(
+            lambda feed: self.infer(request, feed), self._dispatcher, self._spawn, stop_after_seconds=0.95 * seconds
+        )
+
+    async def infer(self, request: InferenceRequest, feed: TokenFeed | None = None) -> Answer:
+        """Serve one request and charge it, or charge nothing; `feed` takes what is streamed before the answer.
 
         Raises:
             MarketError: see the classes; every failure after the reservation gives the money back.
@@ -148,6 +170,9 @@ class InferenceService:
         blob = encode_tensors(request.tensors, request.parameters)
         large = len(blob) > HASH_IN_THREAD_BYTES
         input_hash = await asyncio.to_thread(content_hash, blob) if large else content_hash(blob)
+        generates = manifest.task == GENERATION
+        limits = self._limits
+        timeout_seconds = limits.generation_timeout_seconds if generates else limits.timeout_seconds
         running = _Running(
             request=request,
             facts=facts,
@@ -156,8 +181,10 @@ class InferenceService:
             request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
             blob=blob,
             input_hash=input_hash,
-            units=count_units(manifest.unit, request.tensors, manifest.batch_axis),
-            deadline_at=request.received_at + self._limits.timeout_seconds,
+            units=ceiling_units(manifest, request.tensors, request.parameters),
+            deadline_at=request.received_at + timeout_seconds,
+            generates=generates,
+            feed=feed,
         )
         if request.request_id is not None:
             stored = await self._ledger.answer(facts.channel_id, request.request_id)
@@ -184,7 +211,8 @@ class InferenceService:
         try:
             while True:
                 live = self._placement.choose(running.listing, running.units, running.request, failed)
-                terms = self._placement.terms(running.listing, running.units, live)
+                metered = running.manifest.is_metered
+                terms = self._placement.terms(running.listing, running.units, live, metered=metered)
                 if reservation is not None and reservation.price != terms.price:
                     held, reservation = reservation, None
                     await self._give_back(held)
@@ -198,6 +226,8 @@ class InferenceService:
                     held, reservation = reservation, None
                     return await self._charge(running, outcome, held, live)
                 failed[live.offer.worker] = outcome
+                if running.feed is not None and running.feed.started:
+                    raise outcome
                 if len(failed) >= MAX_ATTEMPTS or self._wall_clock() >= running.deadline_at:
                     raise outcome
         except asyncio.CancelledError:
@@ -263,6 +293,8 @@ class InferenceService:
             inputs_ref=None,
             outputs=running.request.requested_outputs,
             reply_to=self._dispatcher.reply_to,
+            unit_price=terms.unit_price,
+            stream=running.feed is not None,
         )
 
     async def _attempt(self, running: _Running, job: Job, live: LiveOffer) -> CheckedResult | MarketError:
@@ -273,7 +305,11 @@ class InferenceService:
         seconds = None
         try:
             with stage("dispatch"):
-                result = await self._dispatcher.run(job, worker)
+                if running.generates:
+                    on_partial = None if running.feed is None else running.feed.begin(job)
+                    result = await self._dispatcher.run(job, worker, on_partial, long=True)
+                else:
+                    result = await self._dispatcher.run(job, worker)
             seconds = self._clock() - started
         except WorkerGone:
             return WorkerFailed("The worker stopped giving signs of life.")
@@ -292,6 +328,10 @@ class InferenceService:
         if isinstance(checked, Mismatch):
             await self._keep_evidence(worker, checked, result)
             return ReceiptMismatch(checked.reason)
+        contradiction = None if running.feed is None else running.feed.contradiction(checked.outputs)
+        if contradiction is not None:
+            await self._keep_evidence(worker, Mismatch(contradiction, checked.receipt), result)
+            return ReceiptMismatch(contradiction)
         return checked
 
     async def _charge(
@@ -353,8 +393,13 @@ class InferenceService:
             await self._give_back(reservation)
             raise
         self._papers.add(receipt.worker, receipt.request_id, signature, operator, recorded.worker_earned)
-        # The answer need not wait: charged and reserved together stay the same.
-        self._spawn(self._close(reservation, recorded.charged))
+        closing = self._close(reservation, recorded.charged)
+        if receipt.price == reservation.price:
+            # The answer need not wait: charged and reserved together stay the same.
+            self._spawn(closing)
+        else:
+            # The client's next voucher may count on the rest.
+            await closing
         return recorded, signature
 
     async def _close(self, reservation: Reservation, charged: int) -> None:

@@ -70,8 +70,7 @@ class Reservation:
     """Money set aside for one request.
 
     `cumulative` is the channel's total if of all that is under way only this is charged, so that a receipt never states
-    more than the channel was charged; `expires_at` (monotonic seconds of this process) is when the money may be given to
-    somebody else.
+    more than was charged; `expires_at` (monotonic seconds of this process) is when the money may be somebody else's.
     """
 
     channel_id: bytes

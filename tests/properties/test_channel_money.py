@@ -67,19 +67,22 @@ class ChannelMoney(RuleBasedStateMachine):
         assert rightly
         return multiple()
 
-    @rule(reservation=held, tell=st.booleans())
-    def charge(self, reservation: Reservation, tell):
-        """Serve and charge; with `tell` False the process dies between the ledger and the reservation."""
+    @rule(reservation=held, tell=st.booleans(), unserved=st.integers(0, 300))
+    def charge(self, reservation: Reservation, tell, unserved):
+        """Serve and charge, `unserved` less than was reserved; with `tell` False the process dies in between."""
         if reservation.token not in self.alive or self.now >= reservation.expires_at:
             return
         self.alive.discard(reservation.token)
         request = int.from_bytes(reservation.request_id, "big")
-        made = charge(reservation.price, reservation.voucher_amount, request=request, seq=reservation.seq)
+        price = max(0, reservation.price - unserved)
+        made = charge(price, reservation.voucher_amount, request=request, seq=reservation.seq)
         try:
             recorded = now_done(self.ledger.record(made))
         except DuplicateCharge:
             self.account.release(reservation.request_id, reservation.token, self.now)
             return
+        # ADR 12: what a receipt states was charged, whatever became of the others.
+        assert reservation.cumulative - (reservation.price - price) <= recorded.charged
         if tell:
             assert self.account.commit(reservation.request_id, reservation.token, recorded.charged, self.now)
         else:

@@ -5,6 +5,7 @@ byte: 0 answers, 1 stays silent, 2 answers twice, 3 sends a partial result first
 """
 
 import sys
+import threading
 import time
 
 import redis
@@ -16,6 +17,7 @@ from contracts.protocol.messages import (
     TASK_RUN,
     Result,
     blob_key,
+    cancel_key,
     decode_pack,
     decode_papers,
     encode_results,
@@ -45,6 +47,22 @@ def note(papers):
         client.set("note", papers.credit_note.to_bytes())
 
 
+def stream(job):
+    """Send the numbers from 0 a piece each, then all that counted."""
+    count, most = 0, int(job.inputs)
+    while count < most:
+        stop = client.get(cancel_key(job.request_id, job.attempt))
+        if stop is not None:
+            count = min(count, int(stop))
+            break
+        piece = Result(job.request_id, job.attempt, ok=True, outputs=b"%d," % count, final=False)
+        client.rpush(job.reply_to, encode_results([piece]))
+        count += 1
+        time.sleep(0.002)
+    whole = b"".join(b"%d," % i for i in range(count))
+    client.rpush(job.reply_to, encode_results([Result(job.request_id, job.attempt, ok=True, outputs=whole)]))
+
+
 @app.task(name=TASK_RUN)
 def run(data):
     pack = decode_pack(data)
@@ -57,6 +75,9 @@ def run(data):
         result = Result(job.request_id, job.attempt, ok=True, outputs=inputs, served_at=int(time.time()))
         if mode == 1:
             continue
+        if mode == 6:
+            threading.Thread(target=stream, args=(job,), daemon=True).start()
+            continue
         if mode == 3:
             replies.append(Result(job.request_id, job.attempt, ok=True, outputs=b"part", final=False))
         if mode == 4:
@@ -67,7 +88,8 @@ def run(data):
             result = Result(job.request_id, job.attempt, ok=True, outputs_ref=key)
         replies += [result, result] if mode == 2 else [result]
     reply_to = pack.jobs[0].reply_to
-    client.rpush(reply_to, encode_results(replies))
+    if replies:
+        client.rpush(reply_to, encode_results(replies))
     client.expire(reply_to, REPLY_TTL_SECONDS)
 
 

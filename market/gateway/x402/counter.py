@@ -6,12 +6,13 @@ discovery routes for what an endpoint would ask.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.metering import ceiling_units
+from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor
 from market.errors import CreditSpent, NoCapacity, NoPayment, PaymentError, PaymentRejected, PriceAboveLimit
 from market.gateway.x402 import terms
@@ -36,6 +37,7 @@ async def pay_by_x402(
     listing: Listing,
     manifest: Manifest,
     tensors: Sequence[Tensor],
+    parameters: Mapping[str, Any],
     payment: PaymentHeaders,
     infer: Infer,
     path: str | None,
@@ -46,7 +48,7 @@ async def pay_by_x402(
         PaymentError: with PAYMENT-REQUIRED in its headers.
         MarketError: see the inference service.
     """
-    units = count_units(manifest.unit, tensors, manifest.batch_axis)
+    units = ceiling_units(manifest, tensors, parameters)
     price = price_of(joined, listing, units, payment)
     path = path or infer_path(listing)
     try:

@@ -1,0 +1,220 @@
+"""One streamed request between worker and reader: a bounded buffer, a count of tokens, and the end of a generation.
+
+Decides when a generation is stopped (the reader is gone, too slow, or the deadline is near) and at which token, and
+whether the worker's last word agrees with what it streamed. Holds no money and no connection. Called by the use case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from contracts.protocol.errors import ProtocolError
+from contracts.protocol.messages import Job, Result
+from contracts.protocol.tensors import Tensor, decode_tensors, unpack_bytes
+from market.errors import MarketError, ReceiptMismatch
+from market.inference.model import Answer, Partial
+from market.inference.ports import Dispatcher
+
+# A reader that leaves more than this unread has its generation stopped; kernel and server hold some more.
+MAX_UNREAD_TOKENS = 512
+MAX_TOKEN_BYTES = 4_096
+TEXT, TOKENS, LOGPROBS, TOKEN_TEXTS, USAGE = "text", "tokens", "logprobs", "token_texts", "usage"
+
+_T = TypeVar("_T")
+log = structlog.get_logger(__name__)
+
+
+class Spawn(Protocol):
+    """Starts work that somebody waits for before the process ends."""
+
+    def __call__(self, work: Coroutine[object, object, _T], /) -> asyncio.Task[_T]:
+        """Start it."""
+        ...
+
+
+class TokenFeed:
+    """What one generation has streamed; `stop` is called once, with the job and the tokens after which it shall end."""
+
+    def __init__(self, stop: Callable[[Job, int], object]) -> None:
+        self._stop = stop
+        self._job: Job | None = None
+        self._unread: deque[Partial] = deque()
+        self._wake = asyncio.Event()
+        self._streamed = bytearray()
+        self._received = 0
+        self._handed = 0
+        self._sent = 0
+        self._stopped_at: int | None = None
+        self._ended = False
+        self._fault: str | None = None
+
+    @property
+    def started(self) -> bool:
+        """Tell whether anything came: from then on no other worker may be asked."""
+        return bool(self._received or self._streamed or self._fault)
+
+    @property
+    def sent(self) -> int:
+        """How many tokens the reader has taken for good."""
+        return self._sent
+
+    def begin(self, job: Job) -> Callable[[Result], None]:
+        """Note which attempt is under way; returns what takes its partial results."""
+        self._job = job
+        return self.take
+
+    def end(self) -> None:
+        """Note that nothing more comes; what is unread can still be taken."""
+        self._ended = True
+        self._wake.set()
+
+    def take(self, result: Result) -> None:
+        """Take a partial result of the worker."""
+        if self._fault is not None:
+            return
+        try:
+            partial = _read(result)
+        except ProtocolError as error:
+            self._fail(f"A part of the stream cannot be read: {error.detail}")
+            return
+        self._received += partial.tokens
+        self._streamed += partial.text
+        most = 0 if self._job is None else self._job.units
+        if self._received > most or len(self._streamed) > most * MAX_TOKEN_BYTES:
+            self._fail("The worker streams more than the request asked for.")
+            return
+        if self._stopped_at is not None:
+            return
+        self._unread.append(partial)
+        self._wake.set()
+        # An empty part costs memory too.
+        if self._received - self._handed > MAX_UNREAD_TOKENS or len(self._unread) > 2 * MAX_UNREAD_TOKENS:
+            self._unread.clear()
+            self.stop(self._handed)
+
+    async def next(self) -> Partial | None:
+        """Return what is to be sent next; None when all was taken. Asking means that the part before was sent.
+
+        Raises:
+            ReceiptMismatch: what the worker streams is not what was asked for.
+        """
+        self._sent = self._handed
+        while not self._unread:
+            if self._fault is not None:
+                raise ReceiptMismatch(self._fault)
+            if self._ended:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        partial = self._unread.popleft()
+        self._handed += partial.tokens
+        return partial
+
+    def stop(self, tokens: int | None = None) -> None:
+        """End the generation after `tokens` of its tokens, by default those that came so far; the first call counts."""
+        if self._stopped_at is None and not self._ended and self._job is not None:
+            self._stopped_at = self._received if tokens is None else tokens
+            self._stop(self._job, self._stopped_at)
+
+    def stop_if_started(self) -> None:
+        """End the generation after what came so far, if anything did."""
+        if self.started:
+            self.stop()
+
+    def contradiction(self, outputs: Sequence[Tensor]) -> str | None:
+        """Say in what the final outputs contradict what was streamed; None if in nothing."""
+        if self._fault is not None:
+            return self._fault
+        by_name = {tensor.name: tensor for tensor in outputs}
+        try:
+            [text] = unpack_bytes(by_name[TEXT].data, TEXT)
+        except (KeyError, ValueError, ProtocolError):
+            return "The answer to a stream has no text."
+        if not self.started:
+            return None
+        agrees = self._streamed == text if self._stopped_at is None else self._streamed.startswith(text)
+        return None if agrees else "The text is not the one that was streamed."
+
+    def _fail(self, reason: str) -> None:
+        self._fault = reason
+        self._unread.clear()
+        self._wake.set()
+
+
+async def stream(
+    infer: Callable[[TokenFeed], Coroutine[object, object, Answer]],
+    dispatcher: Dispatcher,
+    spawn: Spawn,
+    *,
+    stop_after_seconds: float,
+) -> AsyncGenerator[Partial | Answer, None]:
+    """Run `infer` beside its reader and yield what it streams, then its answer; see `InferenceService.stream`.
+
+    After `stop_after_seconds` the generation is ended with what came, so that the worker's last word is in time.
+    """
+    feed = TokenFeed(lambda job, tokens: spawn(_stop(dispatcher, job, tokens)))
+    serving = spawn(infer(feed))
+    serving.add_done_callback(lambda _: feed.end())
+    alarm = asyncio.get_running_loop().call_later(max(0.0, stop_after_seconds), feed.stop_if_started)
+    try:
+        while (partial := await feed.next()) is not None:
+            yield partial
+        yield serving.result()  # the feed has ended, so this is done
+    finally:
+        alarm.cancel()
+        if not serving.done():
+            # The reader is gone: what it took is charged when the worker has signed for it.
+            feed.stop(feed.sent)
+            if not feed.sent:
+                serving.cancel()
+            serving.add_done_callback(_told_nobody)
+
+
+async def _stop(dispatcher: Dispatcher, job: Job, tokens: int) -> None:
+    try:
+        await dispatcher.stop(job, tokens)
+    except MarketError as error:
+        # The generation then ends by its own length or deadline.
+        log.warning("generation-not-stopped", code=error.code)
+
+
+def _told_nobody(serving: asyncio.Task[Answer]) -> None:
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        code = error.code if isinstance(error, MarketError) else type(error).__name__
+        log.info("abandoned-generation-failed", code=code)
+
+
+def _read(result: Result) -> Partial:
+    tensors, _ = decode_tensors(result.outputs or b"")
+    by_name = {tensor.name: tensor for tensor in tensors}
+    try:
+        [text] = unpack_bytes(by_name[TEXT].data, TEXT)
+        [tokens] = by_name[TOKENS].to_numpy().tolist()
+        logprobs, texts = token_details(tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ProtocolError("text or tokens are missing.", field="stream") from error
+    if type(tokens) is not int or tokens < 0:
+        raise ProtocolError("tokens are not a count.", field="stream")
+    return Partial(result.request_id, text, tokens, logprobs, texts)
+
+
+def token_details(tensors: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[bytes, ...]]:
+    """Return the log probabilities of chosen tokens and the tokens' texts; empty where a worker gives none.
+
+    Raises:
+        TensorError | ValueError | TypeError: they cannot be read, or are not one for one.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if LOGPROBS not in by_name:
+        return (), ()
+    logprobs = tuple(float(value) for value in by_name[LOGPROBS].to_numpy().reshape(-1).tolist())
+    found = by_name.get(TOKEN_TEXTS)
+    texts = (b"",) * len(logprobs) if found is None else tuple(unpack_bytes(found.data, TOKEN_TEXTS))
+    if len(texts) != len(logprobs):
+        raise ValueError("as many texts as probabilities")
+    return logprobs, texts
