@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,12 +20,15 @@ from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
 
+# Rows are only ever appended: an index by request id would touch a page of its own for each of them.
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS receipts (
-    request_id BLOB NOT NULL, channel_id BLOB NOT NULL, receipt BLOB NOT NULL, worker_signature BLOB NOT NULL,
-    gateway_signature BLOB, PRIMARY KEY (request_id, channel_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS ix_receipts_channel ON receipts (channel_id);
+CREATE TABLE IF NOT EXISTS work (
+    number INTEGER PRIMARY KEY, request_id BLOB NOT NULL, channel_id BLOB NOT NULL, receipt BLOB NOT NULL,
+    worker_signature BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS countersignatures (
+    number INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES work (number), signature BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS channels (
     channel_id BLOB PRIMARY KEY, channel BLOB NOT NULL, voucher_amount BLOB NOT NULL, voucher_signature BLOB NOT NULL
 ) WITHOUT ROWID;
@@ -32,16 +36,17 @@ CREATE TABLE IF NOT EXISTS notes (
     gateway BLOB PRIMARY KEY, note BLOB NOT NULL, signature BLOB NOT NULL
 ) WITHOUT ROWID;
 """
+# Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
+_RECENT = 20_000
 
 
-_QUERY_IDS = 500
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """Where a receipt stands that awaits its countersignature."""
 
-
-def batched(ids: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the ids in lists short enough for one query."""
-    left = iter(ids)
-    while group := list(islice(left, _QUERY_IDS)):
-        yield group
+    number: int
+    channel_id: bytes
+    cumulative: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,67 +70,85 @@ class Journal:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+        # By request id, which may have been used in several channels.
+        self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
+        query = "SELECT number, request_id, channel_id, receipt FROM work ORDER BY number DESC LIMIT ?"
+        for number, request_id, channel_id, receipt in reversed(self._db.execute(query, (_RECENT,)).fetchall()):
+            cumulative = Receipt.from_bytes(receipt).cumulative
+            self._recent.setdefault(request_id, []).append(_Recent(number, channel_id, cumulative))
+        (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
+        self._next = (newest or 0) + 1
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    def keep_work(self, work: Iterable[SignedWork]) -> None:
-        """Write what was just served."""
-        rows = list(work)
-        best = {one.receipt.channel_id: one for one in sorted(rows, key=lambda one: one.voucher_amount)}
-        with self._lock, self._db:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, NULL)",
-                [(w.receipt.request_id, w.receipt.channel_id, w.receipt.to_bytes(), w.worker_signature) for w in rows],
-            )
-            # Sixteen bytes big endian compare as the numbers do.
-            self._db.executemany(
-                "INSERT INTO channels VALUES (?, ?, ?, ?) ON CONFLICT (channel_id) DO UPDATE SET voucher_amount ="
-                " excluded.voucher_amount, voucher_signature = excluded.voucher_signature"
-                " WHERE excluded.voucher_amount > voucher_amount",
-                [
-                    (i, w.channel.to_bytes(), w.voucher_amount.to_bytes(16, "big"), w.voucher_signature)
-                    for i, w in best.items()
-                ],
-            )
-
-    def file(self, papers: Papers) -> None:
-        """Keep countersignatures and a credit note that arrived; what is not genuine is dropped.
+    def keep(self, work: Sequence[SignedWork], papers: Papers | None = None) -> None:
+        """Write what was just served, and the papers of earlier work that came with it, in one transaction.
 
         Of a message's countersignatures each channel's highest is checked at once, since with it everything below can
         be claimed; the others when `claims` needs one. Checking all would cost as much as signing the receipts did.
+        What is not genuine is dropped.
         """
-        signatures = dict(papers.countersigned)
         with self._lock, self._db:
-            by_channel: dict[bytes, list[Receipt]] = {}
-            for request_ids in batched(signatures):
-                marks = ",".join("?" * len(request_ids))
-                query = f"SELECT receipt FROM receipts WHERE request_id IN ({marks})"  # noqa: S608 - marks only
-                for (data,) in self._db.execute(query, request_ids):
-                    receipt = Receipt.from_bytes(data)
-                    by_channel.setdefault(receipt.channel_id, []).append(receipt)
-            for receipts in by_channel.values():
-                highest = max(receipts, key=lambda receipt: receipt.cumulative)
-                if not self._is_countersigned(highest, signatures[highest.request_id]):
-                    receipts[:] = [one for one in receipts if self._is_countersigned(one, signatures[one.request_id])]
-            self._db.executemany(
-                "UPDATE receipts SET gateway_signature = ?"
-                " WHERE request_id = ? AND channel_id = ? AND gateway_signature IS NULL",
-                [
-                    (signatures[receipt.request_id], receipt.request_id, receipt.channel_id)
-                    for receipts in by_channel.values()
-                    for receipt in receipts
-                ],
-            )
-            note = papers.credit_note
-            if note is not None and note.payee == self._operator and self._is_better(note):
-                genuine = is_signed_by(note.digest(self._domain), papers.credit_note_signature, note.gateway)
-                if genuine:
-                    self._db.execute(
-                        "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)",
-                        (note.gateway, note.to_bytes(), papers.credit_note_signature),
-                    )
+            if work:
+                self._append(work)
+            if papers is not None:
+                self._file(papers)
+
+    def _append(self, work: Sequence[SignedWork]) -> None:
+        rows: list[tuple[int, bytes, bytes, bytes, bytes]] = []
+        best: dict[bytes, SignedWork] = {}
+        for one in work:
+            receipt = one.receipt
+            known = best.get(receipt.channel_id)
+            if known is None or one.voucher_amount > known.voucher_amount:
+                best[receipt.channel_id] = one
+            same = self._recent.setdefault(receipt.request_id, [])
+            if any(earlier.channel_id == receipt.channel_id for earlier in same):
+                continue  # the same request again
+            same.append(_Recent(self._next, receipt.channel_id, receipt.cumulative))
+            ids = (self._next, receipt.request_id, receipt.channel_id)
+            rows.append((*ids, receipt.to_bytes(), one.worker_signature))
+            self._next += 1
+        while len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        self._db.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?)", rows)
+        # Sixteen bytes big endian compare as the numbers do.
+        self._db.executemany(
+            "INSERT INTO channels VALUES (?, ?, ?, ?) ON CONFLICT (channel_id) DO UPDATE SET voucher_amount ="
+            " excluded.voucher_amount, voucher_signature = excluded.voucher_signature"
+            " WHERE excluded.voucher_amount > voucher_amount",
+            [
+                (i, w.channel.to_bytes(), w.voucher_amount.to_bytes(16, "big"), w.voucher_signature)
+                for i, w in best.items()
+            ],
+        )
+
+    def _file(self, papers: Papers) -> None:
+        by_channel: dict[bytes, list[tuple[_Recent, bytes]]] = {}
+        for request_id, signature in papers.countersigned:
+            for found in self._recent.get(request_id, ()):
+                by_channel.setdefault(found.channel_id, []).append((found, signature))
+        for waiting in by_channel.values():
+            if not self._is_genuine(*max(waiting, key=lambda one: one[0].cumulative)):
+                waiting[:] = [one for one in waiting if self._is_genuine(*one)]
+        self._db.executemany(
+            "INSERT INTO countersignatures (work, signature) VALUES (?, ?)",
+            [(found.number, signature) for waiting in by_channel.values() for found, signature in waiting],
+        )
+        note = papers.credit_note
+        if note is not None and note.payee == self._operator and self._is_better(note):
+            genuine = is_signed_by(note.digest(self._domain), papers.credit_note_signature, note.gateway)
+            if genuine:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)",
+                    (note.gateway, note.to_bytes(), papers.credit_note_signature),
+                )
+
+    def _is_genuine(self, found: _Recent, signature: bytes) -> bool:
+        (data,) = self._db.execute("SELECT receipt FROM work WHERE number = ?", (found.number,)).fetchone()
+        return self._is_countersigned(Receipt.from_bytes(data), signature)
 
     def _is_countersigned(self, receipt: Receipt, signature: bytes) -> bool:
         return is_receipt_signed_by(receipt.digest(self._domain), signature, receipt.gateway, self._domain)
@@ -144,9 +167,9 @@ class Journal:
         """Return, for each channel, its countersigned receipt with the highest cumulative, and the countersignature."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT r.receipt, r.worker_signature, r.gateway_signature, c.channel, c.voucher_amount,"
-                " c.voucher_signature FROM receipts r JOIN channels c USING (channel_id)"
-                " WHERE r.gateway_signature IS NOT NULL"
+                "SELECT w.receipt, w.worker_signature, s.signature, c.channel, c.voucher_amount,"
+                " c.voucher_signature FROM countersignatures s JOIN work w ON w.number = s.work"
+                " JOIN channels c USING (channel_id)"
             ).fetchall()
         found: dict[bytes, list[tuple[SignedWork, bytes]]] = {}
         for receipt_data, worker_sig, gateway_sig, channel, amount, voucher_sig in rows:
@@ -165,7 +188,6 @@ class Journal:
     def counts(self) -> tuple[int, int]:
         """Return how many receipts are kept, and how many of them are countersigned."""
         with self._lock:
-            total, countersigned = self._db.execute(
-                "SELECT count(*), count(gateway_signature) FROM receipts"
-            ).fetchone()
+            (total,) = self._db.execute("SELECT count(*) FROM work").fetchone()
+            (countersigned,) = self._db.execute("SELECT count(DISTINCT work) FROM countersignatures").fetchone()
         return int(total), int(countersigned)

@@ -41,7 +41,7 @@ def join(node: Node, announcer: Announcer) -> None:
     def deliver(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
         _reply(node.redis, served)
         if work:
-            node.journal.keep_work(work)
+            node.journal.keep(work)
 
     node.executor.generations.attach(deliver, lambda jobs: _cancelled(node.redis, jobs))
 
@@ -58,17 +58,17 @@ def run(data: bytes) -> None:
     announcer.in_flight = len(pack.jobs)
     told: set[int] = set()
 
-    def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
+    def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None) -> None:
         _reply(node.redis, served)
-        if work:
-            node.journal.keep_work(work)
+        if work or papers is not None:
+            node.journal.keep(work, papers)
         told.update(id(result) for _, result in served)
 
     results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
     served = [(job, result) for job, result in zip(pack.jobs, results, strict=True) if result is not None]
-    tell([pair for pair in served if id(pair[1]) not in told], work)
+    left = [pair for pair in served if id(pair[1]) not in told]
+    tell(left, work, pack.papers if _says_something(pack.papers) else None)
     announcer.in_flight = 0
-    _file(node, pack.papers)
 
 
 @app.task(name=TASK_FILE_PAPERS)
@@ -76,14 +76,16 @@ def file_papers(data: bytes) -> None:
     """Keep papers that came without jobs."""
     node, _ = _joined[0]
     try:
-        _file(node, decode_papers(data))
+        papers = decode_papers(data)
     except MessageError as error:
         log.warning("unreadable-papers", detail=error.detail)
+        return
+    if _says_something(papers):
+        node.journal.keep((), papers)
 
 
-def _file(node: Node, papers: Papers) -> None:
-    if papers.countersigned or papers.credit_note is not None:
-        node.journal.file(papers)
+def _says_something(papers: Papers) -> bool:
+    return bool(papers.countersigned) or papers.credit_note is not None
 
 
 def _cancelled(client: redis.Redis, jobs: Sequence[Job]) -> list[int | None]:

@@ -6,8 +6,9 @@ A failure is data too: a stable code, who may retry, one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgpack
@@ -223,8 +224,7 @@ def decode_announcement(data: bytes) -> Announcement:
 
 
 def _row(item: Any) -> list[Any]:
-    values = [getattr(item, f.name) for f in fields(item)]
-    return [value.to_bytes() if isinstance(value, Channel) else value for value in values]
+    return [value.to_bytes() if type(value) is Channel else value for value in _layout(type(item)).read(item)]
 
 
 def _papers_row(papers: Papers) -> list[Any]:
@@ -267,13 +267,34 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is read of a message class once: a getter of all its fields, their names and the types they take."""
+
+    read: Callable[[Any], tuple[Any, ...]]
+    names: tuple[str, ...]
+    types: tuple[tuple[type, ...], ...]
+
+
+_LAYOUTS: dict[type, _Layout] = {}
+
+
+def _layout(kind: type) -> _Layout:
+    known = _LAYOUTS.get(kind)
+    if known is None:
+        names = tuple(f.name for f in fields(kind))
+        types = tuple(_TYPES.get(str(f.type), ()) for f in fields(kind))
+        known = _LAYOUTS[kind] = _Layout(attrgetter(*names), names, types)
+    return known
+
+
 def _make(kind: type[_D], row: Any) -> _D:
-    names = fields(kind)  # type: ignore[arg-type]
-    if not isinstance(row, list) or len(row) != len(names):
-        raise MessageError(f"a {kind.__name__} has {len(names)} fields.", field=kind.__name__)
-    for f, value in zip(names, row, strict=True):
-        if not isinstance(value, _TYPES[str(f.type)]):
-            raise MessageError(f"expected {f.type}.", field=f.name)
+    layout = _layout(kind)
+    if not isinstance(row, list) or len(row) != len(layout.names):
+        raise MessageError(f"a {kind.__name__} has {len(layout.names)} fields.", field=kind.__name__)
+    for i, (value, types) in enumerate(zip(row, layout.types, strict=True)):
+        if type(value) not in types:
+            raise MessageError(f"expected {' or '.join(t.__name__ for t in types)}.", field=layout.names[i])
     return kind(*row)
 
 

@@ -31,11 +31,11 @@ def note(amount, payee=OPERATOR, key=GATEWAY):
 def test_what_pays_without_the_gateway_is_kept(journal, executor, packaged, tmp_path):
     first = serve(executor, packaged.manifest)
     second = serve(executor, packaged.manifest, cumulative=6_000, seq=2)
-    journal.keep_work([first, second])
+    journal.keep([first, second])
     assert journal.counts() == (2, 0)
     assert journal.claims() == []
     signatures = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in (first, second)]
-    journal.file(Papers(tuple(signatures), *note(900)))
+    journal.keep((), Papers(tuple(signatures), *note(900)))
     assert journal.counts() == (2, 2)
     ((best, countersignature),) = journal.claims()
     assert best.receipt == second.receipt
@@ -49,9 +49,9 @@ def test_what_pays_without_the_gateway_is_kept(journal, executor, packaged, tmp_
 
 def test_forged_papers_are_dropped(journal, executor, packaged):
     work = serve(executor, packaged.manifest)
-    journal.keep_work([work])
+    journal.keep([work])
     forged = support.WORKER.sign_digest(work.receipt.digest(DOMAIN))
-    journal.file(Papers(((work.receipt.request_id, forged), (b"?" * 32, forged)), *note(900, key=support.WORKER)))
+    journal.keep((), Papers(((work.receipt.request_id, forged), (b"?" * 32, forged)), *note(900, key=support.WORKER)))
     assert journal.counts() == (1, 0)
     assert journal.notes() == []
 
@@ -60,22 +60,22 @@ def test_a_forged_signature_among_genuine_ones_is_never_claimed(journal, executo
     works = [
         serve(executor, packaged.manifest, cumulative=3_000 * n, seq=n, request_id=bytes([n]) * 32) for n in (1, 2, 3)
     ]
-    journal.keep_work(works)
+    journal.keep(works)
     genuine = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in works]
     forged = support.WORKER.sign_digest(works[1].receipt.digest(DOMAIN))
     # the highest of this message is forged, so that each is looked at
-    journal.file(Papers((genuine[0], (works[1].receipt.request_id, forged))))
+    journal.keep((), Papers((genuine[0], (works[1].receipt.request_id, forged))))
     assert journal.claims()[0][0].receipt == works[0].receipt
-    journal.file(Papers((genuine[1], (works[2].receipt.request_id, forged))))
+    journal.keep((), Papers((genuine[1], (works[2].receipt.request_id, forged))))
     assert journal.claims()[0][1] == genuine[1][1]
-    journal.file(Papers((genuine[2],)))
+    journal.keep((), Papers((genuine[2],)))
     assert journal.claims()[0][0].receipt == works[2].receipt
 
 
 def test_notes_only_grow_and_name_the_operator(journal):
-    journal.file(Papers((), *note(900)))
-    journal.file(Papers((), *note(700)))
-    journal.file(Papers((), *note(5_000, payee=b"\1" * 20)))
+    journal.keep((), Papers((), *note(900)))
+    journal.keep((), Papers((), *note(700)))
+    journal.keep((), Papers((), *note(5_000, payee=b"\1" * 20)))
     ((kept, _),) = journal.notes()
     assert kept.cumulative_amount == 900
 
@@ -83,14 +83,14 @@ def test_notes_only_grow_and_name_the_operator(journal):
 def test_a_better_voucher_replaces_a_worse_one_only(journal, executor, packaged):
     large = serve(executor, packaged.manifest, voucher_amount=1 << 70)
     small = serve(executor, packaged.manifest, voucher_amount=1 << 60)
-    journal.keep_work([large])
-    journal.keep_work([small])
+    journal.keep([large])
+    journal.keep([small])
     signature = GATEWAY.sign_digest(large.receipt.digest(DOMAIN))
-    journal.file(Papers(((large.receipt.request_id, signature),)))
+    journal.keep((), Papers(((large.receipt.request_id, signature),)))
     assert [work.voucher_amount for work, _ in journal.claims()] == [1 << 70]
 
 
 def test_journal_rows_survive_a_repeated_request(journal, executor, packaged):
     work = serve(executor, packaged.manifest)
-    journal.keep_work([work, dataclasses.replace(work)])
+    journal.keep([work, dataclasses.replace(work)])
     assert journal.counts()[0] == 1
