@@ -346,6 +346,8 @@ def build_x402(
         HouseSigner(services.web3, key, transactor), transactor, services.contracts.token, merchant
     )
     book = DatabaseBook(services.engine)
+    if not settings.shared_reservations:
+        book.inherit()
     house = HouseChannel(
         key=services.key,
         domain=services.domain,

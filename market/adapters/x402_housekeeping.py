@@ -19,7 +19,7 @@ from contracts.protocol.hexes import checksum
 from market.adapters.house_channel import HouseChannel
 from market.payments.ports import Ledger
 from market.payments.x402_channels import PayerChannel
-from market.payments.x402_model import EXACT, PaymentRefused
+from market.payments.x402_model import EXACT, Authorization, PaymentRefused
 from market.payments.x402_ports import SettlementPending, X402Desk
 
 BEAT_SECONDS = 2.0
@@ -73,8 +73,14 @@ class Housekeeping:
         await asyncio.to_thread(self._house.fund, 0 if account is None else account.charged)
 
     async def tidy(self) -> None:
-        """Give back what crashed requests held; settle again, and refund again, what was left undecided."""
-        await asyncio.to_thread(self._tidy)
+        """Close what crashed requests held; settle again, and refund again, what was left undecided."""
+        now = self._clock()
+        for request_id in await asyncio.to_thread(self._book.lost, now):
+            await self._close(request_id)
+        for authorization, payload in await asyncio.to_thread(self._book.undecided, now):
+            await self._apart(self._decide, authorization, payload)
+        for request_id, payer, amount in await asyncio.to_thread(self._book.unsent_refunds):
+            await self._apart(self._pay_back, request_id, payer, amount)
 
     async def watch(self) -> None:
         """Look at the channels' state on chain; claim on time, and at once when a payer starts to leave."""
@@ -89,20 +95,33 @@ class Housekeeping:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def _tidy(self) -> None:
-        now = self._clock()
-        self._book.sweep(now)
-        for authorization, payload in self._book.undecided(now):
-            offer = self._offer(authorization.value)
-            payment = {"x402Version": 2, "accepted": offer, "payload": orjson.loads(payload)}
-            try:
-                settled = self._facilitator.settle(payment, offer)
-            except PaymentRefused:
-                self._book.abandon(authorization)
-            else:
-                self._book.bought(authorization, settled.transaction)
-        for request_id, payer, amount in self._book.unsent_refunds():
-            self._book.refunded(request_id, self._facilitator.pay(refund_purpose(request_id), payer, amount))
+    async def _close(self, request_id: bytes) -> None:
+        """Charge what was served before its process died; give back what was not."""
+        served = await self._ledger.receipt(request_id, self._house.channel_id)
+        if served is None:
+            await asyncio.to_thread(self._book.release, request_id)
+        else:
+            await asyncio.to_thread(self._book.charge, request_id, served.receipt.price, now=self._clock())
+
+    async def _apart(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do one payer's piece of work: what fails is tried at the next beat and holds nobody else up."""
+        try:
+            await asyncio.to_thread(work, *arguments)
+        except (CodedError, SettlementPending) as error:
+            log.warning("x402-left-undone", work=work.__name__.strip("_"), error=str(error))
+
+    def _decide(self, authorization: Authorization, payload: str) -> None:
+        offer = self._offer(authorization.value)
+        payment = {"x402Version": 2, "accepted": offer, "payload": orjson.loads(payload)}
+        try:
+            settled = self._facilitator.settle(payment, offer)
+        except PaymentRefused:
+            self._book.abandon(authorization)
+        else:
+            self._book.bought(authorization, settled.transaction)
+
+    def _pay_back(self, request_id: bytes, payer: bytes, amount: int) -> None:
+        self._book.refunded(request_id, self._facilitator.pay(refund_purpose(request_id), payer, amount))
 
     def _watch(self, claim: bool) -> None:
         owing = [channel for channel in self._book.channels() if channel.charged > channel.total_claimed]

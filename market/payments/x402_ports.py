@@ -188,6 +188,10 @@ class Book(Protocol):
         """Write down that a refund was sent."""
         ...
 
-    def sweep(self, now: float) -> int:
-        """Give back what crashed requests held; returns how many."""
+    def lost(self, now: float) -> Sequence[bytes]:
+        """Name the requests whose holding ran out, since the process that served them is gone."""
+        ...
+
+    def inherit(self) -> None:
+        """End every holding: for the one process of a gateway, before it serves."""
         ...

@@ -119,12 +119,22 @@ def test_a_failed_request_gives_its_credit_back_and_may_be_sent_again(book):
     assert hold(book, b"\1" * 32, 1_000) is Payment.HELD
 
 
-def test_what_a_crash_left_held_comes_back(book):
+def test_what_a_crash_left_held_is_found(book):
     bought(book)
     hold(book, b"\1" * 32, 1_000)
-    assert book.sweep(NOW + 59) == 0
-    assert book.sweep(NOW + 61) == 1
-    assert book.credit(PAYER).available == 100_000
+    assert book.lost(NOW + 59) == []
+    assert book.lost(NOW + 61) == [b"\1" * 32]
+
+
+def test_a_new_process_inherits_what_the_last_one_held(book):
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    assert begin(book)
+    book.inherit()
+    assert book.lost(NOW) == [b"\1" * 32]
+    assert hold(book, b"\1" * 32, 1_000) is Payment.HELD
+    assert begin(book)
+    assert not begin(book)
 
 
 def test_a_refund_takes_what_is_free_once(book):

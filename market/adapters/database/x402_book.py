@@ -254,14 +254,27 @@ class DatabaseBook:
         with reading(self._engine) as connection:
             return [(bytes(row.request_id), bytes(row.payer), row.amount) for row in connection.execute(query)]
 
-    def sweep(self, now: float) -> int:
-        """See `Book.sweep`."""
+    def lost(self, now: float) -> Sequence[bytes]:
+        """See `Book.lost`."""
         stale = (x402_payments.c.state == int(Payment.HELD)) & (x402_payments.c.held_until < now)
+        with reading(self._engine) as connection:
+            return [
+                bytes(found)
+                for found in connection.execute(sa.select(x402_payments.c.request_id).where(stale)).scalars()
+            ]
+
+    def inherit(self) -> None:
+        """See `Book.inherit`."""
         with writing(self._engine) as connection:
-            lost = connection.execute(sa.select(x402_payments.c.request_id).where(stale)).scalars().all()
-            for request_id in lost:
-                _release(connection, request_id)
-        return len(lost)
+            connection.execute(
+                sa.update(x402_authorizations)
+                .where(x402_authorizations.c.settled_in.is_(None))
+                .values(reserved_until=0.0)
+            )
+            held = x402_payments.c.state == int(Payment.HELD)
+            connection.execute(sa.update(x402_payments).where(held).values(held_until=0.0))
+            busy = x402_channels.c.busy_with.is_not(None)
+            connection.execute(sa.update(x402_channels).where(busy).values(busy_until=0.0))
 
 
 def _is(authorization: Authorization) -> sa.ColumnElement[bool]:

@@ -1,0 +1,82 @@
+"""What a process that died left behind is closed by the next: charged if it was served, given back if it was not."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from market.adapters.database.engine import open_engine
+from market.adapters.database.migrate import upgrade
+from market.adapters.database.x402_book import DatabaseBook
+from market.adapters.x402_housekeeping import Housekeeping
+from market.errors import ChainUnreachable
+from market.payments.x402_model import EXACT, Authorization
+from market.payments.x402_ports import SettlementPending
+from tests.unit.market.x402.payers import PACK, PRICE, TRANSACTION, Chain, Payer, desk_of
+
+NOW = 1_000.0
+HOUSE = b"\x02" * 32
+PAYLOAD = '{"authorization": {"from": "0x", "value": "1"}}'
+
+
+class Ledger:
+    def __init__(self, *served):
+        self.served = served
+
+    async def receipt(self, request_id, channel_id=None):
+        assert channel_id == HOUSE
+        return SimpleNamespace(receipt=SimpleNamespace(price=PRICE)) if request_id in self.served else None
+
+
+@pytest.fixture
+def book(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/book.db")
+    upgrade(engine)
+    yield DatabaseBook(engine)
+    engine.dispose()
+
+
+def keeper(book, chain, *served):
+    desk = desk_of(book, chain)
+    house = SimpleNamespace(channel_id=HOUSE)
+    return Housekeeping(desk, house=house, ledger=Ledger(*served), claim_interval_seconds=300, clock=lambda: NOW)
+
+
+def reserved(book, nonce, until=NOW - 1):
+    payer = Payer()
+    authorization = Authorization(31_337, b"\x0b" * 20, payer.address, nonce * 32, PACK, b"\x0d" * 65)
+    assert book.begin(authorization, PAYLOAD, now=NOW - 200, until=until)
+    return authorization
+
+
+async def test_what_was_served_is_charged_and_what_was_not_is_given_back(book):
+    bought = reserved(book, b"\1")
+    book.bought(bought, TRANSACTION)
+    for name in (b"\1" * 32, b"\2" * 32, b"\3" * 32):
+        book.hold_credit(name, bought.payer, EXACT, PRICE + 5, now=NOW - 200, until=NOW - 80)
+    book.hold_credit(b"\4" * 32, bought.payer, EXACT, PRICE, now=NOW, until=NOW + 1)
+    await keeper(book, Chain(), b"\1" * 32, b"\3" * 32).tidy()
+    credit = book.credit(bought.payer)
+    assert (credit.balance, credit.held) == (PACK - 2 * PRICE, PRICE)
+    assert [book.charged(bytes([number]) * 32) for number in (1, 2, 3)] == [PRICE, None, PRICE]
+
+
+@pytest.mark.parametrize("fault", [SettlementPending(TRANSACTION), ChainUnreachable("away.")])
+async def test_one_that_stays_undecided_holds_up_nobody(book, fault):
+    authorizations = [reserved(book, b"\1"), reserved(book, b"\2")]
+    chain = Chain()
+    chain.faults["settle"] = [fault]
+    await keeper(book, chain).tidy()
+    assert sorted(book.credit(found.payer).bought for found in authorizations) == [0, PACK]
+    await keeper(book, chain).tidy()
+    assert [book.credit(found.payer).bought for found in authorizations] == [PACK, PACK]
+
+
+async def test_a_refund_that_was_decided_is_sent(book):
+    bought = reserved(book, b"\1")
+    book.bought(bought, TRANSACTION)
+    book.begin_refund(b"\5" * 32, bought.payer, now=NOW)
+    chain = Chain()
+    await keeper(book, chain).tidy()
+    await keeper(book, chain).tidy()
+    assert chain.count("pay") == 1
+    assert book.unsent_refunds() == []
