@@ -55,6 +55,12 @@ CHARGED_UNITS = Counter("market_charged_units_total", "Atomic token units charge
 UNSETTLED_UNITS = Gauge("market_unsettled_units", "Atomic token units charged and not settled.", registry=METRICS)
 BLOCKS_BEHIND = Gauge("market_blocks_behind", "Confirmed blocks that the index has not folded.", registry=METRICS)
 SETTLEMENTS = Counter("market_settlements_total", "Settlement transactions by outcome.", ["code"], registry=METRICS)
+HOUSE_UNITS = Gauge(
+    "market_x402_house_units", "Atomic token units the house channel can still pay onward.", registry=METRICS
+)
+HOUSE_SPARE_UNITS = Gauge(
+    "market_x402_house_spare_units", "Atomic token units the house account can still fill it with.", registry=METRICS
+)
 LIVE_WORKERS = Gauge("market_live_workers", "Workers that announce offers now.", registry=METRICS)
 
 

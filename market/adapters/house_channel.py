@@ -18,6 +18,7 @@ from contracts.protocol.typed_data import Channel, Domain, Voucher
 from market.errors import ChainUnreachable, HouseShort
 from market.payments.model import ParsedVoucher
 from market.payments.ports import Channels
+from market.telemetry import HOUSE_SPARE_UNITS, HOUSE_UNITS
 
 SALT = 402
 ALLOWANCE = 2**256 - 1
@@ -83,9 +84,11 @@ class HouseChannel:
     def _fund(self, charged: int) -> int:
         state = self._escrow.channel(self._id)
         left = state.deposited - state.exit_amount - charged
+        owned = self._token.balance_of(self._transactor.address)
+        HOUSE_UNITS.set(left)
+        HOUSE_SPARE_UNITS.set(owned)
         if left >= self._target // 2:
             return 0
-        owned = self._token.balance_of(self._transactor.address)
         amount = min(self._target - left, owned)
         if amount <= 0:
             log.warning("house-account-empty", left=left)
