@@ -49,12 +49,13 @@ async def pay_by_x402(
         MarketError: see the inference service.
     """
     units = ceiling_units(manifest, tensors, parameters)
-    price = price_of(joined, listing, units, payment)
+    prices = prices_of(joined, listing, units, payment)
+    price = prices[0]
     path = path or infer_path(listing)
     try:
         if payment.x402 is None or not payment.x402.given:
             raise NoPayment
-        return await Door(desk, payment.x402, price, lambda voucher, named: infer(voucher, named, price)).serve()
+        return await Door(desk, payment.x402, price, prices[-1], infer).serve()
     except PaymentRefused as refused:
         rejected = PaymentRejected(refused.detail, field=None if refused.reason == refused.detail else refused.reason)
         offers = corrected(terms.accepts(desk, price), refused)
@@ -62,10 +63,11 @@ async def pay_by_x402(
         rejected.headers = {PAYMENT_REQUIRED: header, **NOT_CACHED}
         raise rejected from refused
     except PriceAboveLimit as error:
-        # Its one cheap worker went away meanwhile: the new price is a new question.
+        # The cheap worker went away meanwhile, and the payment covers no other: the new price is a new question.
         again = NoPayment("The price has changed.")
         price = price_of(joined, listing, units, payment)
         challenge(again, desk, listing, manifest, price, path)
+        again.headers = {**error.headers, **again.headers}
         raise again from error
     except (NoPayment, CreditSpent) as error:
         challenge(error, desk, listing, manifest, price, path)
@@ -83,26 +85,33 @@ def challenge(error: PaymentError, desk: X402Desk, listing: Listing, manifest: M
 
 
 def price_of(joined: GatewayRuntime, listing: Listing, units: int, payment: PaymentHeaders | None) -> int:
-    """Return what the cheapest live offer asks that the request allows.
+    """Return what the cheapest live offer asks that the request allows; raises as `prices_of`."""
+    return prices_of(joined, listing, units, payment)[0]
+
+
+def prices_of(joined: GatewayRuntime, listing: Listing, units: int, payment: PaymentHeaders | None) -> list[int]:
+    """Return what the live offers ask that the request allows, the cheapest first.
 
     Raises:
         NoCapacity: nobody offers it now.
         PriceAboveLimit: every offer costs more than the request allows.
     """
     wanted = None if payment is None else payment.worker
-    prices = [
+    prices = sorted(
         price_up(offer.unit_price, units)
         for offer in joined.offers.quotes(listing.model_id)
         if wanted is None or offer.worker == wanted
-    ]
+    )
     if not prices:
         raise NoCapacity(f"no live worker offers {listing.name}.", field="model")
-    price = min(prices)
-    if payment is not None and payment.max_price is not None and price > payment.max_price:
+    limit = None if payment is None else payment.max_price
+    if limit is None:
+        return prices
+    if prices[0] > limit:
         raise PriceAboveLimit(
-            f"The cheapest offer asks {price}; the request allows {payment.max_price}.", field="Market-Max-Price"
+            f"The cheapest offer asks {prices[0]}; the request allows {limit}.", field="Market-Max-Price"
         )
-    return price
+    return [price for price in prices if price <= limit]
 
 
 def infer_path(listing: Listing) -> str:

@@ -61,7 +61,7 @@ SETTLE_SECONDS = 180.0
 SERVE_SECONDS = 120.0
 SETTLING_AT_ONCE = 32
 
-Infer = Callable[[ParsedVoucher, bytes], Awaitable[Answer]]
+Infer = Callable[[ParsedVoucher, bytes, int], Awaitable[Answer]]
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 _background: set[asyncio.Task[Any]] = set()
@@ -77,12 +77,17 @@ class Paid:
 
 
 class Door:
-    """Serves one request of a known `price`; `infer` runs it on a voucher of the house, under a request id."""
+    """Serves one request; `infer` runs it on a voucher of the house, under a request id, for at most a price.
 
-    def __init__(self, desk: X402Desk, headers: X402Headers, price: int, infer: Infer) -> None:
+    `price` is what the cheapest worker asks, and so what the client is asked. Credit pays up to `ceiling`, should that
+    worker fail and another take over; a voucher of a channel is over exactly `price`.
+    """
+
+    def __init__(self, desk: X402Desk, headers: X402Headers, price: int, ceiling: int, infer: Infer) -> None:
         self._desk = desk
         self._headers = headers
         self._price = price
+        self._ceiling = ceiling
         self._infer = infer
 
     async def serve(self) -> Paid:
@@ -146,16 +151,10 @@ class Door:
         return settled.transaction
 
     async def _from_credit(self, request_id: bytes, payer: bytes, scheme: str, settled: Settled | None) -> Paid:
-        book, now = self._desk.book, time.time()
+        book = self._desk.book
+        held, limit = await self._hold(request_id, payer, scheme)
         try:
-            held = await _apart(
-                book.hold_credit, request_id, payer, scheme, self._price, now=now, until=now + SERVE_SECONDS
-            )
-        except CreditShort as short:
-            credit = await _apart(book.credit, payer)
-            raise CreditSpent(f"{credit.available} of credit is left; this request costs {self._price}.") from short
-        try:
-            answer = await self._served(request_id, held)
+            answer = await self._served(request_id, held, limit)
         except MarketError as error:
             if settled is not None:
                 # The pack is bought even though this request failed: the client must know that it has credit.
@@ -164,6 +163,28 @@ class Door:
         credit = await _apart(book.credit, payer)
         headers = {CREDIT: str(credit.available), "Cache-Control": "no-store"}
         return Paid(answer, headers if settled is None else headers | self._response(settled, answer))
+
+    async def _hold(self, request_id: bytes, payer: bytes, scheme: str) -> tuple[Payment, int]:
+        """Set credit aside for the dearest worker that may have to serve, at least for the cheapest; returns how much.
+
+        Raises:
+            CreditSpent: there is not enough.
+        """
+        book, now = self._desk.book, time.time()
+        limits = [self._price]
+        if self._ceiling > self._price:
+            free = (await _apart(book.credit, payer)).available
+            limits.insert(0, min(self._ceiling, max(self._price, free)))
+        for limit in limits:
+            try:
+                held = await _apart(
+                    book.hold_credit, request_id, payer, scheme, limit, now=now, until=now + SERVE_SECONDS
+                )
+            except CreditShort:
+                continue  # other requests of this payer were faster
+            return held, limit
+        credit = await _apart(book.credit, payer)
+        raise CreditSpent(f"{credit.available} of credit is left; this request costs {self._price}.")
 
     # --- a channel ----------------------------------------------------------------------------------------------
 
@@ -189,7 +210,7 @@ class Door:
         if deposits and held is Payment.HELD:
             deposited = await to_the_end(self._deposit(request_id, channel, payment, offer))
         try:
-            answer = await self._served(request_id, held)
+            answer = await self._served(request_id, held, self._price)
         except MarketError as error:
             if deposited is not None:
                 # The deposit is made and nothing of it is charged.
@@ -255,27 +276,27 @@ class Door:
         charged = await _apart(self._desk.book.charged, known.last_request)
         if charged is None:
             raise ChannelOutOfStep(known)
-        answer = await self._served(known.last_request, Payment.CHARGED)
+        answer = await self._served(known.last_request, Payment.CHARGED, self._price)
         return Paid(answer, self._channel_response(known, charged, None, answer))
 
     # --- serving ------------------------------------------------------------------------------------------------
 
-    async def _served(self, request_id: bytes, held: Payment) -> Answer:
+    async def _served(self, request_id: bytes, held: Payment, limit: int) -> Answer:
         """Run the request on the house's money and charge the payer what the house was charged."""
         book = self._desk.book
         try:
-            answer = await self._onward(request_id)
+            answer = await self._onward(request_id, limit)
             if held is Payment.HELD:
-                await to_the_end(_apart(book.charge, request_id, min(answer.charged, self._price), now=time.time()))
+                await to_the_end(_apart(book.charge, request_id, min(answer.charged, limit), now=time.time()))
         except BaseException:
             if held is Payment.HELD:
                 await to_the_end(_apart(book.release, request_id))
             raise
         return answer
 
-    async def _onward(self, request_id: bytes) -> Answer:
+    async def _onward(self, request_id: bytes, limit: int) -> Answer:
         try:
-            return await self._infer(self._desk.house.voucher(), request_id)
+            return await self._infer(self._desk.house.voucher(), request_id, limit)
         except PaymentError as error:
             # It is the house that could not pay: the client's payment was good.
             log.warning("house-short", code=error.code, detail=error.detail)

@@ -38,11 +38,13 @@ class Worker:
 
     def __init__(self):
         self.served = []
+        self.limits = []
         self.faults = []
         self.charged = PRICE
         self.gate = None
 
-    async def infer(self, voucher, request_id):
+    async def infer(self, voucher, request_id, limit):
+        self.limits.append(limit)
         if self.gate is not None:
             await self.gate.wait()
         if self.faults:
@@ -62,9 +64,9 @@ class Shop:
         self.desk = desk_of(book, self.chain, self.house)
         self.payer = Payer()
 
-    async def pay(self, payment, price=PRICE):
+    async def pay(self, payment, price=PRICE, ceiling=0):
         headers = payment if isinstance(payment, X402Headers) else paying(payment)
-        return await Door(self.desk, headers, price, self.worker.infer).serve()
+        return await Door(self.desk, headers, price, max(price, ceiling), self.worker.infer).serve()
 
     def credit(self):
         return self.book.credit(self.payer.address)
@@ -166,6 +168,17 @@ async def test_sign_in_uses_credit_once_a_proof_and_asks_for_more_when_it_is_spe
         await shop.pay(X402Headers(None, False, shop.payer.sign_in()), price=PACK)
     with pytest.raises(CreditSpent):
         await shop.pay(X402Headers(None, False, Payer().sign_in()))
+
+
+async def test_credit_covers_a_dearer_worker_that_takes_over_as_far_as_it_goes(shop):
+    shop.worker.charged = PRICE + 200
+    await shop.pay(shop.payer.exact(shop.desk), ceiling=PRICE + 300)
+    assert shop.worker.limits == [PRICE + 300]
+    assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE - 200, 0)
+    shop.worker.charged = PRICE
+    await shop.pay(X402Headers(None, False, shop.payer.sign_in()), ceiling=PACK)
+    assert shop.worker.limits[-1] == PACK - PRICE - 200
+    assert (shop.credit().balance, shop.credit().held) == (PACK - 2 * PRICE - 200, 0)
 
 
 async def test_a_deposit_is_confirmed_before_anything_is_served_on_it(shop):
