@@ -53,7 +53,7 @@ def test_a_crash_at_any_step_settles_each_receipt_once(chain, gateway, monkeypat
     gateway.index()
     arm(gateway, step, monkeypatch)
     with pytest.raises(Crash):
-        gateway.settler.step(force=True)
+        gateway.settle()
     monkeypatch.undo()
 
     gateway.restart()
