@@ -70,7 +70,17 @@ MUTANTS = (
     Mutant(
         "receipt not countersigned",
         SETTLEMENT,
-        (("_checkSigner(receiptHash, gatewaySignature, receipt.gateway);", "gatewaySignature;"),),
+        (("_checkReceiptSigner(digest, gatewaySignature, receipt.gateway);", "gatewaySignature;"),),
+    ),
+    Mutant(
+        "a batch's proof not followed",
+        "libraries/TypedData.sol",
+        (
+            (
+                "for (uint256 at = _SIGNATURE_BYTES; at < signature.length; at += 32) {",
+                "for (uint256 at = 0; at < 0; ++at) {",
+            ),
+        ),
     ),
     Mutant(
         "new deposits join a pending exit",

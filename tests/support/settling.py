@@ -23,17 +23,19 @@ OPERATOR, OWNER = key("operator").address, key("owner").address
 class Gateway:
     """Ledger, indexer and settler of one gateway over one database; `restart` forgets all that is in memory."""
 
-    def __init__(self, chain: Chain, folder, *, confirmations: int = 0) -> None:
+    def __init__(self, chain: Chain, folder, *, confirmations: int = 0, name: str = "gateway") -> None:
         self.chain = chain
+        self.name = name
+        self.address = key(name).address
         self.confirmations = confirmations
-        self.engine = open_engine(f"sqlite:///{folder}/market.db")
+        self.engine = open_engine(f"sqlite:///{folder}/{name}.db")
         upgrade(self.engine)
-        chain.give_gas(GATEWAY)
+        chain.give_gas(self.address)
         self.restart()
 
     def restart(self) -> None:
         chain = self.chain
-        self.ledger = DatabaseLedger(self.engine, GATEWAY)
+        self.ledger = DatabaseLedger(self.engine, self.address)
         self.view = DatabaseRegistryView(self.engine)
         self.store = DatabaseRegistryStore(self.engine, min_stake=chain.contracts.workers.min_stake())
         self.indexer = Indexer(
@@ -43,20 +45,24 @@ class Gateway:
             first_block=chain.deployment.block,
         )
         self.transactor = Transactor(
-            chain.web3, key("gateway"), outbox=DatabaseOutbox(self.engine), confirmations=self.confirmations
+            chain.web3, key(self.name), outbox=DatabaseOutbox(self.engine), confirmations=self.confirmations
         )
         self.book = DatabaseSettlementBook(self.engine)
         self.settler = Settler(
-            gateway=GATEWAY,
+            gateway=self.address,
             book=self.book,
             chain=EscrowSettlementChain(chain.escrow, self.transactor),
-            standing=RegistryStanding(self.view, GATEWAY),
+            standing=RegistryStanding(self.view, self.address),
             rhythm=Rhythm(3_600, 10**12),
         )
 
     def index(self) -> None:
         self.indexer.catch_up()
         self.view.refresh()
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.engine.dispose()
 
     def record(self, *charges) -> None:
         async def go():
@@ -69,7 +75,7 @@ class Gateway:
         self.index()
         done = self.settler.step(force=force)
         deadline_at = time.monotonic() + 5
-        while done is None and self.book.open_batch(GATEWAY) is not None and time.monotonic() < deadline_at:
+        while done is None and self.book.open_batch(self.address) is not None and time.monotonic() < deadline_at:
             time.sleep(0.05)
             self.index()
             done = self.settler.step(force=force)

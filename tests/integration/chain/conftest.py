@@ -32,5 +32,4 @@ def chain(deployed_chain: Chain) -> Iterator[Chain]:
 def gateway(chain: Chain, tmp_path: Path) -> Iterator[Gateway]:
     made = Gateway(chain, tmp_path)
     yield made
-    made.ledger.close()
-    made.engine.dispose()
+    made.close()
