@@ -53,6 +53,12 @@ class OfferOutsideBounds(StartError):
     code = "offer-outside-bounds"
 
 
+class NothingToChallenge(WorkerError):
+    """No countersigned receipt, or no open challenge, to hold against a gateway."""
+
+    code = "nothing-to-challenge"
+
+
 class ModelError(WorkerError):
     """A model package cannot be fetched, checked or loaded."""
 

@@ -13,10 +13,11 @@ import redis
 import structlog
 
 from contracts.bindings.deploy import Contracts, bind
+from contracts.bindings.dispute_manager import DisputeManager
 from contracts.bindings.errors import ChainError
 from contracts.bindings.keystore import KeystoreError, load_keystore
 from contracts.bindings.model_registry import ModelState
-from contracts.bindings.rpc import connect
+from contracts.bindings.rpc import ask, connect
 from contracts.deployments import NoDeployment
 from contracts.deployments import load as load_deployment
 from contracts.protocol.errors import InvalidHex
@@ -60,6 +61,7 @@ class ChainSide:
     key: PrivateKey
     contracts: Contracts
     domain: Domain
+    disputes: bytes
 
 
 def open_chain(settings: WorkerSettings) -> ChainSide:
@@ -83,7 +85,7 @@ def open_chain(settings: WorkerSettings) -> ChainSide:
         contracts = bind(web3, deployment)
     except (ChainError, NoDeployment) as error:
         raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
-    return ChainSide(key, contracts, Domain(deployment.chain_id, deployment.escrow))
+    return ChainSide(key, contracts, Domain(deployment.chain_id, deployment.escrow), deployment.disputes)
 
 
 def check_registered(side: ChainSide) -> bytes:
@@ -124,6 +126,20 @@ def check_operator(side: ChainSide) -> bytes:
     if not any(state.operator):
         raise NotRegistered(f"{checksum(side.key.address)} never was registered on chain.", field="WORKER_KEYSTORE")
     return state.operator
+
+
+def open_disputes(side: ChainSide) -> DisputeManager:
+    """Bind the contract that hears challenges."""
+    return DisputeManager(side.contracts.escrow.web3, side.disputes)
+
+
+def chain_time(side: ChainSide) -> int:
+    """Return the newest block's time, unix seconds: contracts know no other clock.
+
+    Raises:
+        ChainError: the node does not answer.
+    """
+    return int(ask(lambda: side.contracts.escrow.web3.eth.get_block("latest"))["timestamp"])
 
 
 def open_journal(settings: WorkerSettings, side: ChainSide, operator: bytes) -> Journal:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -58,6 +58,15 @@ class SignedWork:
     channel: Channel
     voucher_amount: int
     voucher_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A receipt of the journal; `gateway_signature` is None while it did not come."""
+
+    receipt: Receipt
+    worker_signature: bytes
+    gateway_signature: bytes | None
 
 
 class Journal:
@@ -184,6 +193,21 @@ class Journal:
             genuine = (claim for claim in claims if self._is_countersigned(claim[0].receipt, claim[1]))
             best.extend(islice(genuine, 1))
         return best
+
+    def signed(self) -> Iterator[Signed]:
+        """Yield every receipt, with its countersignature if a genuine one came."""
+        query = (
+            "SELECT w.receipt, w.worker_signature, s.signature FROM work w LEFT JOIN (SELECT work, max(number)"
+            " AS number FROM countersignatures GROUP BY work) n ON n.work = w.number LEFT JOIN countersignatures s"
+            " ON s.number = n.number ORDER BY w.number"
+        )
+        with self._lock:
+            rows = self._db.execute(query).fetchall()
+        for data, worker_signature, gateway_signature in rows:
+            receipt = Receipt.from_bytes(data)
+            if gateway_signature is not None and not self._is_countersigned(receipt, gateway_signature):
+                gateway_signature = None  # noqa: PLW2901 - filed unchecked, and not genuine
+            yield Signed(receipt, worker_signature, gateway_signature)
 
     def counts(self) -> tuple[int, int]:
         """Return how many receipts are kept, and how many of them are countersigned."""

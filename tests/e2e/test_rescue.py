@@ -33,6 +33,10 @@ def local(tmp_path):
 
 
 def rescue(local, *arguments) -> dict:
+    return worker(local, "rescue", *arguments)
+
+
+def worker(local, *arguments) -> dict:
     environment = {
         **os.environ,
         **local.worker_environment(),
@@ -40,7 +44,7 @@ def rescue(local, *arguments) -> dict:
         "WORKER_OPERATOR_PASSWORD_FILE": local.worker_environment()["WORKER_KEYSTORE_PASSWORD_FILE"],
     }
     done = subprocess.run(
-        program("worker", "rescue", "--json", *arguments), env=environment, capture_output=True, text=True, timeout=120
+        program("worker", *arguments, "--json"), env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -80,6 +84,9 @@ def test_what_was_served_is_paid_without_the_gateway(local):
     assert [local.chain.channel_settled(channel) for channel in channels] == [REQUESTS * UNIT_PRICE] * 2
     assert report["withdrawn"] == f"0.{served * EARNED:06d}"
     assert report["still owed"] == "0.000000"
+    (standing,) = worker(local, "audit")["gateways"]
+    assert standing["receipts"] == standing["countersigned"] == served
+    assert standing["earned"] == standing["credited on chain"] == standing["withdrawn"] == f"0.{served * EARNED:06d}"
     # Doing it again changes nothing.
     again = rescue(local)
     assert (again["claimed"], again["withdrawn"]) == ("0.000000", "0.000000")
