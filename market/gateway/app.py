@@ -24,7 +24,9 @@ from market.gateway import routes_insight, routes_market, routes_oip
 from market.gateway.console import console_router
 from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
-from market.gateway.problems import internal_response, problem_response
+from market.gateway.openai import problems as openai_problems
+from market.gateway.openai import routes as routes_openai
+from market.gateway.problems import internal_error, internal_response, problem_response
 from market.gateway.x402 import routes as routes_x402
 from market.gateway.x402.door import settle_background
 
@@ -61,6 +63,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.include_router(routes_oip.router)
+    app.include_router(routes_openai.router)
     app.include_router(routes_market.router)
     app.include_router(routes_insight.router)
     app.include_router(routes_market.plain)
@@ -76,19 +79,21 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
 
 async def _coded(request: Request, error: Exception) -> Response:
     assert isinstance(error, CodedError)
-    return refuse(error, request.url.path)
+    return _refuse(request, error)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:]) or "request"
-    return problem_response(InvalidRequest(f"{first['msg']}.", field=field))
+    return _refuse(request, InvalidRequest(f"{first['msg']}.", field=field))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     missing = NoRoute(f"{request.method} {request.url.path}: {error.detail}.")
+    if request.url.path.startswith(openai_problems.PREFIX):
+        return openai_problems.error_response(missing, status=error.status_code)
     refused = problem_response(missing, extra={"status": error.status_code})
     refused.status_code = error.status_code
     return refused
@@ -96,4 +101,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _internal(request: Request, error: Exception) -> Response:
     log.error("internal-error", path=request.url.path, exc_info=error)
+    if request.url.path.startswith(openai_problems.PREFIX):
+        return openai_problems.error_response(internal_error())
     return internal_response()
+
+
+def _refuse(request: Request, error: CodedError) -> Response:
+    path = request.url.path
+    refused = refuse(error, path)
+    return openai_problems.error_response(error) if path.startswith(openai_problems.PREFIX) else refused

@@ -101,12 +101,18 @@ def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -
 def problem_response(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> Response:
     """Turn an error into its response."""
     body = problem_body(error, extra=extra)
+    headers = problem_headers(error, body["status"])
+    return Response(orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def problem_headers(error: CodedError, status: int) -> dict[str, str]:
+    """Return what a refusal's headers say beside its body."""
     headers: dict[str, str] = {}
-    if body["status"] in (429, 503):
+    if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if isinstance(error, errors.MarketError):
         headers.update(error.headers)
-    return Response(orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+    return headers
 
 
 class InternalError(CodedError):
@@ -116,8 +122,13 @@ class InternalError(CodedError):
     retry = Retry.LATER
 
 
-def internal_response() -> Response:
-    """Return the answer to a fault of our own; what happened is in the log only."""
-    return problem_response(
-        InternalError("the gateway failed.", remedy="Tell the operator the time of this answer; send it again later.")
+def internal_error() -> InternalError:
+    """Return what is said of a fault of our own; what happened is in the log only."""
+    return InternalError(
+        "the gateway failed.", remedy="Tell the operator the time of this answer; send it again later."
     )
+
+
+def internal_response() -> Response:
+    """Return the answer to a fault of our own."""
+    return problem_response(internal_error())

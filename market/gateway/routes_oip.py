@@ -20,6 +20,18 @@ from market.gateway.tensors_json import HEADER_LENGTH, parse_json
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
 _INDEX_BODY_BYTES = 4_096
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
+
+
+PAYMENT_PARAMETERS = [
+    _header("Market-Voucher", "<channel id>;<cumulative>;<signature>: what pays for the request."),
+    _header("Market-Request-Id", "0x and 32 bytes; the same id is charged once."),
+    _header("Market-Max-Price", "Highest price accepted, atomic token units."),
+    _header("Market-Worker", "Address of the only worker accepted."),
+]
 _INFER_DOCS: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -31,14 +43,8 @@ _INFER_DOCS: dict[str, Any] = {
         },
     },
     "parameters": [
-        {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
-        for name, description in (
-            ("Market-Voucher", "<channel id>;<cumulative>;<signature>: what pays for the request."),
-            ("Market-Request-Id", "0x and 32 bytes; the same id is charged once."),
-            ("Market-Max-Price", "Highest price accepted, atomic token units."),
-            (HEADER_LENGTH, "Bytes of JSON at the start of the body, where raw tensor data follow; 0: all is data."),
-            ("Market-Worker", "Address of the only worker accepted."),
-        )
+        *PAYMENT_PARAMETERS,
+        _header(HEADER_LENGTH, "Bytes of JSON at the start of the body, where raw tensor data follow; 0: all is data."),
     ],
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ HTTP path, the OpenAPI route and the gRPC service.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from market.gateway.headers import PaymentHeaders
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.tensors_json import InferenceBody
 from market.gateway.x402.counter import pay_by_x402
-from market.inference.model import Answer, InferenceRequest
+from market.inference.model import Answer, InferenceRequest, Partial
 from market.payments.model import ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
@@ -46,6 +47,41 @@ class Served:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer in pieces, the first at hand; `rest` must be closed when the reader is gone."""
+
+    first: Partial | Answer
+    rest: AsyncGenerator[Partial | Answer, None]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A request read against its model."""
+
+    model: str
+    version: str | None
+    listing: Listing
+    manifest: Manifest
+    body: InferenceBody
+
+    def request(
+        self, payment: PaymentHeaders, voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None
+    ) -> InferenceRequest:
+        return InferenceRequest(
+            model_ref=self.model,
+            version=self.version,
+            tensors=self.body.tensors,
+            parameters=self.body.parameters,
+            requested_outputs=self.body.outputs,
+            voucher=voucher,
+            request_id=request_id,
+            max_price=max_price,
+            worker=payment.worker,
+        )
+
+
 async def serve(
     joined: GatewayRuntime,
     model: str,
@@ -54,10 +90,12 @@ async def serve(
     decode: Callable[[Manifest], InferenceBody],
     size: int,
     path: str | None = None,
+    collect: Callable[[Partial], object] | None = None,
 ) -> Served:
     """Run one paid inference; `decode` reads the request's `size` bytes against the model's manifest.
 
-    `path` is the route's own, for x402; default the infer route of the Open Inference Protocol.
+    `path` is the route's own, for x402; default the infer route of the Open Inference Protocol. With `collect` a
+    generation is run piece by piece, so that it can be called off, and each piece shown to it.
 
     Raises:
         CodedError: any refusal; a PaymentError tells in `terms` what to pay to whom.
@@ -65,7 +103,8 @@ async def serve(
     IN_FLIGHT.inc()
     code = "internal-error"
     try:
-        served = await _serve(joined, model, version, payment, decode, size, path)
+        checked = await _check(joined, model, version, decode, size)
+        served = await _serve(joined, checked, payment, path, collect)
         code = "ok"
         return served
     except CodedError as error:
@@ -76,38 +115,57 @@ async def serve(
         requests_by(code).inc()
 
 
-async def _serve(
+async def serve_stream(
     joined: GatewayRuntime,
     model: str,
-    version: str | None,
     payment: PaymentHeaders,
     decode: Callable[[Manifest], InferenceBody],
     size: int,
-    path: str | None,
-) -> Served:
+    path: str,
+    collect: Callable[[Partial], object],
+) -> Streamed:
+    """Begin one paid generation; returns with its first piece at hand, so that refusals come before anything is sent.
+
+    What a payment by x402 came to stands in the headers, so such a request is served whole before its first piece;
+    `collect` is shown the pieces that it was made of.
+
+    Raises:
+        CodedError: any refusal; a PaymentError tells in `terms` what to pay to whom.
+    """
+    if _by_x402(joined, payment):
+        served = await serve(joined, model, None, payment, decode, size, path, collect)
+        return Streamed(served.answer, _nothing(), served.headers)
+    items = _stream(joined, model, payment, decode, size)
+    return Streamed(await anext(items), items)
+
+
+async def _check(
+    joined: GatewayRuntime, model: str, version: str | None, decode: Callable[[Manifest], InferenceBody], size: int
+) -> _Checked:
     listing = find_listing(joined, model, version)
     manifest = require_manifest(joined, listing)
     with stage("decode"):
         body = decode(manifest) if size <= _DECODE_APART_BYTES else await asyncio.to_thread(decode, manifest)
+    return _Checked(model, version, listing, manifest, body)
+
+
+async def _serve(
+    joined: GatewayRuntime,
+    checked: _Checked,
+    payment: PaymentHeaders,
+    path: str | None,
+    collect: Callable[[Partial], object] | None,
+) -> Served:
+    listing, manifest, body = checked.listing, checked.manifest, checked.body
 
     def infer(voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None) -> Awaitable[Answer]:
-        return joined.inference.infer(
-            InferenceRequest(
-                model_ref=model,
-                version=version,
-                tensors=body.tensors,
-                parameters=body.parameters,
-                requested_outputs=body.outputs,
-                voucher=voucher,
-                request_id=request_id,
-                max_price=max_price,
-                worker=payment.worker,
-            )
-        )
+        request = checked.request(payment, voucher, request_id, max_price)
+        return joined.inference.infer(request) if collect is None else _collected(joined, request, collect)
 
     headers: Mapping[str, str] = {}
     try:
-        if payment.voucher is None and joined.x402 is not None:
+        if _by_x402(joined, payment):
+            assert joined.x402 is not None
             paid = await pay_by_x402(
                 joined, joined.x402, listing, manifest, body.tensors, body.parameters, payment, infer, path
             )
@@ -115,14 +173,71 @@ async def _serve(
         else:
             answer = await infer(payment.voucher, payment.request_id, payment.max_price)
     except PaymentError as error:
-        if isinstance(error, InvalidVoucher):  # a matter of form, not of money
-            raise
-        error.terms = {**payment_terms(joined, listing, manifest, body.tensors, body.parameters), **error.terms}
-        log.info("payment-refused", code=error.code, model=listing.name)
+        _tell_terms(joined, checked, error)
         raise
     if not answer.repeated:
         CHARGED_UNITS.inc(answer.charged)
     return Served(body, answer, headers)
+
+
+async def _stream(
+    joined: GatewayRuntime,
+    model: str,
+    payment: PaymentHeaders,
+    decode: Callable[[Manifest], InferenceBody],
+    size: int,
+) -> AsyncGenerator[Partial | Answer, None]:
+    IN_FLIGHT.inc()
+    code = "client-gone"
+    try:
+        checked = await _check(joined, model, None, decode, size)
+        request = checked.request(payment, payment.voucher, payment.request_id, payment.max_price)
+        try:
+            async with aclosing(joined.inference.stream(request)) as items:
+                async for item in items:
+                    if isinstance(item, Answer) and not item.repeated:
+                        CHARGED_UNITS.inc(item.charged)
+                    yield item
+        except PaymentError as error:
+            _tell_terms(joined, checked, error)
+            raise
+        code = "ok"
+    except CodedError as error:
+        code = error.code
+        raise
+    except Exception:
+        code = "internal-error"
+        raise
+    finally:
+        IN_FLIGHT.dec()
+        requests_by(code).inc()
+
+
+async def _nothing() -> AsyncGenerator[Partial | Answer, None]:
+    return
+    yield
+
+
+async def _collected(joined: GatewayRuntime, request: InferenceRequest, collect: Callable[[Partial], object]) -> Answer:
+    async with aclosing(joined.inference.stream(request, counted=False)) as items:
+        async for item in items:
+            if isinstance(item, Answer):
+                return item
+            collect(item)
+    raise AssertionError("a stream ends with its answer")  # pragma: no cover
+
+
+def _by_x402(joined: GatewayRuntime, payment: PaymentHeaders) -> bool:
+    return payment.voucher is None and joined.x402 is not None
+
+
+def _tell_terms(joined: GatewayRuntime, checked: _Checked, error: PaymentError) -> None:
+    if isinstance(error, InvalidVoucher):  # a matter of form, not of money
+        return
+    listing, body = checked.listing, checked.body
+    terms = payment_terms(joined, listing, checked.manifest, body.tensors, body.parameters)
+    error.terms = {**terms, **error.terms}
+    log.info("payment-refused", code=error.code, model=listing.name)
 
 
 def payment_terms(

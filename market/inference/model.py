@@ -62,13 +62,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The next piece of a streamed text and how many tokens it is; of each token, where asked, its log probability."""
+    """The next piece of a streamed text and how many tokens it is."""
 
     request_id: bytes
     text: bytes
     tokens: int
-    logprobs: tuple[float, ...] = ()
-    token_texts: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

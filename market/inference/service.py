@@ -140,18 +140,22 @@ class InferenceService:
         """
         return self._offers.quotes(self._resolve(model_ref).model_id)
 
-    def stream(self, request: InferenceRequest) -> AsyncGenerator[Partial | Answer, None]:
+    def stream(self, request: InferenceRequest, *, counted: bool = True) -> AsyncGenerator[Partial | Answer, None]:
         """Serve one generation piece by piece, the answer with the receipt last; close it when the reader is gone.
 
         A reader that leaves is charged for the tokens it took, and nothing if it took none. Whoever iterates says with
-        each step that the piece before was sent.
+        each step that the piece before was sent; without `counted` none is sent before all are: leaving costs nothing.
 
         Raises:
             MarketError: as of `infer`; after the first piece no other worker is asked.
         """
         seconds = request.received_at + self._limits.generation_timeout_seconds - self._wall_clock()
         return stream(
-            lambda feed: self.infer(request, feed), self._dispatcher, self._spawn, stop_after_seconds=0.95 * seconds
+            lambda feed: self.infer(request, feed),
+            self._dispatcher,
+            self._spawn,
+            counted=counted,
+            stop_after_seconds=0.95 * seconds,
         )
 
     async def infer(self, request: InferenceRequest, feed: TokenFeed | None = None) -> Answer:

@@ -23,7 +23,7 @@ from market.inference.ports import Dispatcher
 # A reader that leaves more than this unread has its generation stopped; kernel and server hold some more.
 MAX_UNREAD_TOKENS = 512
 MAX_TOKEN_BYTES = 4_096
-TEXT, TOKENS, LOGPROBS, TOKEN_TEXTS, USAGE = "text", "tokens", "logprobs", "token_texts", "usage"
+TEXT, TOKENS = "text", "tokens"
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -38,10 +38,14 @@ class Spawn(Protocol):
 
 
 class TokenFeed:
-    """What one generation has streamed; `stop` is called once, with the job and the tokens after which it shall end."""
+    """What one generation has streamed; `stop` is called once, with the job and the tokens after which it shall end.
 
-    def __init__(self, stop: Callable[[Job, int], object]) -> None:
+    Without `counted` nothing counts as sent before all of it is.
+    """
+
+    def __init__(self, stop: Callable[[Job, int], object], *, counted: bool = True) -> None:
         self._stop = stop
+        self._counted = counted
         self._job: Job | None = None
         self._unread: deque[Partial] = deque()
         self._wake = asyncio.Event()
@@ -103,7 +107,8 @@ class TokenFeed:
         Raises:
             ReceiptMismatch: what the worker streams is not what was asked for.
         """
-        self._sent = self._handed
+        if self._counted:
+            self._sent = self._handed
         while not self._unread:
             if self._fault is not None:
                 raise ReceiptMismatch(self._fault)
@@ -151,13 +156,14 @@ async def stream(
     dispatcher: Dispatcher,
     spawn: Spawn,
     *,
+    counted: bool,
     stop_after_seconds: float,
 ) -> AsyncGenerator[Partial | Answer, None]:
     """Run `infer` beside its reader and yield what it streams, then its answer; see `InferenceService.stream`.
 
     After `stop_after_seconds` the generation is ended with what came, so that the worker's last word is in time.
     """
-    feed = TokenFeed(lambda job, tokens: spawn(_stop(dispatcher, job, tokens)))
+    feed = TokenFeed(lambda job, tokens: spawn(_stop(dispatcher, job, tokens)), counted=counted)
     serving = spawn(infer(feed))
     serving.add_done_callback(lambda _: feed.end())
     alarm = asyncio.get_running_loop().call_later(max(0.0, stop_after_seconds), feed.stop_if_started)
@@ -195,26 +201,8 @@ def _read(result: Result) -> Partial:
     try:
         [text] = unpack_bytes(by_name[TEXT].data, TEXT)
         [tokens] = by_name[TOKENS].to_numpy().tolist()
-        logprobs, texts = token_details(tensors)
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError("text or tokens are missing.", field="stream") from error
     if type(tokens) is not int or tokens < 0:
         raise ProtocolError("tokens are not a count.", field="stream")
-    return Partial(result.request_id, text, tokens, logprobs, texts)
-
-
-def token_details(tensors: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[bytes, ...]]:
-    """Return the log probabilities of chosen tokens and the tokens' texts; empty where a worker gives none.
-
-    Raises:
-        TensorError | ValueError | TypeError: they cannot be read, or are not one for one.
-    """
-    by_name = {tensor.name: tensor for tensor in tensors}
-    if LOGPROBS not in by_name:
-        return (), ()
-    logprobs = tuple(float(value) for value in by_name[LOGPROBS].to_numpy().reshape(-1).tolist())
-    found = by_name.get(TOKEN_TEXTS)
-    texts = (b"",) * len(logprobs) if found is None else tuple(unpack_bytes(found.data, TOKEN_TEXTS))
-    if len(texts) != len(logprobs):
-        raise ValueError("as many texts as probabilities")
-    return logprobs, texts
+    return Partial(result.request_id, text, tokens)

@@ -132,8 +132,6 @@ class FakeGenerator:
             text += word
             count += 1
             details = [Tensor.from_numpy("tokens", np.array([1], np.int64)), texts("text", word)]
-            if parameters.get("logprobs"):
-                details += [Tensor.from_numpy("logprobs", np.array([-0.5], np.float32)), texts("token_texts", word)]
             piece = encode_tensors(details) if self.pieces is None else self.pieces(count)
             partial(Result(job.request_id, job.attempt, ok=True, outputs=piece, final=False))
         units = PROMPT_TOKENS + count
@@ -144,7 +142,6 @@ class FakeGenerator:
         ]
         if parameters.get("logprobs"):
             outputs.append(Tensor.from_numpy("logprobs", np.full(count, -0.5, np.float32)))
-            outputs.append(texts("token_texts", *(f"w{i} " for i in range(count))))
         return signed(job, self.key, outputs, units)
 
 

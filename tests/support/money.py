@@ -124,6 +124,9 @@ class FakeRegistry:
         self.records: dict[bytes, WorkerRecord] = {}
         self.open: dict[bytes, ChannelRecord] = {}
 
+    def listings(self) -> list[Listing]:
+        return list(self.by_id.values())
+
     def listing(self, model_id: bytes) -> Listing | None:
         return self.by_id.get(model_id)
 

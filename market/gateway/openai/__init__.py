@@ -1,0 +1,1 @@
+"""The routes that clients of the OpenAI API speak: models, embeddings, chat and text completions."""

@@ -1,0 +1,202 @@
+"""Chat and text completions as requests to a text-generation model.
+
+Decides what of OpenAI's parameters this market offers and what the worker is sent for them. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.metering import MAX_TOKENS_LIMIT
+from contracts.protocol.tensors import Tensor
+from market.errors import InvalidRequest, WrongTask
+from market.gateway.openai import fields
+from market.gateway.tensors_check import shorten
+from market.gateway.tensors_json import InferenceBody
+
+TASK = "text-generation"
+LOGPROBS = "logprobs"
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_TEMPERATURE = 2.0
+_SEEDS = 1 << 53
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_MEANS_NOTHING = frozenset({"role", "content", "name", "tool_call_id"})
+
+_BOTH = frozenset(
+    {"model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options", "logprobs"}
+)
+_CHAT = _BOTH | {"messages", "max_completion_tokens"}
+_TEXT = _BOTH | {"prompt"}
+_NOT_OFFERED: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
+    "logit_bias": ({},),
+}
+_NOT_OFFERED_CHAT = _NOT_OFFERED | {
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+_NOT_OFFERED_TEXT = _NOT_OFFERED | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationCall:
+    """A checked completion request; `parameters` are the worker's."""
+
+    model: str
+    prompt: str
+    parameters: Mapping[str, Any]
+    chat: bool
+    stream: bool
+    include_usage: bool
+    logprobs: bool
+
+    def decode(self, manifest: Manifest) -> InferenceBody:
+        """Return the request for the model.
+
+        Raises:
+            WrongTask: the model does not generate text.
+            InvalidRequest: it gives no log probabilities.
+        """
+        if manifest.task != TASK:
+            raise WrongTask(f"{self.model} does {manifest.task}, not {TASK}.", field="model")
+        if self.logprobs and all(spec.name != LOGPROBS for spec in manifest.outputs):
+            raise InvalidRequest(f"{self.model} gives no log probabilities.", field=LOGPROBS, remedy="Leave it out.")
+        prompt = np.array([self.prompt.encode()], dtype=object)
+        return InferenceBody((Tensor.from_numpy("prompt", prompt),), (), self.parameters, None)
+
+
+def read_chat(body: Mapping[str, Any]) -> GenerationCall:
+    """Read a chat completion request.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    fields.check_names(body, _CHAT, _NOT_OFFERED_CHAT)
+    most = fields.whole(body, "max_completion_tokens", 1, MAX_TOKENS_LIMIT)
+    logprobs = fields.truth(body, LOGPROBS)
+    messages = json.dumps(_messages(body.get("messages")), ensure_ascii=False, separators=(",", ":"))
+    return _call(body, messages, logprobs=logprobs, chat=True, most=most)
+
+
+def read_text(body: Mapping[str, Any]) -> GenerationCall:
+    """Read a text completion request.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    fields.check_names(body, _TEXT, _NOT_OFFERED_TEXT)
+    # OpenAI counts alternatives here; the chosen token's own probability comes with any number.
+    alternatives = fields.whole(body, LOGPROBS, 0, 0)
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    if not isinstance(prompt, str) or not prompt:
+        tokens = isinstance(prompt, list) and prompt and all(isinstance(item, (int, list)) for item in prompt)
+        raise InvalidRequest(
+            "token arrays are not taken; send text." if tokens else "expected one text that is not empty.",
+            field="prompt",
+        )
+    return _call(body, prompt, logprobs=alternatives is not None, chat=False, most=None)
+
+
+def _call(body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, most: int | None) -> GenerationCall:
+    older = fields.whole(body, "max_tokens", 1, MAX_TOKENS_LIMIT)
+    parameters: dict[str, Any] = {
+        "max_tokens": older if most is None else most,
+        "temperature": fields.real(body, "temperature", 0, MAX_TEMPERATURE),
+        "top_p": fields.real(body, "top_p", 0, 1),
+        "top_k": fields.whole(body, "top_k", 0, 1 << 20),
+        "stop": _stops(body.get("stop")),
+    }
+    seed = fields.whole(body, "seed", -(1 << 63), (1 << 63) - 1)
+    parameters["seed"] = None if seed is None else seed % _SEEDS
+    if chat:
+        parameters["format"] = "chat"
+    if logprobs:
+        parameters[LOGPROBS] = True
+    stream = fields.truth(body, "stream")
+    return GenerationCall(
+        model=fields.text(body, "model"),
+        prompt=prompt,
+        parameters={name: value for name, value in parameters.items() if value is not None},
+        chat=chat,
+        stream=stream,
+        include_usage=_include_usage(body.get("stream_options"), stream=stream),
+        logprobs=logprobs,
+    )
+
+
+def _include_usage(options: Any, *, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not stream:
+        raise InvalidRequest("is taken with stream only.", field="stream_options")
+    if not isinstance(options, dict) or set(options) - {"include_usage", "include_obfuscation"}:
+        raise InvalidRequest('expected {"include_usage": true or false}.', field="stream_options")
+    return fields.truth(options, "include_usage")
+
+
+def _stops(value: Any) -> str | None:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None or stops == []:
+        return None
+    if (
+        not isinstance(stops, list)
+        or len(stops) > MAX_STOPS
+        or not all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in stops)
+    ):
+        raise InvalidRequest(
+            f"expected at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters, got {shorten(value)}.",
+            field="stop",
+        )
+    return json.dumps(stops, ensure_ascii=False, separators=(",", ":"))
+
+
+def _messages(raw: Any) -> list[dict[str, str]]:
+    if not isinstance(raw, list) or not raw:
+        raise InvalidRequest("expected a list of at least one message.", field="messages")
+    return [_message(row, f"messages[{index}]") for index, row in enumerate(raw)]
+
+
+def _message(row: Any, where: str) -> dict[str, str]:
+    if not isinstance(row, dict):
+        raise InvalidRequest("expected an object.", field=where)
+    role = row.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InvalidRequest(f"{shorten(role)} is none of {', '.join(_ROLES)}.", field=f"{where}.role")
+    for name, value in row.items():
+        if name not in _MEANS_NOTHING and value not in (None, []):
+            raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
+    content = row.get("content")
+    if isinstance(content, list) and content:
+        content = "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(content))
+    if not isinstance(content, str):
+        raise InvalidRequest("expected a text, or a list of text parts.", field=f"{where}.content")
+    return {"role": _ROLES[role], "content": content}
+
+
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        kind = shorten(part.get("type")) if isinstance(part, dict) else shorten(part)
+        raise InvalidRequest(f"expected a part of type 'text', got {kind}.", field=where)
+    text: str = part["text"]
+    return text

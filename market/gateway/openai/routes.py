@@ -1,0 +1,163 @@
+"""The OpenAI API: models, embeddings, chat and text completions, paid as every other route.
+
+Routes parse, have the request served and write the answer; refusals leave in OpenAI's shape. A plain answer's headers
+carry the receipt, a stream's last but one chunk does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.pricing import Unit
+from market.bootstrap import GatewayRuntime
+from market.gateway.headers import REQUEST_ID, PaymentHeaders, answer_headers, read_headers
+from market.gateway.infer_http import receive_body
+from market.gateway.lookup import find_listing, runtime
+from market.gateway.openai import schemas
+from market.gateway.openai.completions import Completion
+from market.gateway.openai.embeddings import embedding_answer, read_embedding
+from market.gateway.openai.events import EventStream, ReaderGone, while_there
+from market.gateway.openai.generation import GenerationCall, read_chat, read_text
+from market.gateway.routes_oip import PAYMENT_PARAMETERS
+from market.gateway.serving import Streamed, serve, serve_stream
+from market.gateway.tensors_json import parse_json
+from market.inference.model import Answer
+from market.registry.model import Listing
+
+router = APIRouter(prefix="/v1", tags=["OpenAI API"])
+EMBEDDINGS, CHAT, TEXT = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
+# What nginx calls a request whose client left; nobody reads it.
+_CLIENT_GONE = 499
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    402: {"model": schemas.PaymentRefusal},
+    **{status: {"model": schemas.Refusal} for status in (400, 404, 409, 413, 429, 502, 503, 504)},
+}
+
+
+def _described(model: type[BaseModel]) -> dict[str, Any]:
+    schema = {"schema": model.model_json_schema()}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": schema}},
+        "parameters": PAYMENT_PARAMETERS,
+    }
+
+
+def _streams(described: str) -> dict[int | str, dict[str, Any]]:
+    stream = {"schema": {"type": "string", "description": "Server-sent events, the last is [DONE]."}}
+    return {**_REFUSALS, 200: {"description": described, "content": {"text/event-stream": stream}}}
+
+
+@router.get("/models", response_model=schemas.ModelList)
+async def models(request: Request) -> Any:
+    """List the models; `ready` ones have a live worker."""
+    joined = runtime(request)
+    listed = [_model(joined, found) for found in joined.registry.listings() if found.active]
+    return {"object": "list", "data": listed}
+
+
+@router.get("/models/{model:path}", response_model=schemas.Model, responses={404: {"model": schemas.Refusal}})
+async def model(request: Request, model: str) -> Any:
+    """Describe one model, by its name or 0x model id."""
+    joined = runtime(request)
+    return _model(joined, find_listing(joined, model))
+
+
+@router.post(
+    "/embeddings",
+    response_model=schemas.EmbeddingAnswer,
+    responses=_REFUSALS,
+    openapi_extra=_described(schemas.EmbeddingRequest),
+)
+async def embeddings(request: Request) -> Response:
+    """Embed texts; the answer's headers carry the receipt signed by worker and gateway."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    call = read_embedding(parse_json(body))
+    served = await serve(joined, call.model, None, payment, call.decode, len(body), EMBEDDINGS)
+    return _answered(embedding_answer(call, served.answer), served.answer, served.headers)
+
+
+@router.post(
+    "/chat/completions",
+    response_model=schemas.ChatAnswer,
+    responses=_streams("The message; with `stream`, chunks of it."),
+    openapi_extra=_described(schemas.ChatRequest),
+)
+async def chat_completions(request: Request) -> Response:
+    """Go on with a chat. Only what is served is charged: a stream that its reader leaves costs what was sent."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    return await _complete(joined, request, read_chat(parse_json(body)), payment, len(body), CHAT)
+
+
+@router.post(
+    "/completions",
+    response_model=schemas.TextAnswer,
+    responses=_streams("The text; with `stream`, chunks of it."),
+    openapi_extra=_described(schemas.TextRequest),
+)
+async def completions(request: Request) -> Response:
+    """Go on with a text. Only what is served is charged: a stream that its reader leaves costs what was sent."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    return await _complete(joined, request, read_text(parse_json(body)), payment, len(body), TEXT)
+
+
+async def _read(joined: GatewayRuntime, request: Request) -> tuple[bytes, PaymentHeaders]:
+    payment = read_headers(request.headers)
+    return await receive_body(joined, request.headers, request.receive), payment
+
+
+async def _complete(
+    joined: GatewayRuntime, request: Request, call: GenerationCall, payment: PaymentHeaders, size: int, path: str
+) -> Response:
+    completion = Completion(call)
+    try:
+        if call.stream:
+            begun = serve_stream(joined, call.model, payment, call.decode, size, path, completion.collect)
+            streamed: Streamed = await while_there(request.receive, begun)
+            named = {REQUEST_ID: hex0x(streamed.first.request_id), **streamed.headers}
+            return EventStream(_chunks(completion, streamed), named)
+        whole = serve(joined, call.model, None, payment, call.decode, size, path, collect=completion.collect)
+        served = await while_there(request.receive, whole)
+    except ReaderGone:
+        return Response(status_code=_CLIENT_GONE)
+    return _answered(completion.whole(served.answer), served.answer, served.headers)
+
+
+async def _chunks(completion: Completion, streamed: Streamed) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async with aclosing(streamed.rest) as rest:
+        item = streamed.first
+        while not isinstance(item, Answer):
+            # Also where a piece brings no whole character: asking for the next says that this one was sent.
+            yield completion.piece(item)
+            item = await anext(rest)
+        yield completion.last(item)
+
+
+def _answered(body: Mapping[str, Any], answer: Answer, headers: Mapping[str, str]) -> Response:
+    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, media_type="application/json", headers={**answer_headers(answer), **headers})
+
+
+def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
+    manifest = joined.offers.manifest(found.model_id)
+    prices = [offer.unit_price for offer in joined.offers.quotes(found.model_id)]
+    return {
+        "id": found.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": checksum(found.owner),
+        "task": None if manifest is None else manifest.task,
+        "unit": Unit(found.unit).name.lower(),
+        "price": str(min(prices)) if prices else None,
+        "ready": bool(prices),
+    }

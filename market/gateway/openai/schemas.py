@@ -1,0 +1,198 @@
+"""The shapes of the OpenAI routes, for OpenAPI; the parsers check bodies themselves, against the model's manifest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class Model(BaseModel):
+    """A listed model; `task`, `unit`, `price` and `ready` are this market's."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="Always 0: the chain keeps no date of a listing.")
+    owned_by: str
+    task: str | None = None
+    unit: str | None = None
+    price: str | None = Field(None, description="What the cheapest live worker asks a unit, atomic token units.")
+    ready: bool = False
+
+
+class ModelList(BaseModel):
+    """All listed models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class EmbeddingRequest(BaseModel):
+    """What /v1/embeddings takes."""
+
+    model: str
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, description="Must be the model's own.")
+    user: str | None = None
+
+
+class Embedding(BaseModel):
+    """One text's vector; as base64 it is little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens as the model's tokenizer counts them."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingAnswer(BaseModel):
+    """What /v1/embeddings answers."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class StreamOptions(BaseModel):
+    """What a stream brings beside its text."""
+
+    include_usage: bool | None = None
+
+
+class GenerationRequest(BaseModel):
+    """What both kinds of completions take."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    user: str | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """What /v1/chat/completions takes."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+
+
+class TextRequest(GenerationRequest):
+    """What /v1/completions takes."""
+
+    prompt: str | list[str]
+    logprobs: Literal[0] | None = Field(None, description="0: the chosen tokens' own.")
+
+
+class Usage(BaseModel):
+    """Tokens as the model's tokenizer counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatMessage(BaseModel):
+    """A generated message."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """The one choice of a chat."""
+
+    index: int
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, Any] | None = None
+
+
+class ChatAnswer(BaseModel):
+    """What /v1/chat/completions answers."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextChoice(BaseModel):
+    """The one choice of a text completion."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, Any] | None = None
+
+
+class TextAnswer(BaseModel):
+    """What /v1/completions answers."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class ErrorObject(BaseModel):
+    """OpenAI's error; `code` is one of this market's stable codes."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    retry: Literal["never", "same", "other_worker", "later"]
+    remedy: str | None = None
+
+
+class Refusal(BaseModel):
+    """A refusal."""
+
+    error: ErrorObject
+
+
+class PaymentRefusal(Refusal):
+    """402: what to pay, to whom, where."""
+
+    gateway: str
+    escrow: str
+    chainId: int  # noqa: N815 - as on the other routes
+    token: str
+    modelId: str  # noqa: N815
+    offers: list[dict[str, Any]]
+    required: str | None = Field(None, description="Cumulative amount that a voucher must reach, atomic token units.")

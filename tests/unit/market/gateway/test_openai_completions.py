@@ -1,0 +1,362 @@
+"""/v1/chat/completions and /v1/completions, whole and streamed: what is asked, answered, refused and charged."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from contracts.protocol.errors import Retry
+from contracts.protocol.manifest import TensorSpec
+from contracts.protocol.messages import Result
+from contracts.protocol.tensors import Tensor
+from market.sdk.papers import SignedReceipt
+from tests.support.gateway import app_of, payment
+from tests.support.generation import PROMPT_TOKENS, add_generator, chat_manifest, words
+from tests.support.money import World
+from tests.unit.market.gateway.test_openai_embeddings import free, refused
+
+PRICE = 10
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 20}
+TEXT = {"model": "tiny", "prompt": "Once", "max_tokens": 20}
+ROUTES = [("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)]
+BOTH = pytest.mark.parametrize(("path", "body"), ROUTES, ids=["chat", "text"])
+
+
+async def generating(**worker) -> World:
+    model = chat_manifest()
+    model = replace(model, outputs=(*model.outputs, TensorSpec("logprobs", "FP32", (-1,))))
+    world = World(model=model)
+    world.generator = await add_generator(world, "w1", **{"length": 3, **worker})
+    return world
+
+
+@pytest.fixture
+async def world():
+    return await generating()
+
+
+def client_of(world, headers=None):
+    transport = httpx.ASGITransport(app_of(world), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers or payment())
+
+
+@pytest.fixture
+async def http(world):
+    async with client_of(world) as client:
+        yield client
+
+
+def events(answer: httpx.Response) -> list[dict]:
+    assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
+    *found, empty = answer.text.split("\n\n")
+    assert empty == ""
+    assert all(event.startswith("data: ") for event in found)
+    bodies = [event.removeprefix("data: ") for event in found]
+    if bodies[-1] == "[DONE]":
+        bodies.pop()
+    return [json.loads(body) for body in bodies]
+
+
+async def test_a_chat_is_answered_whole(http, world):
+    answer = await http.post("/v1/chat/completions", json=CHAT)
+    body = answer.json()
+    assert body["object"] == "chat.completion"
+    assert body["id"] == "chatcmpl-" + answer.headers["Market-Request-Id"][2:]
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": words(3), "refusal": None},
+            "finish_reason": "stop",
+            "logprobs": None,
+        }
+    ]
+    assert body["usage"] == {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 3, "total_tokens": PROMPT_TOKENS + 3}
+    assert answer.headers["Market-Charged"] == str((PROMPT_TOKENS + 3) * PRICE)
+    assert world.generator.parameters == {"format": "chat", "max_tokens": 20}
+    assert json.loads(world.generator.prompts[0]) == CHAT["messages"]
+
+
+async def test_a_text_is_answered_whole(http, world):
+    body = (await http.post("/v1/completions", json=TEXT)).json()
+    assert (body["object"], body["choices"][0]["text"]) == ("text_completion", words(3))
+    assert world.generator.prompts == ["Once"]
+    assert world.generator.parameters == {"max_tokens": 20}
+
+
+async def test_a_chat_streams_chunk_by_chunk_with_the_receipt_at_its_end(http):
+    answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    *chunks, last = events(answer)
+    assert {chunk["object"] for chunk in (*chunks, last)} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"]) for chunk in (*chunks, last)}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas == [{"role": "assistant", "content": "w0 "}, {"content": "w1 "}, {"content": "w2 "}]
+    assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({}, "stop")
+    assert last["market"]["charged"] == str((PROMPT_TOKENS + 3) * PRICE)
+    assert last["market"]["requestId"] == answer.headers["Market-Request-Id"]
+    paper = SignedReceipt.from_header(last["market"]["receipt"], model="tiny")
+    assert paper.receipt.price == (PROMPT_TOKENS + 3) * PRICE
+    assert all("usage" not in chunk for chunk in (*chunks, last))
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_text_streams_and_brings_its_usage_if_asked(http):
+    asked = {**TEXT, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last, usage = events(await http.post("/v1/completions", json=asked))
+    assert "".join(chunk["choices"][0]["text"] for chunk in (*chunks, last)) == words(3)
+    assert all(chunk["usage"] is None for chunk in (*chunks, last))
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 3
+
+
+@BOTH
+async def test_parameters_reach_the_worker(http, world, path, body):
+    asked = {
+        **body,
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": 7,
+        "seed": -1,
+        "stop": "w2",
+        "n": 1,
+        "user": "me",
+        "store": None,
+    }
+    found = (await http.post(path, json=asked)).json()
+    assert found["choices"][0]["finish_reason"] == "stop"
+    seen = dict(world.generator.parameters)
+    seen.pop("format", None)
+    assert seen == {
+        "max_tokens": 20, "temperature": 0, "top_p": 0.5, "top_k": 7, "seed": (1 << 53) - 1, "stop": '["w2"]',
+    }  # fmt: skip
+
+
+async def test_the_newer_name_of_the_limit_and_the_length_it_sets(http, world):
+    body = {name: value for name, value in CHAT.items() if name != "max_tokens"}
+    found = (await http.post("/v1/chat/completions", json={**body, "max_completion_tokens": 2})).json()
+    assert found["choices"][0]["finish_reason"] == "length"
+    assert found["usage"]["completion_tokens"] == 2
+
+
+async def test_parts_of_text_and_developers_are_understood(http, world):
+    messages = [
+        {"role": "developer", "content": "Be brief.", "name": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "Say "}, {"type": "text", "text": "hi."}]},
+        {"role": "assistant", "content": "hi", "tool_calls": None},
+        {"role": "user", "content": ""},
+    ]
+    assert (await http.post("/v1/chat/completions", json={**CHAT, "messages": messages})).status_code == 200
+    assert json.loads(world.generator.prompts[0]) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Say hi."},
+        {"role": "assistant", "content": "hi"},
+        {"role": "user", "content": ""},
+    ]
+
+
+async def test_log_probabilities_come_with_the_tokens_texts(http):
+    whole = (await http.post("/v1/chat/completions", json={**CHAT, "logprobs": True})).json()
+    rows = whole["choices"][0]["logprobs"]["content"]
+    assert [(row["token"], row["logprob"]) for row in rows] == [("w0 ", -0.5), ("w1 ", -0.5), ("w2 ", -0.5)]
+    *_, last = events(await http.post("/v1/chat/completions", json={**CHAT, "logprobs": True, "stream": True}))
+    assert last["choices"][0]["logprobs"]["content"] == rows
+    text = (await http.post("/v1/completions", json={**TEXT, "logprobs": 0})).json()["choices"][0]["logprobs"]
+    assert text == {
+        "tokens": ["w0 ", "w1 ", "w2 "], "token_logprobs": [-0.5] * 3, "top_logprobs": None, "text_offset": [0, 3, 6],
+    }  # fmt: skip
+
+
+WRONG_BOTH = [
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "9"}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_tokens": 1 << 40}, "max_tokens"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": -0.1}, "top_p"),
+    ({"seed": 1.5}, "seed"),
+    ({"stop": 3}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": [""]}, "stop"),
+    ({"stop": ["x" * 257]}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"nonsense": 1}}, "stream_options"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "include_usage"),
+    ({"n": 2}, "n"),
+    ({"n": True}, "n"),
+    ({"presence_penalty": 1}, "presence_penalty"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"nonsense": 1}, "nonsense"),
+    ({"model": ""}, "model"),
+]
+WRONG_CHAT = [
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [3]}, "messages[0]"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"prompt": "x"}, "prompt"),
+]
+WRONG_TEXT = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": [1, 2]}, "prompt"),
+    ({"prompt": ["a", "b"]}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "x"}, "suffix"),
+    ({"best_of": 2}, "best_of"),
+    ({"logprobs": 5}, "logprobs"),
+    ({"messages": []}, "messages"),
+]
+WRONG = [
+    *((path, body, wrong, param) for path, body in ROUTES for wrong, param in WRONG_BOTH),
+    *((*ROUTES[0], wrong, param) for wrong, param in WRONG_CHAT),
+    *((*ROUTES[1], wrong, param) for wrong, param in WRONG_TEXT),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "wrong", "param"), WRONG)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_bad_requests_are_named_and_free(http, world, path, body, wrong, param, stream):
+    asked = {**body, **({"stream": True} if stream and "stream_options" not in wrong else {}), **wrong}
+    refused(await http.post(path, json=asked), "invalid-request", 400, param)
+    assert world.generator.served == 0
+    assert await free(world)
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [False, True])
+async def test_refusals_of_payment_come_as_402_before_any_event(world, path, body, stream):
+    async with client_of(world, {"x": "y"}) as http:
+        answer = await http.post(path, json={**body, "stream": stream})
+    refused(answer, "payment-required", 402, None)
+    assert int(answer.json()["offers"][0]["price"]) > 20 * PRICE
+    assert world.generator.served == 0
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_too_long_is_the_clients_fault_and_free(http, world, path, body, stream):
+    world.generator.fail = Result(
+        b"",
+        "0",
+        ok=False,
+        code="inputs-refused",
+        retry=Retry.NEVER,
+        detail="the context is 256 tokens.",
+        field="prompt",
+    )
+    refused(await http.post(path, json={**body, "stream": stream}), "inputs-refused", 400, "prompt")
+    assert await free(world)
+
+
+async def test_probabilities_a_model_does_not_give_are_refused():
+    world = World(model=chat_manifest())
+    await add_generator(world, "w1")
+    async with client_of(world) as http:
+        refused(
+            await http.post("/v1/chat/completions", json={**CHAT, "logprobs": True}), "invalid-request", 400, "logprobs"
+        )
+
+
+async def test_a_failure_in_mid_stream_is_the_last_event_and_free():
+    world = await generating(final_text="another text")
+    async with client_of(world) as http:
+        answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    *_, last = events(answer)
+    assert (last["error"]["code"], last["error"]["type"]) == ("receipt-mismatch", "server_error")
+    assert "[DONE]" not in answer.text
+    assert await free(world)
+
+
+async def test_an_answer_that_is_none_is_a_fault_of_the_worker():
+    world = await generating()
+    sound = world.generator.stream
+
+    async def odd(job, partial, stopped):
+        import numpy as np
+
+        from tests.support.generation import signed, texts
+
+        await sound(job, lambda _: None, stopped)
+        outputs = [texts("text", "x"), texts("finish_reason", "whim"), Tensor.from_numpy("usage", np.array([1, 1]))]
+        return signed(job, world.generator.key, outputs, 2)
+
+    world.dispatcher.stream_handlers[world.generator.key.address] = odd
+    async with client_of(world) as http:
+        refused(await http.post("/v1/chat/completions", json=CHAT), "worker-failed", 502, None)
+
+
+async def test_a_stream_is_closed_when_its_reader_goes(world):
+    """As a server tells the application: `http.disconnect`, in the middle of a send."""
+    world.generator.length, world.generator.pause = 10_000, 0.001
+    gone, sent = asyncio.Event(), []
+    body = json.dumps({**CHAT, "max_tokens": 1_000, "stream": True}).encode()
+    told = [{"type": "http.request", "body": body}]
+
+    async def receive():
+        if told:
+            return told.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) == 6:
+            gone.set()
+            await asyncio.sleep(3_600)
+
+    headers = [
+        (b"content-type", b"application/json"),
+        *((k.lower().encode(), v.encode()) for k, v in payment().items()),
+    ]
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
+        "query_string": b"", "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "",
+        "server": ("gateway", 80), "client": ("client", 1), "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    await app_of(world)(scope, receive, send)
+    await world.service.close()
+    account = await world.account()
+    # The start and four whole pieces were sent; the fifth was under way.
+    assert (account.charged, account.reserved) == ((PROMPT_TOKENS + 4) * PRICE, 0)
+    assert world.generator.stopped_at == 4
+
+
+async def test_a_whole_answer_whose_client_goes_is_stopped_and_free(world):
+    world.generator.length, world.generator.pause = 10_000, 0.001
+    gone = asyncio.Event()
+    body = json.dumps({**CHAT, "max_tokens": 1_000}).encode()
+    told = [{"type": "http.request", "body": body}]
+
+    async def receive():
+        if told:
+            return told.pop()
+        while not world.generator.served:
+            await asyncio.sleep(0.001)
+        gone.set()
+        return {"type": "http.disconnect"}
+
+    async def send(_):
+        return None
+
+    headers = [(k.lower().encode(), v.encode()) for k, v in payment().items()]
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
+        "query_string": b"", "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "",
+        "server": ("gateway", 80), "client": ("client", 1), "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    await app_of(world)(scope, receive, send)
+    assert list(world.dispatcher.stops.values()) == [0]
+    assert await free(world)
