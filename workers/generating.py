@@ -85,7 +85,8 @@ class Generations:
         until = time.monotonic() + timeout_seconds
         while (self._running or self._news) and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
-        return not (self._running or self._news)
+        with self._delivering:  # what was taken from the news may still be on its way
+            return not (self._running or self._news)
 
     def flush(self) -> None:
         """Deliver the news, in order; what cannot be delivered now is tried again."""
