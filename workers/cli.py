@@ -20,6 +20,7 @@ from contracts.protocol.hexes import checksum, from_hex, hex0x
 from contracts.protocol.money import format_amount, parse_amount
 from contracts.protocol.typed_data import WorkerConsent
 from workers import audit as auditing
+from workers import model_commands
 from workers import node as nodes
 from workers import rescue as rescuing
 from workers.errors import StartError
@@ -347,6 +348,29 @@ def _opened_papers(env_file: Path | None, more: list[Path] | None) -> Iterator[t
         for journal in journals:
             stack.callback(journal.close)
         yield side, journals
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a model package.")],
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a package as this worker would and try a request on it; say every problem and its remedy."""
+    with _messages(as_json=as_json):
+        if not model_commands.check(folder, env_file, as_json=as_json):
+            raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="Name or id of a listed model, or the folder of a package.")],
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model here by precision, provider, threads and batch, and keep the best for `worker run`."""
+    with _messages(as_json=as_json):
+        model_commands.tune(model, env_file, as_json=as_json)
 
 
 @app.command()

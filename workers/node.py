@@ -32,6 +32,7 @@ from workers.execution import Executor
 from workers.models.runtime import choose_provider
 from workers.models.sessions import SessionCache
 from workers.models.store import Package, PackageStore
+from workers.models.tuned import TunedStore
 from workers.papers import Journal
 from workers.settings import WorkerSettings
 
@@ -221,16 +222,8 @@ def build(settings: WorkerSettings) -> Node:
     operator = check_registered(side)
     client = open_redis(settings)
     provider = choose_provider(settings.provider)
-    store = PackageStore(
-        settings.model_dir, allow_file_uri=settings.allow_file_uri, max_package_bytes=settings.max_package_bytes
-    )
-    sessions = SessionCache(
-        provider=provider,
-        threads=settings.threads,
-        memory_budget_bytes=settings.memory_budget_bytes,
-        generations=settings.generations,
-        generation_memory_bytes=settings.generation_memory_bytes,
-    )
+    store = open_store(settings)
+    sessions = open_sessions(settings, provider)
     served: dict[bytes, Served] = {}
     for model_id, listing, price in find_models(side, settings):
         package = _fetch(store, model_id, listing)
@@ -255,6 +248,26 @@ def build(settings: WorkerSettings) -> Node:
         executor=Executor(key=side.key, domain=side.domain, admission=admission, served=served, sessions=sessions),
         journal=open_journal(settings, side, operator),
         redis=client,
+    )
+
+
+def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:
+    """Return an empty cache of models, with what was measured on this machine at hand."""
+    return SessionCache(
+        provider=provider,
+        threads=settings.threads,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        generations=settings.generations,
+        generation_memory_bytes=settings.generation_memory_bytes,
+        cuda_graphs=settings.cuda_graphs,
+        tuned=TunedStore(settings.state_dir).get,
+    )
+
+
+def open_store(settings: WorkerSettings) -> PackageStore:
+    """Return the cache of packages."""
+    return PackageStore(
+        settings.model_dir, allow_file_uri=settings.allow_file_uri, max_package_bytes=settings.max_package_bytes
     )
 
 

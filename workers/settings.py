@@ -40,6 +40,7 @@ class WorkerSettings(BaseSettings):
 
     provider: str = Field("auto", pattern="^(auto|cpu|cuda|tensorrt|openvino|cann)$", description="Execution provider.")
     threads: int = Field(0, ge=0, description="Threads of one inference; 0 lets onnxruntime choose.")
+    cuda_graphs: bool = Field(False, description="Capture CUDA graphs, one a shape; for models of few shapes.")
     memory_budget_bytes: int = Field(
         8 << 30, ge=1, description="Models above this together are unloaded, oldest first."
     )

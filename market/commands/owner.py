@@ -10,9 +10,9 @@ import typer
 
 from contracts.deployments.networks import network as known_network
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
-from contracts.protocol.pricing import Unit
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
+from market.commands.model_package import model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields
 from market.commands.profile import PasswordOption, Profile
 from market.errors import ConfigurationError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from market.sdk.chain import Chain
 
 model_app = typer.Typer(help="Model packages and their listings.", no_args_is_help=True)
+model_app.command("init")(model_init)
+model_app.command("check")(model_check)
 
 
 def deploy(
@@ -69,14 +71,14 @@ def model_pack(
     license_name: Annotated[str, typer.Option("--license", help="SPDX name of the model's licence.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Hash a folder's files and write its manifest; the manifest's hash is the model id."""
+    """Hash a folder's files and write its manifest as you say it; `init` guesses what this asks for."""
     with errors_as_messages(as_json=as_json):
         manifest = packages.pack(
             folder,
             inputs=tuple(packages.parse_spec(text) for text in inputs),
             outputs=tuple(packages.parse_spec(text) for text in outputs),
             entry=entry,
-            unit=_unit(unit),
+            unit=unit_named(unit),
             batch_axis=batch_axis,
             max_batch=max_batch,
             license_name=license_name,
@@ -191,12 +193,3 @@ def _listed(chain: Chain, name: str) -> tuple[bytes, ModelState]:
     if not any(model_id):
         raise ConfigurationError(f"no listing is called {name!r}.", field="name", remedy="See `market status`.")
     return model_id, known
-
-
-def _unit(text: str) -> Unit:
-    try:
-        return Unit[text.upper()]
-    except KeyError as error:
-        raise ConfigurationError(
-            f"{text!r} is no unit.", field="unit", remedy="Use request, row, token or byte."
-        ) from error

@@ -1,13 +1,15 @@
 """Model packages from the owner's side: hash the files of a folder and write the manifest that names them.
 
-Decides nothing about the model: inputs, outputs and pricing unit are the owner's words, and workers check them against
-the file. Called by `market model` and the demonstration.
+Decides nothing about the model: inputs, outputs and pricing unit are the owner's words, or what `market.sdk.drafts`
+made of the files, and workers check them against the model. Called by `market model` and the demonstration.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import FILENAME, FileEntry, Manifest, TensorSpec, check_path
@@ -18,7 +20,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Hash every file of a folder but the manifest itself.
+    """Hash every file of a folder but the manifest itself and what is hidden.
 
     Raises:
         ManifestError: the folder is missing or empty, or a name is not a plain relative path.
@@ -28,7 +30,7 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != FILENAME:
+        if path.is_file() and name != FILENAME and not any(part.startswith(".") for part in name.split("/")):
             found[check_path(name)] = _hash_file(path)
     if not found:
         raise ManifestError(f"{folder} holds no files.", field="package")
@@ -54,8 +56,10 @@ def pack(
     unit: Unit = Unit.REQUEST,
     batch_axis: int | None = None,
     max_batch: int = 64,
+    max_elements: int = 1 << 22,
     tokenizer: str | None = None,
     license_name: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the folder's `manifest.json` and return it.
 
@@ -71,8 +75,10 @@ def pack(
         unit=unit,
         batch_axis=batch_axis,
         max_batch=max_batch,
+        max_elements=max_elements,
         tokenizer=tokenizer,
         license=license_name,
+        options=options or {},
     )
     checked = Manifest.parse(manifest.to_bytes())
     (folder / FILENAME).write_bytes(checked.to_bytes())
@@ -85,17 +91,32 @@ def load(folder: Path) -> Manifest:
     Raises:
         ManifestError: there is no manifest, or a file is missing, extra or changed.
     """
+    manifest, faults = inspect(folder)
+    for fault in faults:
+        raise fault
+    return manifest
+
+
+def inspect(folder: Path) -> tuple[Manifest, list[ManifestError]]:
+    """Read a packed folder's manifest; returns it with everything about the files that does not agree with it.
+
+    Raises:
+        ManifestError: there is no manifest, or it is malformed.
+    """
     path = folder / FILENAME
     if not path.is_file():
-        raise ManifestError(f"{path} does not exist.", field="package", remedy="Run `market model pack` first.")
+        raise ManifestError(f"{path} does not exist.", field="package", remedy="Run `market model init` first.")
     manifest = Manifest.parse(path.read_bytes())
     found = hash_files(folder)
-    for name in manifest.files.keys() | found.keys():
-        if manifest.files.get(name) != found.get(name):
-            raise ManifestError(
-                "the file is missing, extra or changed.", field=f"files.{name}", remedy="Run `market model pack` again."
+    faults = []
+    for name in sorted(manifest.files.keys() | found.keys()):
+        said, is_there = manifest.files.get(name), found.get(name)
+        if said != is_there:
+            what = "is missing" if is_there is None else "is not in the manifest" if said is None else "was changed"
+            faults.append(
+                ManifestError(f"{name} {what}.", field=f"files.{name}", remedy="Run `market model init` again.")
             )
-    return manifest
+    return manifest, faults
 
 
 def parse_spec(text: str) -> TensorSpec:

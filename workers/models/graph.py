@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES
 from workers.errors import ExecutionFailed, ModelUnusable
-from workers.models.runtime import InferenceSession
+from workers.models.runtime import CudaGraphRunner, InferenceSession
 
 ORT_TYPES = {
     "tensor(bool)": "BOOL",
@@ -50,8 +50,9 @@ class Node:
 class Graph:
     """A session with its nodes by name."""
 
-    def __init__(self, session: InferenceSession) -> None:
+    def __init__(self, session: InferenceSession, *, cuda_graphs: bool = False) -> None:
         self.session = session
+        self._cuda = CudaGraphRunner(session) if cuda_graphs else None
         self.inputs = {node.name: node for node in map(_node, session.get_inputs())}
         self.outputs = {node.name: node for node in map(_node, session.get_outputs())}
 
@@ -62,7 +63,10 @@ class Graph:
             ExecutionFailed: onnxruntime refuses these inputs.
         """
         try:
-            values = self.session.run(list(outputs), dict(inputs))
+            if self._cuda is not None:
+                values = self._cuda.run(inputs, outputs)
+            else:
+                values = self.session.run(list(outputs), dict(inputs))
         except Exception as error:  # onnxruntime raises its own unrelated classes
             raise ExecutionFailed(first_line(error)) from error
         return dict(zip(outputs, (np.asarray(value) for value in values), strict=True))

@@ -6,12 +6,15 @@ onnxruntime reads `ORT_DISABLE_TELEMETRY` while it is imported; switching it off
 from __future__ import annotations
 
 import os
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import numpy as np
 import onnxruntime as ort
 import structlog
+from numpy.typing import NDArray
 
 from workers.errors import StartError
 
@@ -27,6 +30,7 @@ PROVIDERS = {
     "cpu": "CPUExecutionProvider",
 }
 _AUTO = ("cuda", "cpu")
+MAX_CUDA_GRAPHS = 64
 
 
 def choose_provider(wanted: str) -> str:
@@ -49,10 +53,104 @@ def choose_provider(wanted: str) -> str:
     return chosen
 
 
-def open_session(data: bytes, *, provider: str, threads: int) -> InferenceSession:
-    """Load a model from bytes, so that it cannot name files outside its package."""
+def open_session(
+    data: bytes,
+    *,
+    provider: str,
+    threads: int,
+    external: Mapping[str, bytes] | None = None,
+    cuda_graphs: bool = False,
+) -> InferenceSession:
+    """Load a model from bytes, so that it cannot name files outside its package; `external` are its weights' files.
+
+    A provider that does not take the model is said aloud, and the CPU takes it.
+    """
+    if provider == "cpu":
+        return _open(data, ["cpu"], threads, external)
+    try:
+        options = {"enable_cuda_graph": "1"} if cuda_graphs and provider == "cuda" else {}
+        session = _open(data, [provider, "cpu"], threads, external, options)
+    except Exception as error:  # onnxruntime raises its own unrelated classes
+        log.warning("provider-fell-back", wanted=provider, taken="cpu", reason=str(error).partition("\n")[0][:300])
+        return _open(data, ["cpu"], threads, external)
+    if PROVIDERS[provider] not in session.get_providers():
+        log.warning("provider-fell-back", wanted=provider, taken=session.get_providers())
+    return session
+
+
+def _open(
+    data: bytes,
+    providers: Sequence[str],
+    threads: int,
+    external: Mapping[str, bytes] | None,
+    first_options: Mapping[str, str] | None = None,
+) -> InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    providers = [PROVIDERS[provider]] if provider == "cpu" else [PROVIDERS[provider], PROVIDERS["cpu"]]
-    return InferenceSession(data, options, providers=providers)
+    if external:
+        files = list(external.items())
+        options.add_external_initializers_from_files_in_memory(
+            [name for name, _ in files], [content for _, content in files], [len(content) for _, content in files]
+        )
+    provider_options = [dict(first_options or {}), *({} for _ in providers[1:])]
+    return InferenceSession(
+        data, options, providers=[PROVIDERS[name] for name in providers], provider_options=provider_options
+    )
+
+
+def available_providers() -> list[str]:
+    """Return the providers that this build of onnxruntime has, by our names, the CPU last."""
+    built = ort.get_available_providers()
+    return [name for name, full in PROVIDERS.items() if full in built]
+
+
+def version() -> str:
+    """Return onnxruntime's version."""
+    return str(ort.__version__)
+
+
+class CudaGraphRunner:
+    """Runs a session on CUDA with inputs and outputs bound to fixed device memory, a captured graph for each shape.
+
+    Written after onnxruntime's documentation and never run on a GPU by us.
+    """
+
+    def __init__(self, session: InferenceSession) -> None:
+        self._session = session
+        self._shapes: dict[Any, tuple[int, Any, dict[str, Any]]] = {}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Run once; the first time for a shape without a graph, to learn the outputs' sizes."""
+        key = (tuple(outputs), *((name, array.shape, str(array.dtype)) for name, array in sorted(inputs.items())))
+        known = self._shapes.get(key)
+        if known is None:
+            return self._capture(key, inputs, outputs)
+        number, binding, held = known
+        for name, array in inputs.items():
+            held[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(binding, _graph_run(number))
+        return [np.asarray(value) for value in binding.copy_outputs_to_cpu()]
+
+    def _capture(self, key: Any, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        plain = ort.RunOptions()
+        plain.add_run_config_entry("gpu_graph_id", "-1")
+        values = [np.asarray(value) for value in self._session.run(list(outputs), dict(inputs), plain)]
+        if len(self._shapes) >= MAX_CUDA_GRAPHS:
+            return values  # a model of many shapes gains nothing by more
+        binding = self._session.io_binding()
+        held = {}
+        for name, array in inputs.items():
+            held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            binding.bind_ortvalue_input(name, held[name])
+        for name, array in zip(outputs, values, strict=True):
+            held[f"output {name}"] = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
+            binding.bind_ortvalue_output(name, held[f"output {name}"])
+        self._shapes[key] = (len(self._shapes) + 1, binding, held)
+        return values
+
+
+def _graph_run(number: int) -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(number))
+    return options

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import structlog
 
+from contracts.protocol.errors import CodedError
 from workers.errors import ExecutionFailed, ModelUnusable
 from workers.models.generation.model import GenerationModel
 from workers.models.graph import Graph, first_line
 from workers.models.pipelines.base import Pipeline
 from workers.models.pipelines.choose import open_pipeline
-from workers.models.runtime import open_session
+from workers.models.runtime import PROVIDERS, open_session
 from workers.models.store import Package
+from workers.models.tuned import Tuned
 
 WARM_UP_SECONDS = 3.0
 KNEE = 0.95  # the smallest batch within this of the best rate is taken
@@ -40,12 +44,16 @@ class SessionCache:
         memory_budget_bytes: int,
         generations: int = 8,
         generation_memory_bytes: int = 2 << 30,
+        cuda_graphs: bool = False,
+        tuned: Callable[[bytes], Tuned | None] = lambda _: None,
     ) -> None:
         self._provider = provider
         self._threads = threads
         self._budget = memory_budget_bytes
         self._generations = generations
         self._generation_memory = generation_memory_bytes
+        self._cuda_graphs = cuda_graphs
+        self._tuned = tuned
         self._loaded: OrderedDict[bytes, Model] = OrderedDict()
         self._caps: dict[bytes, int] = {}
 
@@ -90,35 +98,77 @@ class SessionCache:
         return MEMORY_FACTOR * sum(model.package.size for model in self._loaded.values())
 
     def _load(self, package: Package) -> Model:
-        manifest = package.manifest
-        started = time.monotonic()
+        manifest, started = package.manifest, time.monotonic()
+        tuned = self._tuned(package.model_id)
+        threads = self._threads or (tuned.threads if tuned else 0)
         if manifest.task == "text-generation":
             self._caps[package.model_id] = self._generations
             return GenerationModel(
                 package,
                 provider=self._provider,
-                threads=self._threads,
+                threads=threads,
                 most_active=self._generations,
                 cache_bytes=self._generation_memory,
             )
-        try:
-            session = open_session(package.read(manifest.entry), provider=self._provider, threads=self._threads)
-        except Exception as error:  # onnxruntime raises its own unrelated classes
-            raise ModelUnusable(f"{manifest.entry}: {first_line(error)}", field=manifest.entry) from error
-        model = open_pipeline(package, Graph(session))
+        entry = tuned.entry if tuned else manifest.entry
+        model = open_model(
+            package,
+            entry=entry,
+            provider=tuned.provider if tuned else self._provider,
+            threads=threads,
+            cuda_graphs=self._cuda_graphs,
+        )
         cap = self._caps.get(package.model_id)
         if cap is None:
-            cap = self._caps[package.model_id] = _warm_up(model)
+            cap = self._caps[package.model_id] = tuned.batch if tuned else _warm_up(model)
         model.batch_cap = cap
         log.info(
             "model-loaded",
             model=package.model_id.hex(),
             task=manifest.task,
-            providers=session.get_providers(),
+            entry=entry,
+            providers=model.graph.session.get_providers(),
             batch_cap=cap,
+            tuned=tuned is not None,
             seconds=round(time.monotonic() - started, 2),
         )
         return model
+
+
+def open_model(
+    package: Package, *, entry: str, provider: str, threads: int, cuda_graphs: bool = False
+) -> Pipeline[Any]:
+    """Open one of a package's ONNX files and the pipeline of its task, not yet measured.
+
+    Raises:
+        ModelUnusable: the runtime refuses it, or it contradicts its manifest.
+    """
+    try:
+        session = open_session(
+            package.read(entry),
+            provider=provider,
+            threads=threads,
+            external={name: package.read(file) for name, file in _weight_files(package, entry).items()},
+            cuda_graphs=cuda_graphs,
+        )
+    except CodedError:
+        raise
+    except Exception as error:  # onnxruntime raises its own unrelated classes
+        raise ModelUnusable(f"{entry}: {first_line(error)}", field=entry) from error
+    on_cuda = session.get_providers()[0] == PROVIDERS["cuda"]
+    return open_pipeline(package, Graph(session, cuda_graphs=cuda_graphs and on_cuda))
+
+
+def _weight_files(package: Package, entry: str) -> dict[str, str]:
+    """Return the files that may hold an ONNX file's weights: as the file names them, and as the package does."""
+    folder = entry.rpartition("/")[0]
+    start = f"{folder}/" if folder else ""
+    inside = {name.removeprefix(start): name for name in package.manifest.files if name.startswith(start)}
+    return {
+        name: file
+        for name, file in inside.items()
+        if name.endswith((".data", "_data", ".bin", ".weight")) or name.startswith(f"{Path(entry).name}.")
+    }
 
 
 def _is_busy(model: Model) -> bool:

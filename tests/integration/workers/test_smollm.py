@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from contracts.protocol.pricing import Unit
 from contracts.protocol.tensors import Tensor
 from tests.support import llm, models
 from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, read_request
+from workers.models.generation.trial import run_trials
 from workers.models.sessions import SessionCache
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -23,22 +23,6 @@ pytestmark = [
 
 CHAT = [{"role": "user", "content": "Name three fruits and say of each what colour it has."}]
 TOKENS = 40
-
-
-class Heard:
-    def __init__(self):
-        self.text, self.end, self.error, self.done = "", None, None, threading.Event()
-
-    def delta(self, text, tokens):
-        self.text += text
-
-    def finished(self, end):
-        self.end = end
-        self.done.set()
-
-    def failed(self, error):
-        self.error = error
-        self.done.set()
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +62,7 @@ def reference():
 def ask(model, *, count=1, **parameters):
     prompt = [Tensor.from_numpy("prompt", np.array([json.dumps(CHAT)], dtype=object))]
     request = read_request(model.manifest, prompt, {"format": "chat", "max_tokens": TOKENS, **parameters})
-    heard = [Heard() for _ in range(count)]
-    for one in heard:
-        model.start(request, one)
-    assert all(one.done.wait(120) for one in heard)
-    return heard
+    return run_trials(model, request, count=count, seconds=120)
 
 
 def test_greedy_text_is_the_runtimes_own(model, reference):

@@ -83,6 +83,9 @@ class Options:
     def __init__(self, manifest: Manifest) -> None:
         self._options = manifest.options
         self._known: set[str] = set()
+        for name in self.texts("variants"):
+            if name not in manifest.files:
+                raise _wrong("variants", f"{name!r} is not among the files.")
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """Return a whole number within bounds."""

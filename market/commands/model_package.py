@@ -1,0 +1,177 @@
+"""`market model init|check`: from a folder or an ONNX file to a package, and whether a worker would serve it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from contracts.protocol.errors import CodedError, ManifestError
+from contracts.protocol.hexes import hex0x
+from contracts.protocol.pricing import Unit
+from market.commands.output import EXIT_REFUSED, JsonOption, emit, errors_as_messages, print_fields, print_table
+from market.errors import ConfigurationError
+from market.sdk import drafts, packages
+from market.sdk.onnx_file import read_onnx
+
+# Loading a large model and trying it.
+CHECK_SECONDS = 1_800
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "preprocessor_config.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "README.md",
+    "LICENSE",
+)
+
+
+def unit_named(text: str) -> Unit:
+    """Return the unit of a name; `image` is a row."""
+    try:
+        return Unit.ROW if text.lower() == "image" else Unit[text.upper()]
+    except KeyError as error:
+        raise ConfigurationError(
+            f"{text!r} is no unit.", field="unit", remedy="Use request, row, image, token or byte."
+        ) from error
+
+
+def model_init(
+    path: Annotated[Path, typer.Argument(help="Folder with a model, or an ONNX file.")],
+    *,
+    task: Annotated[str | None, typer.Option(help="What is served; guessed from the files if not given.")] = None,
+    entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
+    unit: Annotated[str | None, typer.Option(help="What is priced: request, row, image, token or byte.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
+    license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Folder for the package of an ONNX file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a package's manifest from what its files say; tell each guess and where it comes from."""
+    with errors_as_messages(as_json=as_json):
+        folder = _folder_of(path, into) if path.is_file() else path
+        made = drafts.draft(folder, task=task, entry=entry, options=_options(option or []))
+        if unit is not None:
+            made.unit = unit_named(unit)
+            made.say("unit", unit, "you said so")
+        if max_batch is not None:
+            made.max_batch = max_batch
+        if license_name is not None:
+            made.license_name = license_name
+        manifest = made.write()
+        rows = [{"field": one.field, "value": one.value, "why": one.why} for one in made.guesses]
+        data = {
+            "modelId": hex0x(manifest.model_id),
+            "folder": str(folder),
+            "task": manifest.task,
+            "files": len(manifest.files),
+            "guesses": rows,
+        }
+
+        def text() -> None:
+            print_table("What was guessed", ("field", "value", "because"), [tuple(row.values()) for row in rows])
+            print_fields({name: str(value) for name, value in data.items() if name != "guesses"})
+            print_fields({"next": f"market model check {folder}"})
+
+        emit(data, as_json=as_json, text=text)
+
+
+def model_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a package.")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a package as a worker would: files, manifest, graph; and by the `worker` program, load and try it."""
+    with errors_as_messages(as_json=as_json):
+        rows = _faults(folder)
+        report: dict[str, Any] = {}
+        if not rows:
+            report = _try_it(folder)
+            rows = report.pop("problems", [])
+        data = {"folder": str(folder), "problems": rows, **report}
+
+        def text() -> None:
+            if rows:
+                shown = [(row["field"] or "", row["detail"], row["remedy"] or "") for row in rows]
+                print_table("Problems", ("where", "what", "remedy"), shown)
+            print_fields({name: str(value) for name, value in data.items() if name != "problems"})
+            print_fields({"problems": len(rows)})
+
+        emit(data, as_json=as_json, text=text)
+        if rows:
+            raise typer.Exit(EXIT_REFUSED)
+
+
+def _faults(folder: Path) -> list[dict[str, Any]]:
+    try:
+        manifest, faults = packages.inspect(folder)
+        if manifest.entry.endswith(".onnx"):
+            graph = read_onnx(folder / manifest.entry)
+            parent = manifest.entry.rpartition("/")[0]
+            faults += [
+                ManifestError(f"{manifest.entry} keeps weights in {name}, which is not in the package.", field="files")
+                for name in sorted(graph.external)
+                if (f"{parent}/" if parent else "") + name not in manifest.files
+            ]
+    except ManifestError as error:
+        return [_row(error)]
+    return [_row(fault) for fault in faults]
+
+
+def _row(error: CodedError) -> dict[str, Any]:
+    return {"code": error.code, "field": error.field, "detail": error.detail, "remedy": error.remedy}
+
+
+def _try_it(folder: Path) -> dict[str, Any]:
+    """Let the worker program load and run the package; it knows the runtime, which this program does not."""
+    beside = Path(sys.executable).with_name("worker")
+    program = str(beside) if beside.is_file() else shutil.which("worker")
+    if program is None:
+        return {"tried": "no: the worker program is not installed here"}
+    command = [program, "check", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    try:
+        report = json.loads(done.stdout)
+    except ValueError as error:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ConfigurationError(f"`worker check` failed: {last[:300]}", field="worker") from error
+    if "error" in report:
+        return {"problems": [report["error"]]}
+    return dict(report)
+
+
+def _options(items: list[str]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"{item!r} is not name=value.", field="option")
+        try:
+            said[name] = json.loads(value)
+        except ValueError:
+            said[name] = value
+    return said
+
+
+def _folder_of(path: Path, into: Path | None) -> Path:
+    """Copy an ONNX file and what lies beside it and belongs to it into a folder of its own."""
+    folder = into or path.with_suffix("")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigurationError(f"{folder} is not empty.", field="into", remedy="Name another folder by --into.")
+    names = [*_COMPANIONS, *read_onnx(path).external]
+    (folder / path.name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, folder / "model.onnx")
+    for name in names:
+        source = path.parent / name
+        if source.is_file() and source.resolve().is_relative_to(path.parent.resolve()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+    return folder

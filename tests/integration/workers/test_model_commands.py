@@ -1,0 +1,126 @@
+"""`market model init|check` and `worker check|tune` as an owner and an operator run them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import models, tiny_llm
+
+pytestmark = pytest.mark.integration
+
+PROGRAMS = Path(sys.executable).parent
+
+
+def run(tmp_path, program, *arguments, status=0):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "MARKET_"))}
+    done = subprocess.run(
+        [PROGRAMS / program, *map(str, arguments), "--json"],
+        env={**environment, "WORKER_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def lay(folder, files):
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+EMBEDDER = {"model.onnx": models.embedder(), "tokenizer.json": models.tokenizer_json()}
+
+
+def test_from_a_folder_to_a_package_that_a_worker_serves(tmp_path):
+    folder = lay(tmp_path / "model", EMBEDDER)
+    made = run(tmp_path, "market", "model", "init", folder, "--option", "max_tokens=32", "--license", "MIT")
+    assert made["task"] == "text-embedding"
+    assert {"field": "options.max_tokens", "value": "32", "why": "you said so"} in made["guesses"]
+    found = run(tmp_path, "market", "model", "check", folder)
+    assert (found["modelId"], found["problems"]) == (made["modelId"], [])
+    assert found["trialTokens"] > 3
+
+
+def test_from_an_onnx_file_to_a_package(tmp_path):
+    lay(tmp_path / "download", {"net.onnx": models.classifier(), "tokenizer.json": models.tokenizer_json()})
+    made = run(tmp_path, "market", "model", "init", tmp_path / "download" / "net.onnx", "--into", tmp_path / "package")
+    assert (made["task"], made["files"]) == ("text-classification", 2)
+    again = run(
+        tmp_path,
+        "market",
+        "model",
+        "init",
+        tmp_path / "download" / "net.onnx",
+        "--into",
+        tmp_path / "package",
+        status=2,
+    )
+    assert again["error"]["field"] == "into"
+
+
+def test_every_problem_of_a_package_is_told_with_its_remedy(tmp_path):
+    folder = lay(tmp_path / "model", EMBEDDER)
+    run(tmp_path, "market", "model", "init", folder)
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    (folder / "stray.txt").write_bytes(b"x")
+    found = run(tmp_path, "market", "model", "check", folder, status=1)
+    assert [row["field"] for row in found["problems"]] == ["files.stray.txt", "files.tokenizer.json"]
+    assert all("market model init" in row["remedy"] for row in found["problems"])
+    found = run(tmp_path, "worker", "check", folder, status=1)
+    assert [row["field"] for row in found["problems"]] == ["files.tokenizer.json"]
+
+
+def test_what_only_a_worker_can_see_is_told_by_it(tmp_path):
+    folder = lay(tmp_path / "model", {**EMBEDDER, "tokenizer.json": b'{"version": "1.0"}'})
+    run(tmp_path, "market", "model", "init", folder)
+    found = run(tmp_path, "market", "model", "check", folder, status=1)
+    assert [(row["code"], row["field"]) for row in found["problems"]] == [("model-unusable", "tokenizer.json")]
+
+
+def test_an_option_that_means_nothing_is_told(tmp_path):
+    folder = lay(tmp_path / "model", EMBEDDER)
+    run(tmp_path, "market", "model", "init", folder, "--option", "poolin=mean")
+    found = run(tmp_path, "market", "model", "check", folder, status=1)
+    assert [row["field"] for row in found["problems"]] == ["options.poolin"]
+
+
+def test_a_generating_model_is_tried_by_text_and_by_chat(tmp_path):
+    pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+    folder = lay(tmp_path / "model", tiny_llm.files())
+    run(tmp_path, "market", "model", "init", folder)
+    found = run(tmp_path, "market", "model", "check", folder)
+    assert found["problems"] == []
+    assert {"textTrial", "chatTrial", "chatTokensPerSecond"} <= set(found)
+
+
+def test_a_chat_template_that_adds_more_than_clients_reckon_with_is_told(tmp_path):
+    pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+    long = tiny_llm.TOKENIZER_CONFIG | {"chat_template": "x" * 100 + "{{ messages[0]['content'] }}"}
+    files = tiny_llm.files() | {"tokenizer_config.json": json.dumps(long).encode()}
+    folder = lay(tmp_path / "model", files)
+    run(tmp_path, "market", "model", "init", folder, "--option", "template_tokens=8")
+    (problem,) = run(tmp_path, "worker", "check", folder, status=1)["problems"]
+    assert problem["field"] == "options.template_tokens"
+
+
+def test_tuning_is_kept_for_the_worker(tmp_path):
+    folder = lay(tmp_path / "model", EMBEDDER)
+    run(tmp_path, "market", "model", "init", folder, "--max-batch", "4")
+    said = run(tmp_path, "worker", "tune", folder)
+    assert json.loads(Path(said["file"]).read_text()) == said["best"]
+    assert {row["batch"] for row in said["measured"]} <= {1, 2, 4}
+    assert run(tmp_path, "worker", "check", folder)["batch"] == said["best"]["batch"]
+
+
+def test_a_folder_without_a_manifest_is_told(tmp_path):
+    lay(tmp_path / "model", EMBEDDER)
+    assert run(tmp_path, "worker", "tune", tmp_path / "model", status=1)["error"]["field"] == "manifest.json"
+    (problem,) = run(tmp_path, "worker", "check", tmp_path / "model", status=1)["problems"]
+    assert problem["field"] == "manifest.json"
