@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity docs format lock clean bench proto console console-check
+        solidity solidity-deep mutants gas parity docs format lock clean bench proto console console-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -50,6 +50,9 @@ console-check:
 
 console: console/node_modules/.dev ## rebuild the web console in market/gateway/static after a change of console/
 	cd console && node_modules/.bin/tsc --noEmit && node build.mjs
+
+screenshots: install ## take docs/images anew, after a change of the console's looks
+	PYTHONPATH=. $(VENV)/python docs/make_screenshots.py
 
 artifacts: install ## rebuild contracts/artifacts after a change of Solidity
 	$(VENV)/python contracts/toolchain/build_artifacts.py

@@ -17,8 +17,9 @@ from market.errors import ChainReadRefused, ChainUnreachable, InvalidRequest
 from market.gateway import schemas_insight as schemas
 from market.gateway import views
 from market.gateway.body import read_body
-from market.gateway.lookup import address_of, find_listing, runtime
-from market.gateway.tensors_json import parse_json
+from market.gateway.lookup import address_of, find_listing, require_manifest, runtime
+from market.gateway.serving import payment_terms
+from market.gateway.tensors_json import HEADER_LENGTH, decode_request, parse_json
 
 router = APIRouter(prefix="/market/v1", tags=["Market"])
 MAX_POINTS = 400
@@ -70,6 +71,26 @@ async def model_performance(request: Request, model: str) -> Any:
             if (found := joined.registry.worker(quote.worker)) is not None
         ],
     }
+
+
+@router.post("/models/{model}/quote", response_model=schemas.QuotedTerms, openapi_extra=schemas.QUOTE_BODY)
+async def quote(request: Request, model: str) -> Any:
+    """Tell what a request would cost at each live offer, at most, and to whom it is paid; nothing runs or is charged.
+
+    The body is the one of `POST /v2/models/{model}/infer`.
+    """
+    joined = runtime(request)
+    listing = find_listing(joined, model)
+    manifest = require_manifest(joined, listing)
+    settings = joined.settings
+    body = await read_body(
+        request.headers,
+        request.receive,
+        max_bytes=settings.max_body_bytes,
+        timeout_seconds=settings.body_timeout_seconds,
+    )
+    decoded = await asyncio.to_thread(decode_request, body, manifest, request.headers.get(HEADER_LENGTH))
+    return payment_terms(joined, listing, manifest, decoded.tensors, decoded.parameters)
 
 
 @router.get("/activity", response_model=schemas.Past)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from market.gateway.schemas import Amount, Performance, Schema, Worker
+from market.gateway.schemas import Amount, InferRequest, Offer, Performance, Schema, Worker
 
 
 class Minute(Schema):
@@ -83,6 +83,17 @@ class Standing(Schema):
     arrears: str = Amount
 
 
+class QuotedTerms(Schema):
+    """What a request would cost, and to whom."""
+
+    gateway: str
+    escrow: str
+    chain_id: int
+    token: str
+    model_id: str
+    offers: list[Offer]
+
+
 class ChainAnswer(Schema):
     """A JSON-RPC answer; `error` is the node's own."""
 
@@ -111,6 +122,16 @@ CHAIN_BODY: dict[str, Any] = {
                     },
                 }
             }
+        },
+    }
+}
+
+QUOTE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": InferRequest.model_json_schema()},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }

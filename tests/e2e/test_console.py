@@ -3,16 +3,32 @@
 The tests run in order on one market; the first pays for requests that the others find.
 """
 
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
+from PIL import Image
 
 from contracts.protocol.hexes import checksum, hex0x
 from market.demo import minilm
+from market.demo.network import LocalMarket, Options
+from market.devnet import keys
+from market.sdk.client import Market
+from market.sdk.papers import PaperStore
+from tests.support import models
 from tests.support.browser import DESKTOP, PHONE, Visit, browser
+from tests.support.injected_wallet import InjectedWallet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 SENTENCES = ["A cat sits on the mat.", "A kitten rests on a rug."]
+TOKEN = 1_000_000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +38,44 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def paid(chromium, local, market):
+def local(chromium, tmp_path_factory):
+    """A market with a model of each task."""
+    folder = tmp_path_factory.mktemp("console")
+    packages = {
+        "embedder": models.embedding_package,
+        "sentiment": models.text_classifier_package,
+        "pictures": models.image_classifier_package,
+    }
+    for name, build in packages.items():
+        build(folder / name)
+    options = Options(
+        folder / "market",
+        keep_state=False,
+        settle_interval_seconds=1.0,
+        packages=tuple(folder / name for name in packages),
+    )
+    with LocalMarket(options) as found:
+        found.start_services()
+        found.deploy()
+        found.list_model()
+        found.register_worker()
+        found.start_programs()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def market(local):
+    """A client with an open channel."""
+    wallet = local.wallet("client")
+    with Market(local.gateway_url, wallet) as found:
+        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, TOKEN)
+        found.use_channel(channel, local.chain.domain)
+        found.wait_for_channel(channel.digest(local.chain.domain), deposited=TOKEN)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def paid(local, market):
     """A paid request that is settled: its receipt's request and channel ids."""
     outcome = market.infer(minilm.NAME, minilm.tokenize(minilm.load_tokenizer(), SENTENCES))
     receipt = market.wait_for_settlement(outcome.paper, timeout_seconds=60).receipt
@@ -51,7 +104,7 @@ def test_models_are_found_by_words_and_show_price_speed_and_success(visit, paid)
     assert " ms" in said
     assert "in local" in said
     visit.page.get_by_label("Search").fill("no such thing")
-    visit.page.get_by_text("0 models of 1").wait_for()
+    visit.page.get_by_text("0 models of 4").wait_for()
     visit.page.get_by_label("Search").fill("MINI local")
     visit.page.get_by_role("link", name=minilm.NAME).click()
     visit.page.get_by_role("table", name="Workers that serve this model").get_by_text("cpu").wait_for()
@@ -137,6 +190,192 @@ def test_the_past_is_the_ledgers(local, paid):
     assert past["complete"] is True
 
 
+# --- the playground -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def payer(chromium, local):
+    """A visit with a wallet that holds tokens and has opened a channel; the tests below go on with it in order."""
+    with Visit(chromium, local.gateway_url) as visit:
+        visit.wallet = InjectedWallet(visit, local.rpc_url)
+        visit.expected_status.add(404)  # a new channel is asked for until the gateway has seen it
+        local.chain.mint(local.wallet("deployer"), bytes.fromhex(visit.wallet.address[2:]), 10 * TOKEN)
+        yield visit
+
+
+def run(payer: Visit) -> str:
+    """Press the button; return what the receipt's card says."""
+    link = payer.page.get_by_role("link", name="Look it up on chain")
+    before = link.get_attribute("href") if link.count() else None
+    payer.page.get_by_role("button", name="Run for").click()
+    payer.page.wait_for_function(
+        "(before) => { const link = [...document.querySelectorAll('a')].find((a) => a.textContent === 'Look it up on chain');"
+        " return link && link.getAttribute('href') !== before; }",
+        arg=before,
+    )
+    receipt = payer.page.locator("section").filter(has=payer.page.get_by_role("heading", name="Receipt"))
+    receipt.get_by_text("Verified", exact=True).wait_for()
+    assert receipt.locator(".no").count() == 0
+    return receipt.inner_text()
+
+
+def test_a_declined_wallet_changes_nothing(payer):
+    payer.open(f"playground/{minilm.NAME}", "Playground")
+    payer.wallet.declining.add("eth_requestAccounts")
+    payer.page.get_by_role("button", name="Connect Test wallet").click()
+    payer.page.get_by_text("You declined in the wallet.").wait_for()
+    payer.wallet.declining.clear()
+    payer.page.get_by_role("button", name="Connect Test wallet").click()
+    payer.wallet.declining.add("eth_signTypedData_v4")
+    payer.page.get_by_role("button", name="Open channel").click()
+    payer.page.get_by_text("You declined in the wallet.").wait_for()
+    payer.wallet.declining.clear()
+    assert payer.page.evaluate("localStorage.getItem('console.channels')") == "[]"
+    assert "eth_sendTransaction" not in payer.wallet.asked
+
+
+def test_more_than_the_wallet_holds_is_refused_before_anything_is_signed(payer):
+    payer.wallet.asked.clear()
+    payer.page.get_by_label("Deposit, in dollars").fill("999")
+    payer.page.get_by_role("button", name="Open channel").click()
+    payer.page.get_by_text("$10.00 of the token; $999.00 is to be deposited").wait_for()
+    assert payer.wallet.asked == []
+    payer.page.get_by_label("Deposit, in dollars").fill("1e3")
+    assert payer.page.get_by_role("button", name="Open channel").is_disabled()
+
+
+def test_a_channel_is_opened_by_a_permit_and_one_transaction(payer, local):
+    payer.wallet.asked.clear()
+    payer.page.get_by_label("Deposit, in dollars").fill("0.2")
+    payer.page.get_by_role("button", name="Open channel").click()
+    payer.page.get_by_text("Left to spend").wait_for()
+    assert payer.wallet.asked == ["eth_signTypedData_v4", "eth_sendTransaction"]
+    kept = payer.page.evaluate("JSON.parse(localStorage.getItem('console.channels'))[0]")
+    found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
+    assert (found["deposited"], found["payer"].lower()) == ("200000", payer.wallet.address)
+    assert found["signer"] == kept["signer"] != found["payer"]
+
+
+def test_requests_are_paid_without_asking_the_wallet_and_verified(payer, local):
+    payer.wallet.asked.clear()
+    for _ in range(2):
+        said = run(payer)
+        assert "charged $0.001" in said
+    assert payer.wallet.asked == []
+    answer = payer.page.get_by_label("Values of last_hidden_state").inner_text()
+    assert "1,128 more" in answer, "3 tokens of 384 numbers, 24 shown"
+    payer.page.get_by_text("$0.198").wait_for()
+    payer.page.get_by_role("link", name="Look it up on chain").click()
+    payer.page.get_by_text("Verified", exact=True).wait_for(timeout=30_000)
+    assert "read by your wallet's own node" in text_of(payer)
+
+
+def test_texts_are_embedded_and_compared_and_charged_by_the_token(payer):
+    payer.open("playground/embedder")
+    payer.page.get_by_label("Texts, one a line").fill("the cat sat\nthe cat sat\na dog ran home")
+    payer.page.get_by_text("at most").wait_for()
+    said = run(payer)
+    cells = payer.page.locator(".matrix td").all_inner_texts()
+    assert len(cells) == 9
+    assert cells[0] == cells[1] == "1.00"
+    assert cells[2] != "1.00"
+    assert "charged $0.016" in said, "16 tokens with those around the texts"
+
+
+def test_texts_are_classified_by_their_labels(payer):
+    payer.open("playground/sentiment")
+    payer.page.get_by_label("Texts, one a line").fill("the cat")
+    run(payer)
+    assert sorted(payer.page.locator(".scores dt").all_inner_texts()) == sorted(models.LABELS)
+    scores = [float(text) for text in payer.page.locator(".scores dd").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=0.01)
+
+
+def test_a_picture_is_dropped_and_classified(payer):
+    payer.open("playground/pictures")
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 12), (200, 30, 30)).save(picture, "PNG")
+    payer.page.get_by_label("Picture").set_input_files(
+        {"name": "red.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+    )
+    run(payer)
+    assert payer.page.get_by_role("img", name="What is sent: red.png").is_visible()
+    assert payer.page.locator(".scores dt").count() == 3
+    assert payer.violations() == []
+    dropped = payer.page.evaluate_handle(
+        """async () => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array([1, 2, 3])], 'broken.png', { type: 'image/png' }));
+            return data;
+        }"""
+    )
+    payer.page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})
+    payer.page.get_by_role("img", name="What is sent: broken.png").wait_for()
+    payer.expected_status.add(400)
+    payer.page.get_by_role("button", name="Run for").click()
+    payer.page.get_by_role("alert").get_by_role("code").wait_for()
+
+
+def test_what_is_wrong_with_a_request_is_said_before_it_is_paid(payer):
+    payer.open(f"playground/{minilm.NAME}")
+    field = payer.page.get_by_label("Input tensors, as JSON")
+    field.fill("[{")
+    payer.page.get_by_text("Not JSON").wait_for()
+    assert payer.page.get_by_role("button", name="Run").is_disabled()
+    row = {"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [1]}
+    field.fill(json.dumps([row]))
+    payer.page.get_by_text("1 values where the shape [1, 2] takes 2").wait_for()
+    field.fill(json.dumps([{**row, "data": [1, 2]}]))
+    payer.page.locator(".asked").get_by_text("attention_mask").wait_for()
+
+
+def test_the_python_shown_makes_the_same_call(payer, local, market, tmp_path):
+    payer.open("playground/sentiment")
+    payer.page.get_by_label("Texts, one a line").fill('the cat\na dog\'s "home"')
+    payer.page.get_by_role("button", name="Python").click()
+    code = payer.page.get_by_label("The call in Python").inner_text()
+    store = PaperStore(tmp_path / "papers.db")
+    store.keep_channel(market.channel().channel, local.chain.domain)
+    store.close()
+    (tmp_path / "client.json").write_bytes(local.accounts["client"].keystore.read_bytes())
+    (tmp_path / "client.pass").write_bytes(keys.password_file(local.data_dir).read_bytes())
+    code = code.replace("wallet) as market", "wallet, papers=PaperStore(Path('papers.db'))) as market")
+    code = "from market.sdk.papers import PaperStore\n" + code
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"scores" in done.stdout
+
+
+def test_the_curl_shown_makes_the_same_call(payer, local, market):
+    payer.open("playground/sentiment")
+    payer.page.get_by_label("Texts, one a line").fill("the cat's mat")
+    payer.page.get_by_role("button", name="curl").click()
+    code = payer.page.get_by_label("The call in curl").inner_text()
+    kept = market.channel()
+    state = httpx.get(f"{local.gateway_url}/market/v1/channels/{hex0x(kept.channel_id)}").json()
+    total = int(state["required"]) + 20_000
+    signature = market.wallet.sign_voucher(kept.channel_id, total, kept.domain)
+    voucher = f"{hex0x(kept.channel_id)};{total};{hex0x(signature)}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, env={**os.environ, "MARKET_VOUCHER": voucher})
+    assert json.loads(done.stdout)["outputs"][0]["name"] == "scores", done
+
+
+def test_the_deposit_grows_and_the_rest_comes_back(payer, local):
+    payer.open("playground")
+    payer.page.get_by_role("button", name="Add to the deposit").click()
+    payer.page.get_by_label("Add, in dollars").fill("0.5")
+    payer.page.get_by_role("button", name="Deposit", exact=True).click()
+    payer.page.get_by_text("$0.70").wait_for()
+    payer.page.get_by_role("button", name="Take the rest back").click()
+    payer.page.get_by_text("to be drawn from").wait_for()
+    kept = payer.page.evaluate("JSON.parse(localStorage.getItem('console.channels'))[0]")
+    found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
+    assert int(found["exitAmount"]) > 500_000
+
+
 # --- for everybody ----------------------------------------------------------------------------------------------------
 
 
@@ -144,7 +383,7 @@ def test_the_past_is_the_ledgers(local, paid):
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_no_page_has_an_accessibility_violation(chromium, local, paid, scheme, viewport):
     pages = [
-        *("models", f"models/{minilm.NAME}", "playground", f"playground/{minilm.NAME}"),
+        *("models", f"models/{minilm.NAME}", "playground", "playground/embedder", "playground/pictures"),
         *("receipts", f"receipts/{paid['request']}", f"receipts/{paid['channel']}", "settlement"),
         *("operators", f"operators/{checksum(local.accounts['operator'].address)}"),
         *("owners", f"owners/{checksum(local.accounts['owner'].address)}", "nowhere"),
@@ -154,7 +393,7 @@ def test_no_page_has_an_accessibility_violation(chromium, local, paid, scheme, v
         for page in pages:
             visit.open(page)
             visit.page.get_by_role("heading", level=1).wait_for()
-            visit.page.wait_for_load_state("networkidle")
+            visit.settle()
             assert visit.violations() == [], page
             assert not visit.overflows(), page
 
@@ -199,7 +438,8 @@ def test_the_colours_chosen_outlast_the_visit(visit):
 def test_a_gateway_that_does_not_answer_is_named(visit):
     visit.open("models", "Models")
     visit.page.route("**/market/v1/**", lambda route: route.abort())
-    visit.page.get_by_text("The gateway does not answer.").first.wait_for(timeout=20_000)
+    visit.open("owners")
+    visit.page.get_by_text("The gateway does not answer.").first.wait_for()
     visit.faults.clear()
 
 

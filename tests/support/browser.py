@@ -91,6 +91,10 @@ class Visit:
         if heading is not None:
             self.page.get_by_role("heading", level=1, name=heading).wait_for()
 
+    def settle(self) -> None:
+        """Wait until nothing on the page says that it is still being read."""
+        self.page.wait_for_function("() => !/(Loading|Reading|Asking)[^.]* …/.test(document.body.innerText)")
+
     def violations(self) -> list:
         """Return what axe finds wrong with the page as it stands."""
         if not self.page.evaluate("typeof axe === 'object'"):

@@ -94,7 +94,7 @@ function Result({ id, status }: { id: string; status: Status | undefined }): JSX
     };
   }, [id]);
   if (found?.id !== id || !status) return <Loading />;
-  if (found.receipt) return <OneReceipt first={found.receipt} status={status} />;
+  if (found.receipt) return <OneReceipt key={id} first={found.receipt} status={status} />;
   if (found.channel) return <OneChannel id={id} />;
   if (found.error instanceof Refused && found.error.code === "channel-not-found") {
     return (
@@ -168,15 +168,13 @@ function OneChannel({ id }: { id: string }): JSX.Element {
 function OneReceipt({ first, status }: { first: StoredReceipt; status: Status }): JSX.Element {
   const fields = first.receipt;
   const path = `/market/v1/receipts/${fields.requestId}?channel=${fields.channelId}`;
-  const [settled, setSettled] = useState(first.settlement !== null);
+  const [settled, setSettled] = useState(first.settlement ? first : undefined);
   // Asked again until it is settled; then it never changes.
-  const newest = useRead<StoredReceipt>(settled ? null : path, 3_000).data ?? first;
-  const [kept, setKept] = useState(first);
+  const newest = useRead<StoredReceipt>(settled ? null : path, 3_000).data;
   useEffect(() => {
-    setKept(newest);
-    if (newest.settlement) setSettled(true);
+    if (newest?.settlement) setSettled(newest);
   }, [newest]);
-  const shown = kept.receipt.requestId === fields.requestId ? kept : first;
+  const shown = settled ?? first;
   const amount = (name: string) => money(fields[name]);
   return (
     <>

@@ -390,3 +390,13 @@ async def test_a_gateway_can_do_without_the_console(joined):
     transport = httpx.ASGITransport(create_app(joined))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         problem(await client.get("/"), "no-route", 404)
+
+
+async def test_a_quote_tells_the_price_of_a_request_and_runs_nothing(http, joined):
+    terms = (await http.post("/market/v1/models/m/quote", json=BODY)).json()
+    assert [offer["price"] for offer in terms["offers"]] == ["20"], "two rows of 10"
+    assert terms["gateway"] == checksum(GATEWAY)
+    assert joined.inference.seen is None
+    wrong = {"inputs": [{**BODY["inputs"][0], "datatype": "INT8"}]}
+    problem(await http.post("/market/v1/models/m/quote", json=wrong), "tensor-datatype", 400)
+    problem(await http.post("/market/v1/models/m/quote", content=b"x" * 2_001), "payload-too-large", 413)

@@ -1,0 +1,87 @@
+// The same call for other programs; what pays is named, never pasted in.
+
+import type { Model } from "../api.ts";
+import { kindOf, linesOf, type Given } from "./tasks.ts";
+
+const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** The request as the protocol's plain JSON. */
+export function plainBody(model: Model, given: Given): string {
+  const name = model.inputs?.[0]?.name ?? "text";
+  if (kindOf(model) === "texts") {
+    const lines = linesOf(given.text);
+    return JSON.stringify({ inputs: [{ name, datatype: "BYTES", shape: [lines.length], data: lines }] });
+  }
+  try {
+    return JSON.stringify({ inputs: JSON.parse(given.text) });
+  } catch {
+    return '{"inputs": []}';
+  }
+}
+
+export function curl(model: Model, given: Given, origin: string): string {
+  const url = `${origin}/v2/models/${model.name}/infer`;
+  const pay = `  -H "Market-Voucher: $MARKET_VOUCHER"`;
+  if (kindOf(model) === "image") {
+    // One file is the whole body: the data of the model's only input.
+    return [
+      `curl -sS ${url} \\`,
+      `${pay} \\`,
+      "  -H 'Inference-Header-Content-Length: 0' \\",
+      `  --data-binary @${quote(given.image?.name ?? "picture.jpg")} --output answer.bin`,
+    ].join("\n");
+  }
+  return [`curl -sS ${url} \\`, `${pay} \\`, "  -H 'Content-Type: application/json' \\", `  -d ${quote(plainBody(model, given))}`].join(
+    "\n",
+  );
+}
+
+const NUMPY: Record<string, string> = {
+  ...{ BOOL: "bool", UINT8: "uint8", UINT16: "uint16", UINT32: "uint32", UINT64: "uint64" },
+  ...{ INT8: "int8", INT16: "int16", INT32: "int32", INT64: "int64", FP32: "float32", FP64: "float64" },
+};
+
+export function python(model: Model, given: Given, origin: string): string {
+  const name = model.inputs?.[0]?.name ?? "text";
+  const head = [
+    "from pathlib import Path",
+    "",
+    "import numpy as np",
+    "",
+    "from market.sdk.client import Market",
+    "from market.sdk.wallet import Wallet",
+    "",
+    'wallet = Wallet.load(Path("client.json"), Path("client.pass"))',
+    `with Market(${JSON.stringify(origin)}, wallet) as market:`,
+  ];
+  const indent = "    ";
+  let inputs: string[];
+  if (kindOf(model) === "texts") {
+    inputs = [`${JSON.stringify(name)}: np.array(${JSON.stringify(linesOf(given.text))}, dtype=object),`];
+  } else if (kindOf(model) === "image") {
+    const file = JSON.stringify(given.image?.name ?? "picture.jpg");
+    inputs = [`${JSON.stringify(name)}: np.array([Path(${file}).read_bytes()], dtype=object),`];
+  } else {
+    let rows: { name: string; datatype: string; shape: number[]; data: unknown[] }[] = [];
+    try {
+      rows = JSON.parse(given.text);
+    } catch {
+      // shown without inputs until the JSON is right
+    }
+    inputs = rows.map((row) => {
+      const type = NUMPY[row.datatype] ? `np.${NUMPY[row.datatype]}` : "object";
+      const data = JSON.stringify(row.data).replaceAll("true", "True").replaceAll("false", "False");
+      return `${JSON.stringify(row.name)}: np.array(${data}, dtype=${type}).reshape(${JSON.stringify(row.shape)}),`;
+    });
+  }
+  return [
+    ...head,
+    `${indent}outcome = market.infer(`,
+    `${indent}${indent}${JSON.stringify(model.name)},`,
+    `${indent}${indent}{`,
+    ...inputs.map((line) => `${indent.repeat(3)}${line}`),
+    `${indent}${indent}},`,
+    `${indent})`,
+    `${indent}print(outcome.outputs, outcome.charged)`,
+  ].join("\n");
+}
