@@ -36,6 +36,7 @@ from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.outbox import DatabaseOutbox
 from market.adapters.database.proofs import DatabaseProofs
+from market.adapters.database.refund_promises import DatabaseRefundPromises
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.adapters.database.statistics import DatabaseStatistics
@@ -61,6 +62,7 @@ from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
 from market.payments.model import StoredReceipt
 from market.payments.ports import Ledger, Reservations
+from market.payments.refunds import RefundDesk, RefundPromises
 from market.payments.x402_channels import MIN_WITHDRAW_SECONDS, Merchant
 from market.payments.x402_ports import X402Desk
 from market.registry.indexer import Indexer
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from web3 import Web3
 
 REGISTRY_REFRESH_SECONDS = 0.25
+# Several refreshes, so that every process of this gateway has seen a promised refund before it is signed.
+PROMISE_SEEN_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -187,6 +191,8 @@ class GatewayRuntime:
     inference: InferenceService
     ledger: Ledger
     reservations: Reservations
+    promises: RefundPromises
+    refunds: RefundDesk
     proofs: SettlementProofs
     refresh_registry: Callable[[], object]
     statistics: DatabaseStatistics
@@ -249,7 +255,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     offers = LiveOffers(
         announcements=announcements, registry=view, domain=domain, gateway=gateway, fee_ppm=settings.fee_ppm
     )
-    channels = RegistryChannels(view)
+    promises = DatabaseRefundPromises(services.engine)
+    channels = RegistryChannels(view, promises)
     x402 = build_x402(services, ledger, channels)
     papers = PapersDesk(key=services.key, domain=domain)
     dispatcher = CeleryDispatcher(
@@ -281,6 +288,12 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             generation_timeout_seconds=settings.generation_timeout_seconds,
         ),
     )
+
+    def refresh() -> None:
+        view.refresh()
+        if settings.shared_reservations:
+            promises.refresh()
+
     chain_window = ChainWindow(settings.rpc_url, contract_addresses(services.deployment).values())
     return GatewayRuntime(
         settings=settings,
@@ -292,8 +305,17 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         inference=inference,
         ledger=ledger,
         reservations=reservations,
+        promises=promises,
+        refunds=RefundDesk(
+            key=services.key,
+            domain=domain,
+            channels=channels,
+            reservations=reservations,
+            promises=promises,
+            visible_after_seconds=PROMISE_SEEN_SECONDS if settings.shared_reservations else 0.0,
+        ),
         proofs=DatabaseProofs(services.engine, view),
-        refresh_registry=view.refresh,
+        refresh_registry=refresh,
         statistics=DatabaseStatistics(services.engine, gateway),
         chain_window=chain_window,
         x402=None if x402 is None else x402[0],

@@ -295,6 +295,28 @@ class NothingToRefund(RequestError):
     code = "nothing-to-refund"
 
 
+class RefundNotSigned(RequestError):
+    """A refund is given to the channel's payer or signer only."""
+
+    code = "refund-not-signed"
+    default_remedy = "Sign Refund(channelId, nonce, amount) with the channel's signer or payer."
+
+
+class RefundOutOfStep(RequestError):
+    """The refund's number is not the channel's next."""
+
+    code = "refund-out-of-step"
+    retry = Retry.LATER
+    default_remedy = "Take the number from the escrow's refundNonce, and wait for the confirmations of the last refund."
+
+
+class RefundNotFree(RequestError):
+    """Not so much of the channel is free."""
+
+    code = "refund-not-free"
+    default_remedy = "Ask for what GET /market/v1/channels/{id} calls available, or exit without the gateway's consent."
+
+
 # --- capacity and workers --------------------------------------------------------------------------------------
 
 

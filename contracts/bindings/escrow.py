@@ -87,6 +87,10 @@ class Escrow(Binding):
         """Let the contract compute a receipt's digest."""
         return bytes(self.read("receiptDigest", _row(receipt)))
 
+    def refund_nonce(self, channel_id: bytes) -> int:
+        """Return the number of the channel's next refund."""
+        return int(self.read("refundNonce", channel_id))
+
     def deposit(self, channel: Channel, amount: int) -> bytes:
         """Encode a deposit from the sender's allowance."""
         return self.encode("deposit", _row(channel), amount)

@@ -95,7 +95,9 @@ async def channel(request: Request, channel_id: str) -> Any:
     found = joined.registry.channel(wanted)
     if found is None:
         raise ChannelNotFound(field="channel_id")
-    return views.channel(found, await joined.reservations.account(wanted), joined.settings.exposure_cap)
+    promised = joined.promises.outstanding(wanted, found.refund_nonce)
+    account = await joined.reservations.account(wanted)
+    return views.channel(found, account, joined.settings.exposure_cap, promised=promised)
 
 
 @router.get("/channels/{channel_id}/receipts", response_model=list[schemas.Receipt])

@@ -196,11 +196,27 @@ class Channel(Schema):
     settled: str = Amount
     exit_amount: str = Amount
     exit_at: int
+    refund_nonce: int = Field(description="Number of the channel's next refund.")
+    refund_promised: str = Field(description="Signed by the gateway to be given back, not paid yet; atomic units.")
     charged: str = Amount
     reserved: str = Amount
     ceiling: str = Amount
     available: str = Amount
     required: str = Field(description="Charged and reserved; add the price of a request to get the voucher for it.")
+
+
+class RefundRequest(Schema):
+    """A refund that the channel's payer or signer asks for, signed by one of them as the escrow's `Refund`."""
+
+    nonce: int = Field(ge=0, lt=1 << 64)
+    amount: str = Field(description="Atomic token units as a decimal string.", pattern=r"^\d{1,39}$")
+    signature: str = Field(description="0x and 65 bytes over Refund(channelId, nonce, amount).")
+
+
+class Refund(RefundRequest):
+    """The same refund signed by the gateway: submit it to the escrow's `refund`."""
+
+    channel_id: str
 
 
 class ReceiptSettlement(Schema):

@@ -98,10 +98,10 @@ def worker(found: WorkerRecord, announcement: Announcement | None) -> dict[str, 
     }
 
 
-def channel(found: ChannelRecord, account: Account, exposure_cap: int) -> dict[str, Any]:
+def channel(found: ChannelRecord, account: Account, exposure_cap: int, *, promised: int = 0) -> dict[str, Any]:
     """Return a channel: what the chain holds, what is charged and reserved here, what may still be spent."""
     exiting = found.exit_amount
-    spendable = min(found.deposited - exiting, found.settled + exposure_cap)
+    spendable = min(found.deposited - exiting - promised, found.settled + exposure_cap)
     return {
         "channelId": hex0x(found.channel_id),
         "payer": checksum(found.payer),
@@ -112,6 +112,8 @@ def channel(found: ChannelRecord, account: Account, exposure_cap: int) -> dict[s
         "settled": str(found.settled),
         "exitAmount": str(exiting),
         "exitAt": found.exit_at,
+        "refundNonce": found.refund_nonce,
+        "refundPromised": str(promised),
         "charged": str(account.charged),
         "reserved": str(account.reserved),
         "ceiling": str(account.ceiling),

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 from contracts.protocol.typed_data import Channel
 from market.payments.model import ChannelFacts
+from market.payments.refunds import RefundPromises
 from market.registry.ports import RegistryView
 
 
 class RegistryChannels:
-    """Reads `RegistryView.channel`."""
+    """Reads `RegistryView.channel`, and what this gateway promised to give back of it."""
 
-    def __init__(self, registry: RegistryView) -> None:
+    def __init__(self, registry: RegistryView, promises: RefundPromises | None = None) -> None:
         self._registry = registry
+        self._promises = promises
 
     def facts(self, channel_id: bytes) -> ChannelFacts | None:
         """See `Channels.facts`."""
         record = self._registry.channel(channel_id)
         if record is None:
             return None
+        promised = 0 if self._promises is None else self._promises.outstanding(channel_id, record.refund_nonce)
         return ChannelFacts(
             channel_id=channel_id,
             channel=Channel(record.payer, record.signer, record.gateway, record.salt),
             deposited=record.deposited,
             settled=record.settled,
-            exiting=record.exit_amount if record.exit_at else 0,
+            exiting=(record.exit_amount if record.exit_at else 0) + promised,
+            refund_nonce=record.refund_nonce,
         )

@@ -21,13 +21,18 @@ class ParsedVoucher:
 
 @dataclass(frozen=True, slots=True)
 class ChannelFacts:
-    """What the chain confirms of a channel; `exiting` is the part of the deposit on its way out."""
+    """What the chain confirms of a channel.
+
+    `exiting` is the part of the deposit on its way out, by an exit or by a refund that this gateway signed;
+    `refund_nonce` is the number of the next refund.
+    """
 
     channel_id: bytes
     channel: Channel
     deposited: int
     settled: int
     exiting: int
+    refund_nonce: int = 0
 
     @property
     def spendable(self) -> int:

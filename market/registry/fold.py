@@ -216,7 +216,7 @@ def _exit_finalized(_: ChainEvent, args: _Args, records: Records) -> Iterable[Re
 def _refunded(_: ChainEvent, args: _Args, records: Records) -> Iterable[Record]:
     found = records.get(ChannelRecord, args["channelId"])
     if found is not None:
-        yield replace(found, deposited=args["deposited"])
+        yield replace(found, deposited=args["deposited"], refund_nonce=args["nonce"] + 1)
 
 
 def _channel_settled(_: ChainEvent, args: _Args, records: Records) -> Iterable[Record]:

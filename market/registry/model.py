@@ -45,7 +45,10 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChannelRecord:
-    """A channel's money; while `exit_at` is not 0 the payer is taking `exit_amount` out."""
+    """A channel's money; while `exit_at` is not 0 the payer is taking `exit_amount` out.
+
+    `refund_nonce` is the number of its next refund.
+    """
 
     channel_id: bytes
     payer: bytes
@@ -56,6 +59,7 @@ class ChannelRecord:
     settled: int
     exit_amount: int = 0
     exit_at: int = 0
+    refund_nonce: int = 0
 
 
 @dataclass(frozen=True, slots=True)

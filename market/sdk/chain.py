@@ -25,7 +25,7 @@ from contracts.deployments import load as load_deployment
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import Channel, Domain, WorkerConsent
+from contracts.protocol.typed_data import Channel, Domain, Refund, WorkerConsent
 from market.sdk.errors import NotEnoughTokens
 from market.sdk.verify import ListedModel, RegisteredWorker
 from market.sdk.wallet import Wallet
@@ -207,6 +207,15 @@ class Chain:
     def finalize_exit(self, wallet: Wallet, channel: Channel) -> Mined:
         """Draw what an exit whose delay is over gives."""
         return self._send(wallet, "draw", self.deployment.escrow, self._bound.escrow.finalize_exit(channel))
+
+    def refund_nonce(self, channel_id: bytes) -> int:
+        """Return the number of a channel's next refund."""
+        return self._bound.escrow.refund_nonce(channel_id)
+
+    def refund(self, wallet: Wallet, channel: Channel, refund: Refund, gateway_signature: bytes) -> Mined:
+        """Take money out of a channel at once, as its gateway signed; the escrow pays the channel's payer."""
+        data = self._bound.escrow.refund(channel, refund.nonce, refund.amount, gateway_signature)
+        return self._send(wallet, "refund", self.deployment.escrow, data)
 
     def withdraw(self, wallet: Wallet, gateway: bytes, amount: int) -> Mined:
         """Draw what a gateway's settlements credited the wallet."""

@@ -14,9 +14,10 @@ from typing import Any, Self
 import httpx
 
 from contracts.protocol.errors import ProtocolError
-from contracts.protocol.hexes import address_from_hex, hex0x
+from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
 from contracts.protocol.money import format_amount
-from contracts.protocol.typed_data import Channel, Domain
+from contracts.protocol.signing import SIGNATURE_BYTES, is_signed_by
+from contracts.protocol.typed_data import Channel, Domain, Refund
 from market.sdk.errors import (
     GatewayMisbehaved,
     GatewayRefused,
@@ -134,6 +135,31 @@ class Market:
                 if error.code != "channel-not-found" or time.monotonic() > deadline_at:
                     raise
             time.sleep(_POLL_SECONDS)
+
+    def ask_refund(self, refund: Refund) -> bytes:
+        """Ask the gateway to sign that free money of the channel in use leaves at once; returns its signature.
+
+        Raises:
+            GatewayRefused: not so much is free.
+            GatewayMisbehaved: what it signed is something else.
+        """
+        kept, (wallet, _) = self.channel(), self._payer()
+        digest = refund.digest(kept.domain)
+        answer = self._json(
+            self._send(
+                "POST",
+                f"/market/v1/channels/{hex0x(refund.channel_id)}/refund",
+                json={
+                    "nonce": refund.nonce,
+                    "amount": str(refund.amount),
+                    "signature": hex0x(wallet.key.sign_digest(digest)),
+                },
+            )
+        )
+        signature = from_hex(str(answer.get("signature")), SIGNATURE_BYTES, field="signature")
+        if not is_signed_by(digest, signature, kept.channel.gateway):
+            raise GatewayMisbehaved("the refund is not signed by the channel's gateway.", field="signature")
+        return signature
 
     # --- inference --------------------------------------------------------------------------------------------
 

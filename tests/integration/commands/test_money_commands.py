@@ -95,10 +95,23 @@ def test_a_listing_is_changed_taken_down_and_put_up_again(local, market):
     assert market("model", "delist", "nobody", code=2)["error"]["field"] == "name"
 
 
+def test_free_money_comes_back_at_once_with_the_gateways_consent(local, market):
+    before = tokens(local, "client")
+    market("channel", "refund", "0.05", "--dry-run")
+    assert market("channel", "status")["refundPromised"] == "0"
+    assert market("channel", "refund", "0.05")["amount"] == "50000"
+    assert tokens(local, "client") - before == 50_000
+    deadline_at = time.monotonic() + 30
+    while (seen := market("channel", "status"))["refundNonce"] == 0 and time.monotonic() < deadline_at:
+        time.sleep(0.3)
+    assert (seen["deposited"], seen["refundPromised"]) == ("700000", "0")
+    assert market("channel", "refund", "1", code=1)["error"]["code"] == "refund-not-free"
+
+
 def test_a_payer_leaves_without_the_gateways_help(local, market):
     before = tokens(local, "client")
     left = market("channel", "exit")
-    assert int(left["amount"]) == 750_000 - UNIT_PRICE
+    assert int(left["amount"]) == 700_000 - UNIT_PRICE
     market("channel", "cancel-exit")
     left = market("channel", "exit", "0.1")
     early = market("channel", "withdraw", code=1)["error"]

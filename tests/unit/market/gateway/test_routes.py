@@ -160,6 +160,7 @@ def joined():
         registry=Registry(),
         offers=Offers(),
         inference=Inference(),
+        promises=SimpleNamespace(outstanding=lambda channel_id, nonce: 0),
         x402=None,
         ledger=Ledger(),
         reservations=Reservations(),
