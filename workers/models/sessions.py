@@ -105,7 +105,7 @@ class SessionCache:
             self._caps[package.model_id] = self._generations
             return GenerationModel(
                 package,
-                provider=self._provider,
+                provider=tuned.provider if tuned else self._provider,
                 threads=threads,
                 most_active=self._generations,
                 cache_bytes=self._generation_memory,

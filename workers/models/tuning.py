@@ -134,19 +134,23 @@ def _difference(given: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any
 
 def _generations(package: Package) -> Iterator[Measured]:
     entry = package.manifest.entry
-    for threads in thread_counts():
-        try:
-            model = GenerationModel(
-                package, provider="cpu", threads=threads, most_active=SIDE_BY_SIDE, cache_bytes=2 << 30
-            )
-        except CodedError as error:
-            yield Measured(entry, "cpu", threads, 1, fault=error.detail)
-            continue
-        try:
-            for count in (1, SIDE_BY_SIDE):
-                yield _generate(model, entry, threads, count)
-        finally:
-            model.close()
+    for provider in available_providers():
+        for threads in thread_counts() if provider == "cpu" else [1]:
+            try:
+                model = GenerationModel(
+                    package, provider=provider, threads=threads, most_active=SIDE_BY_SIDE, cache_bytes=2 << 30
+                )
+            except CodedError as error:
+                yield Measured(entry, provider, threads, 1, fault=error.detail)
+                continue
+            try:
+                if model.provider != provider:
+                    yield Measured(entry, provider, threads, 1, fault=f"it runs on {model.provider} only")
+                    continue
+                for count in (1, SIDE_BY_SIDE):
+                    yield _generate(model, entry, threads, count)
+            finally:
+                model.close()
 
 
 def _generate(model: GenerationModel, entry: str, threads: int, count: int) -> Measured:
@@ -156,7 +160,7 @@ def _generate(model: GenerationModel, entry: str, threads: int, count: int) -> M
     try:
         trials = run_trials(model, request, count=count, seconds=GENERATION_SECONDS)
     except JobError as error:
-        return Measured(entry, "cpu", threads, count, fault=error.detail)
+        return Measured(entry, model.provider, threads, count, fault=error.detail)
     seconds = time.perf_counter() - started
     tokens = sum(trial.end.completion_tokens for trial in trials if trial.end is not None)
-    return Measured(entry, "cpu", threads, count, tokens / seconds, seconds * 1_000)
+    return Measured(entry, model.provider, threads, count, tokens / seconds, seconds * 1_000)

@@ -423,6 +423,13 @@ def test_the_process_is_given_nothing_of_the_worker(package, monkeypatch):
     wait_for(lambda: model._process.poll() is not None)
 
 
+def test_a_provider_that_the_runtime_lacks_is_said_and_the_cpu_takes_the_model(package):
+    cache = SessionCache(provider="cuda", threads=1, memory_budget_bytes=1 << 30)
+    assert cache.get(package).provider == "cpu"
+    assert outputs(greedy(Market(cache, package), "A", max_tokens=2))["text"] == "BC"
+    cache.close()
+
+
 def test_results_name_their_request(market):
     job, blob = market.job("A", temperature=0)
     job = replace(job, attempt="7")

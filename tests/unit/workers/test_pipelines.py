@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from contracts.protocol.tensors import Tensor
 from tests.support import models
-from workers.errors import InputsRefused, ModelUnusable
+from workers.errors import ExecutionFailed, InputsRefused, ModelUnusable
 from workers.models.sessions import SessionCache
 
 
@@ -240,3 +240,17 @@ def test_options_that_do_not_fit_the_model_are_named(tmp_path, write, options, f
     with pytest.raises(ModelUnusable) as error:
         load(tmp_path, write, **options)
     assert error.value.field == field
+
+
+def test_a_panic_of_the_tokenizer_fails_the_job_and_not_the_worker(tmp_path):
+    class PanicException(BaseException):
+        pass
+
+    class Panicking:
+        def encode_batch(self, texts):
+            raise PanicException
+
+    pipeline = load(tmp_path, models.embedding_package)
+    pipeline._tokenizer = Panicking()
+    with pytest.raises(ExecutionFailed):
+        pipeline.prepare(texts("a"), {})

@@ -190,7 +190,7 @@ class Host:
             raise
         except Exception as error:  # onnxruntime-genai raises bare RuntimeError and worse
             self._drop(number)
-            self._events.append(["failed", number, str(error).partition("\n")[0][:300], None])
+            self._events.append(["failed", number, _first_line(error), None])
 
 
 def open_model(folder: str, provider: str, threads: int) -> Any:
@@ -209,16 +209,28 @@ def main() -> None:
     said = json.loads(sys.argv[1])
     wire = Wire(socket.socket(fileno=int(sys.argv[2])))
     og.disable_telemetry_events()
+    ready = {"version": og.__version__, "provider": said["provider"], "fell_back": ""}
     try:
-        host = Host(open_model(said["folder"], said["provider"], said["threads"]), wire, said["limits"])
+        try:
+            model = open_model(said["folder"], said["provider"], said["threads"])
+        except Exception as error:  # the runtime raises bare RuntimeError for a provider that it lacks
+            if said["provider"] == "cpu":
+                raise
+            ready |= {"provider": "cpu", "fell_back": _first_line(error)}
+            model = open_model(said["folder"], "cpu", said["threads"])
+        host = Host(model, wire, said["limits"])
     except Exception as error:  # whatever the runtime makes of a stranger's files
-        wire.send(["unusable", str(error).partition("\n")[0][:300]])
+        wire.send(["unusable", _first_line(error)])
         return
-    wire.send(["ready", {"version": og.__version__}])
+    wire.send(["ready", ready])
     try:
         host.serve()
     except (EOFError, OSError):
         return
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class GenerationModel:
             "threads": threads,
             "limits": {"context": context, "active": most_active, "tokens": tokens},
         }
+        self.provider = provider
         self.most_active = most_active
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -179,7 +180,13 @@ class GenerationModel:
             raise ModelUnusable(f"{messages[0][1]}", field=self.manifest.entry)
         ours.settimeout(None)
         self._wire = wire
-        log.info("generation-ready", model=self.package.model_id.hex(), genai=messages[0][1]["version"])
+        said = messages[0][1]
+        self.provider = said["provider"]
+        if said["fell_back"]:
+            log.warning(
+                "provider-fell-back", wanted=self._said["provider"], taken=self.provider, reason=said["fell_back"]
+            )
+        log.info("generation-ready", model=self.package.model_id.hex(), provider=self.provider, genai=said["version"])
         threading.Thread(target=self._listen, args=(wire, self._process), name="generation", daemon=True).start()
 
     def _listen(self, wire: Wire, process: subprocess.Popen[bytes]) -> None:

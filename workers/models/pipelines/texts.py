@@ -75,13 +75,23 @@ class TextPipeline(Pipeline[Texts]):
         """Tokenize the texts."""
         check_parameters(parameters)
         texts = [self._read(i, item) for i, item in enumerate(tensors[0].to_numpy())]
-        encodings: list[Encoding] = self._tokenizer.encode_batch(texts)
+        encodings = self._encode(texts)
         for i, one in enumerate(encodings):
             if not len(one):
                 raise InputsRefused(f"text {i} has no tokens.", field="text", remedy="Leave empty texts out.")
             if len(one) > self._max_tokens:
                 raise self._too_long(i, f"{len(one)} tokens")
         return Texts([one.ids for one in encodings], [one.type_ids for one in encodings], max(map(len, encodings)))
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        try:
+            encodings: list[Encoding] = self._tokenizer.encode_batch(texts)
+        except BaseException as error:
+            # A panic of the tokenizer's Rust is no Exception, and would end the worker.
+            if type(error).__name__ == "PanicException":
+                raise ExecutionFailed("the tokenizer failed on these texts.") from error
+            raise
+        return encodings
 
     def group(self, works: Sequence[Texts]) -> list[list[int]]:
         """Join requests of like length, up to the cap in texts."""
