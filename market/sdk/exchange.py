@@ -65,7 +65,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request ready to be sent and paid for; repeating it with the same `request_id` is charged once."""
+    """A request ready to be sent and paid for; repeating it with the same `request_id` is charged once.
+
+    `header_bytes` is how much of the body is JSON where tensors follow it in binary, else None.
+    """
 
     model: str
     model_id: bytes
@@ -73,6 +76,7 @@ class Call:
     input_hash: bytes
     request_id: bytes
     tensors: tuple[Tensor, ...]
+    header_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +107,28 @@ def prepare(
         if isinstance(inputs, Mapping)
         else inputs
     )
+    # JSON holds texts only: bytes that are none, such as pictures, follow it.
+    binary = [tensor for tensor in tensors if not _is_text(tensor)]
     body: dict[str, Any] = {
         "inputs": [
-            {"name": t.name, "datatype": t.datatype, "shape": list(t.shape), "data": _json_data(t)} for t in tensors
+            {"name": t.name, "datatype": t.datatype, "shape": list(t.shape)}
+            | ({"parameters": {"binary_data_size": len(t.data)}} if t in binary else {"data": _json_data(t)})
+            for t in tensors
         ]
     }
     if outputs:
         body["outputs"] = [{"name": name} for name in outputs]
     if parameters:
         body["parameters"] = dict(parameters)
+    head = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     return Call(
         model=info.name,
         model_id=info.model_id,
-        body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
+        body=b"".join((head, *(tensor.data for tensor in binary))),
         input_hash=content_hash(encode_tensors(tensors, parameters)),
         request_id=request_id or secrets.token_bytes(32),
         tensors=tensors,
+        header_bytes=len(head) if binary else None,
     )
 
 
@@ -131,6 +141,11 @@ def payment_headers(
         "Market-Voucher": f"{hex0x(channel_id)};{cumulative};{hex0x(signature)}",
         "Market-Request-Id": hex0x(call.request_id),
     }
+    if call.header_bytes is not None:
+        headers |= {
+            "Content-Type": "application/octet-stream",
+            "Inference-Header-Content-Length": str(call.header_bytes),
+        }
     if worker is not None:
         headers["Market-Worker"] = worker
     return headers
@@ -163,6 +178,18 @@ def check_answer(
         if not holds:
             raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=field)
     return Outcome({t.name: t.to_numpy() for t in outputs}, paper, receipt.price, receipt.cumulative)
+
+
+def _is_text(tensor: Tensor) -> bool:
+    """Tell whether a tensor can stand in JSON: numbers, or bytes that are all UTF-8."""
+    if tensor.datatype != "BYTES":
+        return True
+    try:
+        for item in tensor.to_numpy().reshape(-1):
+            item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _json_data(tensor: Tensor) -> list[Any] | NDArray[Any]:

@@ -1,0 +1,143 @@
+"""Texts, images and generated text through the whole market: packages that `market model init` made, tokens charged."""
+
+import io
+import json
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from contracts.protocol.money import split_price
+from market.demo.network import ROYALTY_PPM, UNIT_PRICE, LocalMarket, Options
+from market.sdk import drafts
+from market.sdk.client import Market
+from market.sdk.papers import PaperStore
+from tests.support import models, tiny_llm
+
+pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+DEPOSIT = 5_000_000
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    root = tmp_path_factory.mktemp("packages")
+    image = {"model.onnx": models.image_classifier(), "config.json": b'{"id2label": {"0": "a", "1": "b", "2": "c"}}'}
+    contents = {
+        "embedder": {"model.onnx": models.embedder(), "tokenizer.json": models.tokenizer_json()},
+        "pictures": image,
+        "writer": tiny_llm.files(),
+    }
+    for name, files in contents.items():
+        (root / name).mkdir()
+        for file, data in files.items():
+            (root / name / file).write_bytes(data)
+        drafts.draft(root / name, options={"max_tokens": 16} if name == "embedder" else None).write()
+    folder = tmp_path_factory.mktemp("market")
+    packages = tuple(root / name for name in contents)
+    with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages)) as found:
+        found.start_services()
+        found.deploy()
+        found.list_model()
+        found.register_worker()
+        found.start_programs()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def market(local, tmp_path_factory):
+    store = PaperStore(tmp_path_factory.mktemp("client") / "papers.db")
+    wallet = local.wallet("client")
+    with Market(local.gateway_url, wallet, papers=store) as found:
+        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
+        found.use_channel(channel, local.chain.domain)
+        found.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        yield found
+    store.close()
+
+
+def texts(*items):
+    return np.array(items, dtype=object)
+
+
+def charged(market):
+    channel = market.channel()
+    return int(market.get(f"/market/v1/channels/0x{channel.channel_id.hex()}")["charged"])
+
+
+def test_embeddings_are_charged_by_their_tokens(market):
+    before = charged(market)
+    outcome = market.infer("embedder", {"text": texts("the cat sat", "a dog")}, max_price=DEPOSIT)
+    assert outcome.outputs["embedding"].shape == (2, models.HIDDEN)
+    assert outcome.outputs["tokens"].tolist() == [5, 4]
+    assert outcome.charged == 9 * UNIT_PRICE
+    assert charged(market) == before + outcome.charged
+    receipt = outcome.paper.receipt
+    assert receipt.owner_amount == split_price(outcome.charged, ROYALTY_PPM, 0).owner_amount
+
+
+def test_images_are_charged_by_the_image(market):
+    data = io.BytesIO()
+    Image.new("RGB", (30, 20), (9, 90, 200)).save(data, "JPEG")
+    outcome = market.infer("pictures", {"image": texts(data.getvalue(), data.getvalue())}, max_price=DEPOSIT)
+    assert outcome.outputs["scores"].shape == (2, 3)
+    assert outcome.charged == 2 * UNIT_PRICE
+
+
+def test_text_is_generated_and_charged_by_its_tokens(market):
+    outcome = market.infer(
+        "writer", {"prompt": texts("A")}, parameters={"temperature": 0, "max_tokens": 5}, max_price=DEPOSIT
+    )
+    assert outcome.outputs["text"].tolist() == [b"BCDEF"]
+    assert outcome.outputs["usage"].tolist() == [1, 5]
+    assert outcome.charged == 6 * UNIT_PRICE
+
+
+def test_a_bad_image_costs_nothing(market):
+    before = charged(market)
+    with pytest.raises(Exception, match="cannot be read") as error:
+        market.infer("pictures", {"image": texts(b"no image")}, max_price=DEPOSIT)
+    assert error.value.status is None or error.value.status < 500
+    assert charged(market) == before
+
+
+def voucher(market, amount):
+    wallet, kept = market._payer()
+    signature = wallet.sign_voucher(kept.channel_id, amount, kept.domain)
+    return {"Market-Voucher": f"0x{kept.channel_id.hex()};{amount};0x{signature.hex()}"}
+
+
+def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):
+    before = charged(market)
+    request = {
+        "model": "writer",
+        "messages": [{"role": "user", "content": "X"}],
+        "temperature": 0,
+        "max_tokens": 6,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    pieces, usage = [], None
+    with httpx.stream(
+        "POST",
+        f"{local.gateway_url}/v1/chat/completions",
+        json=request,
+        headers=voucher(market, before + 400 * UNIT_PRICE),
+        timeout=30,
+    ) as response:
+        assert response.status_code == 200, response.read()
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line.removeprefix("data: "))
+                pieces += [choice["delta"].get("content") or "" for choice in event["choices"]]
+                usage = event.get("usage") or usage
+    assert "".join(pieces) == "YZ é"  # and two bytes of the next character
+    assert usage["completion_tokens"] == 6
+    deadline = time.monotonic() + 10
+    while charged(market) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert charged(market) == before + (usage["prompt_tokens"] + 6) * UNIT_PRICE
