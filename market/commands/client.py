@@ -97,7 +97,7 @@ def infer(
         with profile.market(profile.wallet()) as market:
             tensors = _tensors(market, model, inputs, text)
             outcome = market.infer(model, tensors, max_price=limit)
-        outputs: dict[str, Any] = {name: array.tolist() for name, array in outcome.outputs.items()}
+        outputs: dict[str, Any] = {name: _plain(array) for name, array in outcome.outputs.items()}
         if text:
             assert isinstance(tensors, dict)
             vectors = minilm.pool(outcome.outputs["last_hidden_state"], tensors["attention_mask"])
@@ -127,6 +127,13 @@ def infer(
             )
 
         emit(data, as_json=as_json, text=show)
+
+
+def _plain(array: Any) -> Any:
+    """Return an array as JSON takes it; texts come as bytes."""
+    if array.dtype != object:
+        return array.tolist()
+    return np.array([item.decode("utf-8", "replace") for item in array.ravel()]).reshape(array.shape).tolist()
 
 
 def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str] | None) -> Inputs:

