@@ -34,7 +34,7 @@ from contracts.protocol.messages import (
     reply_key,
     worker_queue,
 )
-from market.adapters.celery_message import task_message
+from contracts.protocol.celery_message import task_message
 from market.adapters.redis_client import open_redis, reachable
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
 from market.inference.ports import PaperSource, WorkerGone

@@ -8,7 +8,7 @@ from celery import Celery
 from kombu.utils.json import dumps
 
 from contracts.protocol.messages import TASK_RUN
-from market.adapters.celery_message import task_message
+from contracts.protocol.celery_message import task_message
 
 QUEUE = "worker." + "ab" * 20
 
