@@ -20,7 +20,7 @@ def configure(settings: WorkerSettings, worker: bytes) -> str:
     """Point the application at its broker and queue; returns the queue's name."""
     queue = worker_queue(worker)
     app.conf.update(
-        broker_url=settings.redis_url,
+        broker_url=celery_url(settings.redis_url),
         broker_connection_retry_on_startup=True,
         broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS},
         accept_content=["msgpack"],
@@ -36,3 +36,11 @@ def configure(settings: WorkerSettings, worker: bytes) -> str:
         worker_hijack_root_logger=False,
     )
     return queue
+
+
+def celery_url(redis_url: str) -> str:
+    """Return the broker's URL as Celery writes it, which differs for a Unix socket."""
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    path, _, query = redis_url.removeprefix("unix://").partition("?")
+    return f"redis+socket://{path}?virtual_host={query.removeprefix('db=') or '0'}"

@@ -80,11 +80,23 @@ def _say(data: dict[str, Any], *, as_json: bool) -> None:
 
 
 @app.command()
-def run(env_file: EnvFile = None) -> None:
+def run(
+    env_file: EnvFile = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(envvar="WORKER_GATEWAY_URL", help="Gateway of another operator to link to, https://…"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="With --gateway: worker processes behind the link.")] = 1,
+) -> None:
     """Serve models until told to stop; the jobs in hand are finished first."""
     with _messages():
         settings = load_settings(env_file)
         configure_logging(settings.log_level, settings.log_format)
+        if gateway is not None:
+            from workers.link.node import run as run_node
+
+            run_node(settings, gateway, workers=workers, env_file=env_file)
+            return
         from workers import tasks
         from workers.announce import Announcer
         from workers.app import app as celery_app

@@ -35,6 +35,12 @@ class RedisNotReady(StartError):
     code = "worker-redis"
 
 
+class GatewayNotReady(StartError):
+    """The gateway does not answer, or is not the one meant."""
+
+    code = "worker-gateway"
+
+
 class NotRegistered(StartError):
     """The worker's key is not registered on chain with enough stake."""
 

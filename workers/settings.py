@@ -20,7 +20,10 @@ class WorkerSettings(BaseSettings):
     rpc_url: str = Field("http://127.0.0.1:8545", description="HTTP JSON-RPC of an EVM node.")
     chain_id: int = Field(31337, ge=1, description="Chain id that the node must serve.")
     deployment: Path | None = Field(None, description="File with the contracts' addresses; default by chain id.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="The broker shared with the gateway.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="The broker shared with the gateway; with --gateway the node's own, unset: an embedded one.",
+    )
 
     keystore: Path | None = Field(None, description="Keystore v3 file of the worker's key.")
     keystore_password_file: Path | None = Field(None, description="File whose first line opens the keystore.")
@@ -31,6 +34,9 @@ class WorkerSettings(BaseSettings):
     unit_price: int = Field(1_000, ge=0, description="Price of one unit where a model has no own, atomic token units.")
     max_fee_ppm: int = Field(100_000, ge=0, le=1_000_000, description="Highest gateway fee accepted, millionths.")
     gateways: str = Field("", description="Gateway addresses to work for, by comma.")
+    allow_plain_link: bool = Field(
+        False, description="Link to a gateway by http:// across a network; inputs and outputs are then readable there."
+    )
     offer_seconds: int = Field(3_600, ge=60, description="How long a signed offer is good for.")
 
     model_dir: Path = Field(Path("~/.cache/inference-market/models"), description="Cache of model packages.")

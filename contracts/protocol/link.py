@@ -19,6 +19,7 @@ from contracts.protocol.typed_data import Domain, TypedStruct, WorkerSession, _t
 
 LINK_VERSION = 1
 LINK_PATH = "/market/v1/link"
+MAX_HELLO_BYTES = 4_096
 HANDSHAKE_SECONDS = 10.0
 MAX_SESSION_SECONDS = 24 * 3_600
 RESUME_SECONDS = 60.0

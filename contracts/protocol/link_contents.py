@@ -18,6 +18,7 @@ _JOB = {f.name: i for i, f in enumerate(fields(Job))}
 _REQUEST_ID, _ATTEMPT, _REPLY_TO = _JOB["request_id"], _JOB["attempt"], _JOB["reply_to"]
 _INPUTS, _INPUTS_REF, _DEADLINE = _JOB["inputs"], _JOB["inputs_ref"], _JOB["deadline_at"]
 _RESULT = {f.name: i for i, f in enumerate(fields(Result))}
+_RESULT_ID, _RESULT_ATTEMPT, _FINAL = _RESULT["request_id"], _RESULT["attempt"], _RESULT["final"]
 _OUTPUTS, _OUTPUTS_REF = _RESULT["outputs"], _RESULT["outputs_ref"]
 
 
@@ -119,13 +120,19 @@ def _forwarded(row: Any) -> ForwardedJob:
 
 
 class ForwardedResults:
-    """A reply on its way through a node; `references` names the outputs that lie in its broker."""
+    """A reply on its way through a node.
+
+    `references` names the outputs that lie in its broker; `finished` the jobs that have their final result.
+    """
+
+    NONE = dump([])
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         try:
             self._rows = load(data, limit=MAX_MESSAGE_BYTES)
-            self.references = [row[_OUTPUTS_REF] for row in self._rows if row[_OUTPUTS_REF] is not None]
+            self.references = [str(row[_OUTPUTS_REF]) for row in self._rows if row[_OUTPUTS_REF] is not None]
+            self.finished = [(row[_RESULT_ID], row[_RESULT_ATTEMPT]) for row in self._rows if row[_FINAL]]
         except LinkRefused:
             raise
         except Exception as error:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from contracts.protocol.celery_message import task_message
 from contracts.protocol.errors import MessageError
 from contracts.protocol.messages import (
     INLINE_LIMIT_BYTES,
@@ -34,7 +35,6 @@ from contracts.protocol.messages import (
     reply_key,
     worker_queue,
 )
-from contracts.protocol.celery_message import task_message
 from market.adapters.redis_client import open_redis, reachable
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
 from market.inference.ports import PaperSource, WorkerGone
