@@ -42,6 +42,9 @@ from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.adapters.database.statistics import DatabaseStatistics
 from market.adapters.database.x402_book import DatabaseBook
 from market.adapters.house_channel import HouseChannel
+from market.adapters.lane_router import JoinedAnnouncements, LanePapers, LaneRouter
+from market.adapters.link_dispatch import LinkDispatcher
+from market.adapters.link_hub import LinkHub
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
@@ -198,6 +201,7 @@ class GatewayRuntime:
     statistics: DatabaseStatistics
     chain_window: ChainWindow
     x402: X402Desk | None = None
+    links: LinkHub | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     on_start: Sequence[Callable[[], object]] = ()
     on_close: Sequence[Callable[[], Awaitable[object] | None]] = ()
@@ -252,20 +256,22 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         RedisReservations(settings.redis_url, ledger) if settings.shared_reservations else MemoryReservations(ledger)
     )
     announcements = RedisAnnouncements(settings.redis_url)
+    hub = LinkHub(key=services.key, domain=domain, in_standing=_standing_in(view))
     offers = LiveOffers(
-        announcements=announcements, registry=view, domain=domain, gateway=gateway, fee_ppm=settings.fee_ppm
+        announcements=JoinedAnnouncements(announcements, hub),
+        registry=view,
+        domain=domain,
+        gateway=gateway,
+        fee_ppm=settings.fee_ppm,
     )
     promises = DatabaseRefundPromises(services.engine)
     channels = RegistryChannels(view, promises)
     x402 = build_x402(services, ledger, channels)
     papers = PapersDesk(key=services.key, domain=domain)
-    dispatcher = CeleryDispatcher(
-        settings.redis_url,
-        process_id=process_id,
-        papers=papers,
-        is_live=offers.is_live,
-        max_batch=offers.max_batch,
-    )
+    lives: dict[str, Any] = {"is_live": offers.is_live, "max_batch": offers.max_batch}
+    own_papers = LanePapers(papers, lambda worker: not hub.has(worker))
+    own = CeleryDispatcher(settings.redis_url, process_id=process_id, papers=own_papers, **lives)
+    dispatcher = LaneRouter(own, LinkDispatcher(hub, papers=LanePapers(papers, hub.has), **lives), hub)
     inference = InferenceService(
         key=services.key,
         domain=domain,
@@ -319,7 +325,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         statistics=DatabaseStatistics(services.engine, gateway),
         chain_window=chain_window,
         x402=None if x402 is None else x402[0],
-        background=() if x402 is None else (x402[1].run,),
+        links=hub,
+        background=(hub.run, *(() if x402 is None else (x402[1].run,))),
         on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,
@@ -332,6 +339,14 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             services.engine.dispose,
         ),
     )
+
+
+def _standing_in(view: RegistryView) -> Callable[[bytes], bool]:
+    def in_standing(worker: bytes) -> bool:
+        record = view.worker(worker)
+        return record is not None and record.registered and record.active
+
+    return in_standing
 
 
 def build_x402(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from contracts.protocol.link_frames import MAX_MESSAGE_BYTES, LinkRefused, dump, load, make, row_of
-from contracts.protocol.messages import Job, Result
+from contracts.protocol.messages import Job, Result, blob_key
 
 MAX_ATTEMPT_CHARS = 64
 _JOB = {f.name: i for i, f in enumerate(fields(Job))}
@@ -92,14 +92,13 @@ class ForwardedPack:
         stay = [(row, job) for row, job in pairs if (job.request_id, job.attempt) not in keys]
         self._jobs, self.jobs = [row for row, _ in stay], [job for _, job in stay]
 
-    def take_out(self, limit: int, name: Callable[[bytes, str], str]) -> list[tuple[str, bytes, float]]:
-        """Take inputs above `limit` bytes out; returns `name(request id, attempt)`, inputs and deadline of each."""
+    def take_out(self, limit: int, name: Callable[[bytes, str], str]) -> list[tuple[ForwardedJob, bytes]]:
+        """Take inputs above `limit` bytes out of their jobs, which refer to them by `name(request id, attempt)`."""
         out = []
         for row, job in zip(self._jobs, self.jobs, strict=True):
             if len(row[_INPUTS]) > limit:
-                key = name(job.request_id, job.attempt)
-                out.append((key, row[_INPUTS], job.deadline_at))
-                row[_INPUTS], row[_INPUTS_REF] = None, key
+                out.append((job, row[_INPUTS]))
+                row[_INPUTS], row[_INPUTS_REF] = None, name(job.request_id, job.attempt)
         return out
 
     def to_bytes(self, reply_to: str) -> bytes:
@@ -122,7 +121,8 @@ def _forwarded(row: Any) -> ForwardedJob:
 class ForwardedResults:
     """A reply on its way through a node.
 
-    `references` names the outputs that lie in its broker; `finished` the jobs that have their final result.
+    `references` names the outputs that lie in its broker, where they are called as a job's outputs are; `finished` the
+    jobs that have their final result.
     """
 
     NONE = dump([])
@@ -131,7 +131,12 @@ class ForwardedResults:
         self._data = data
         try:
             self._rows = load(data, limit=MAX_MESSAGE_BYTES)
-            self.references = [str(row[_OUTPUTS_REF]) for row in self._rows if row[_OUTPUTS_REF] is not None]
+            self.references = [
+                row[_OUTPUTS_REF]
+                for row in self._rows
+                if row[_OUTPUTS_REF] is not None
+                and row[_OUTPUTS_REF] == blob_key("out", row[_RESULT_ID], row[_RESULT_ATTEMPT])
+            ]
             self.finished = [(row[_RESULT_ID], row[_RESULT_ATTEMPT]) for row in self._rows if row[_FINAL]]
         except LinkRefused:
             raise

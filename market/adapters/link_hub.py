@@ -51,6 +51,7 @@ ANNOUNCE_AT_MOST_EVERY_SECONDS = 0.5
 MAX_ANNOUNCED_OFFERS = 256
 # Results that nobody waits for: late ones are as many as jobs, more is an attempt to keep us busy.
 STRANGE_RESULTS = 200
+PARTIALS_FOR_ONE = 32
 PENALTY_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
@@ -59,8 +60,8 @@ log = structlog.get_logger(__name__)
 class LinkReader(Protocol):
     """Who sends jobs over the links, and is told what comes of it."""
 
-    def on_results(self, worker: bytes, data: bytes) -> int:
-        """Take a reply of a worker; returns how many of its results nobody waits for.
+    def on_results(self, worker: bytes, data: bytes) -> tuple[int, int]:
+        """Take a reply of a worker; returns how many of its results, final and partial, nobody waits for.
 
         Raises:
             MessageError: malformed.
@@ -264,7 +265,8 @@ class LinkHub:
             connection.acknowledge()
             if message is not None:
                 assert self._reader is not None, "join first"
-                session.strange += self._reader.on_results(session.worker, message)
+                final, partial = self._reader.on_results(session.worker, message)
+                session.strange += final + partial / PARTIALS_FOR_ONE
                 if session.strange > STRANGE_RESULTS + 2 * session.jobs_sent:
                     self._barred[session.worker] = self._clock() + PENALTY_SECONDS
                     self._end(session, CLOSE_BUSY, "too many results that nobody asked for")

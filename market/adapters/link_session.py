@@ -114,7 +114,7 @@ class LinkSession:
         self.announcement: Announcement | None = None
         self.announced_at = 0.0
         self.jobs_sent = 0
-        self.strange = 0
+        self.strange = 0.0
         self._papers: dict[int, Papers] = {}
 
     def send(self, kind: Kind, payload: bytes, expires_at: float, papers: Papers | None = None) -> None:

@@ -14,16 +14,20 @@ from typing import Any
 import structlog
 import uvicorn
 
+from contracts.protocol.link import PING_SECONDS, PING_TIMEOUT_SECONDS
+from contracts.protocol.link_frames import MAX_FRAME_BYTES
 from market.bootstrap import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
 from market.gateway.connection import Connection
 from market.gateway.infer_http import InferPath
+from market.gateway.link import LinkPath
 
 log = structlog.get_logger(__name__)
 
 _KEEP_ALIVE_SECONDS = 30
 _SHUTDOWN_SECONDS = 10
+_FRAME_OVERHEAD_BYTES = 256
 _GC_THRESHOLDS = (50_000, 50, 50)
 # The ledger's thread needs the interpreter lock some ten times a commit, and a busy event loop lets go of it only when
 # asked this long after; Python's own 5 ms would be most of a request's time.
@@ -55,7 +59,11 @@ def run(runtime: GatewayRuntime) -> None:
     listener = _listen(settings.host, settings.port)
     options: dict[str, Any] = {
         "loop": "uvloop",
-        "ws": "none",
+        "ws": "websockets-sansio",
+        "ws_max_size": MAX_FRAME_BYTES + _FRAME_OVERHEAD_BYTES,
+        "ws_ping_interval": PING_SECONDS,
+        "ws_ping_timeout": PING_TIMEOUT_SECONDS,
+        "ws_per_message_deflate": False,
         "lifespan": "on",
         "log_config": None,
         "access_log": False,
@@ -64,7 +72,8 @@ def run(runtime: GatewayRuntime) -> None:
         "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
     }
-    app = InferPath(create_app(runtime), runtime)
+    routes = create_app(runtime)
+    app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime)
     http = partial(Connection, app)
     with listener:
         _Server(uvicorn.Config(app, http=http, **options)).run(sockets=[listener])  # type: ignore[arg-type]

@@ -8,12 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from contracts.protocol.hashing import sha256
 from contracts.protocol.messages import Result
+from contracts.protocol.signing import PrivateKey
 from market.adapters.memory_queue import MemoryDispatcher
 from market.errors import DeadlineExceeded
 from tests.conformance.test_celery_dispatch import ROOT, Lane, job
+from tests.support.linked import LinkedLane
 
-WORKER = b"\x76" * 20
+WORKER_KEY = PrivateKey(sha256(b"streaming worker"))
+WORKER = WORKER_KEY.address
 
 
 async def number(asked, partial, stopped) -> Result:
@@ -40,16 +44,20 @@ def celery_worker(request):
     process.wait(20)
 
 
-@pytest.fixture(params=["memory", pytest.param("celery", marks=pytest.mark.integration)])
+@pytest.fixture(params=["memory", *(pytest.param(lane, marks=pytest.mark.integration) for lane in ("celery", "link"))])
 async def dispatcher(request):
     if request.param == "memory":
         made = MemoryDispatcher()
         made.stream_handlers[WORKER] = number
         yield made
         return
-    lane = Lane(request.getfixturevalue("celery_worker"))
+    url = request.getfixturevalue("celery_worker")
+    lane = Lane(url) if request.param == "celery" else LinkedLane(url)
+    if isinstance(lane, LinkedLane):
+        await lane.start()
+        await lane.add(WORKER_KEY)
     yield lane.dispatcher
-    await lane.dispatcher.close()
+    await lane.close()
 
 
 def streamed(dispatcher, count: int, *, seconds: float = 30.0, mode: int = 6):

@@ -48,13 +48,15 @@ class Bridge:
         self._listening = _open(redis_url, timeout=15.0)
         self._queue = worker_queue(worker)
         self._announced = ANNOUNCE_KEY_PREFIX + worker.hex()
-        self._reply_to = reply_key(f"link-{gateway.hex()}")
+        # Several workers may share a broker of their operator's, and one worker several gateways.
+        self._reply_to = reply_key(f"link-{gateway.hex()}-{worker.hex()}")
         self._sent = f"{self._reply_to}:sent"
-        self._seen_prefix = f"link:seen:{gateway.hex()}:"
+        self._seen_prefix = f"link:seen:{gateway.hex()}:{worker.hex()}:"
         self._bucket = 0
         self._seen: set[bytes] = set()
         self._seen_before: set[bytes] = set()
         self._in_hand: dict[tuple[bytes, str], float] = {}
+        self._large: set[tuple[bytes, str]] = set()
         # What was handed out and not yet acknowledged, in the order of the list `sent`: the names of its blobs.
         self._handed_out: deque[list[str]] = deque()
         self.repeated_jobs = 0
@@ -76,6 +78,7 @@ class Bridge:
         """Return how many jobs have come whose results have not, and may still."""
         now = time.time()
         self._in_hand = {key: until for key, until in self._in_hand.items() if until > now}
+        self._large &= self._in_hand.keys()
         return len(self._in_hand)
 
     # --- inbound -----------------------------------------------------------------------------------------------
@@ -102,8 +105,10 @@ class Bridge:
         now = time.time()
         fresh = [names[job.request_id, job.attempt] for job in pack.jobs]
         async with self._redis.pipeline(transaction=True) as pipe:
-            for name, inputs, deadline_at in pack.take_out(INLINE_LIMIT_BYTES, _input_key):
-                pipe.set(name, inputs, ex=max(1, int(min(deadline_at - now, SEEN_SECONDS)) + 10))
+            for job, inputs in pack.take_out(INLINE_LIMIT_BYTES, _input_key):
+                life = max(1, int(min(job.deadline_at - now, SEEN_SECONDS)) + 10)
+                pipe.set(_input_key(job.request_id, job.attempt), inputs, ex=life)
+                self._large.add((job.request_id, job.attempt))
             if fresh:
                 key = self._seen_prefix + str(self._bucket)
                 pipe.sadd(key, *fresh)
@@ -200,8 +205,14 @@ class Bridge:
         names = results.references
         values = await self._redis.mget(names) if names else []
         self._handed_out.append(names)
+        used = []
         for key in results.finished:
             self._in_hand.pop(key, None)
+            if key in self._large:
+                self._large.discard(key)
+                used.append(_input_key(*key))
+        if used:
+            await self._redis.unlink(*used)
         return results.to_bytes(dict(zip(names, _all_bytes(values), strict=True)))
 
     # --- what was seen -----------------------------------------------------------------------------------------

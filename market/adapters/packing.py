@@ -1,0 +1,320 @@
+"""What both lanes do alike: jobs wait for their worker, travel in packs, and are paired with their results.
+
+What waits for a worker goes out in one message as soon as the worker has room, without a timer. Must never block the
+event loop, never trust a result (the use case does the checking), and never let a late or doubled result reach anybody.
+A lane says how a message is carried; see `market.inference.ports.Dispatcher` for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from contracts.protocol.messages import Job, Pack, Papers, Result
+from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
+from market.inference.ports import PaperSource, WorkerGone
+
+PACKS_IN_FLIGHT = 2
+BATCHES_PER_PACK = 4
+MAX_WAITING = 4_096
+MAX_LONG = 256
+MAX_PACK_INPUT_BYTES = 4 << 20
+SWEEP_SECONDS = 0.05
+LIVENESS_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One job between `run` and its result."""
+
+    job: Job
+    future: asyncio.Future[Result]
+    lane: Lane
+    blob: tuple[str, bytes] | None = None
+    pack: Flight | None = None
+    on_partial: Callable[[Result], None] | None = None
+    long: bool = False
+    sent: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One pack under way; `open` counts its jobs without outcome."""
+
+    open: int
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model.
+
+    Long jobs run beside each other for as long as they take, so they hold no flight once they are sent.
+    """
+
+    worker: bytes
+    queues: dict[bytes, deque[Waiting]] = field(default_factory=dict)
+    waiting: int = 0
+    flights: int = 0
+    long: int = 0
+    scheduled: bool = False
+
+
+class PackingDispatcher(ABC):
+    """Base of the lanes; `start` before the first `run`, `close` at the end."""
+
+    def __init__(
+        self,
+        *,
+        papers: PaperSource,
+        is_live: Callable[[bytes], bool],
+        max_batch: Callable[[bytes, bytes], int],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._papers = papers
+        self._is_live = is_live
+        self._max_batch = max_batch
+        self._wall_clock = wall_clock
+        self._lanes: dict[bytes, Lane] = {}
+        self._pending: dict[tuple[bytes, str], Waiting] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle_papers: set[bytes] = set()
+        self.dropped_results = 0
+
+    def start(self) -> None:
+        """Begin to watch deadlines and signs of life; call it inside the event loop."""
+        self._spawn(self._sweep())
+
+    async def close(self) -> None:
+        """Fail what waits, and send the last papers."""
+        while self._tasks:
+            # Again until it is so: a time-out of the Redis client at the same moment can swallow a cancellation.
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.2)
+        for entry in list(self._pending.values()):
+            self._fail(entry, DeadlineExceeded("The gateway is shutting down."))
+        with suppress(RedisUnreachable):
+            for worker in self._papers.waiting():
+                await self._send_papers(worker)
+
+    async def run(
+        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+    ) -> Result:
+        """See `Dispatcher.run`."""
+        key = (job.request_id, job.attempt)
+        if key in self._pending:
+            raise RequestInProgress(field="Market-Request-Id")
+        lane = self._lanes.get(worker)
+        if lane is None:
+            lane = self._lanes[worker] = Lane(worker)
+        if lane.waiting >= MAX_WAITING:
+            raise Overloaded(f"{lane.waiting} requests wait for this worker.")
+        if long and lane.long >= MAX_LONG:
+            raise Overloaded(f"{lane.long} generations are at this worker.")
+        job, blob = self._prepared(job)
+        entry = Waiting(job, asyncio.get_running_loop().create_future(), lane, blob, on_partial=on_partial, long=long)
+        lane.long += long
+        self._pending[key] = entry
+        lane.queues.setdefault(job.model_id, deque()).append(entry)
+        lane.waiting += 1
+        self._schedule(lane)
+        try:
+            return await entry.future
+        finally:
+            self._settle(entry)
+
+    # --- what a lane decides -----------------------------------------------------------------------------------
+
+    def _prepared(self, job: Job) -> tuple[Job, tuple[str, bytes] | None]:
+        """Return the job as it travels, and what travels beside it."""
+        return job, None
+
+    def _packs_in_flight(self, worker: bytes) -> int:
+        """Return how many packs the worker is sent before the first is answered."""
+        del worker
+        return PACKS_IN_FLIGHT
+
+    @abstractmethod
+    async def _carry(self, worker: bytes, pack: Pack, entries: Sequence[Waiting]) -> None:
+        """Send a pack.
+
+        Raises:
+            RedisUnreachable | WorkerGone: it cannot be sent; nothing was.
+        """
+
+    @abstractmethod
+    async def _carry_papers(self, worker: bytes, papers: Papers) -> None:
+        """Send papers alone.
+
+        Raises:
+            RedisUnreachable | WorkerGone: they cannot be sent; nothing was.
+        """
+
+    def _by_reference(self, entry: Waiting, result: Result) -> None:
+        """Finish with a result that names its outputs instead of carrying them."""
+        self._finish(entry, result)
+
+    def _forget_blob(self, name: str) -> None:
+        """Drop what travelled beside a job that has its outcome."""
+        del name
+
+    # --- outbound ----------------------------------------------------------------------------------------------
+
+    def _schedule(self, lane: Lane) -> None:
+        # At the end of this turn of the loop, so that requests read in the same turn share a message.
+        if not lane.scheduled:
+            lane.scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump, lane)
+
+    def _pump(self, lane: Lane) -> None:
+        lane.scheduled = False
+        while lane.waiting and lane.flights < self._packs_in_flight(lane.worker):
+            entries = self._next_pack(lane)
+            if not entries:
+                return
+            short = [entry for entry in entries if not entry.long]
+            flight = Flight(len(short))
+            for entry in short:
+                entry.pack = flight
+            lane.flights += bool(short)
+            self._spawn(self._send(lane, entries))
+
+    def _next_pack(self, lane: Lane) -> list[Waiting]:
+        model_id, queue = next(iter(lane.queues.items()))
+        # The model goes to the end, so that models take turns.
+        del lane.queues[model_id]
+        cap = max(1, self._max_batch(lane.worker, model_id)) * BATCHES_PER_PACK
+        entries: list[Waiting] = []
+        size = 0
+        while queue and len(entries) < cap and size < MAX_PACK_INPUT_BYTES:
+            entry = queue.popleft()
+            lane.waiting -= 1
+            if not entry.future.done():
+                entries.append(entry)
+                size += len(entry.job.inputs or b"")
+        if queue:
+            lane.queues[model_id] = queue
+        return entries or (self._next_pack(lane) if lane.waiting else [])
+
+    async def _send(self, lane: Lane, entries: list[Waiting]) -> None:
+        papers = self._papers.take(lane.worker)
+        pack = Pack(tuple(entry.job for entry in entries), papers or Papers())
+        try:
+            await self._carry(lane.worker, pack, entries)
+            for entry in entries:
+                entry.sent = True
+        except (RedisUnreachable, WorkerGone) as error:
+            if papers is not None:
+                self._papers.put_back(lane.worker, papers)
+            for entry in entries:
+                self._fail(entry, error)
+
+    async def _send_papers(self, worker: bytes) -> None:
+        papers = self._papers.take(worker)
+        if papers is None:
+            return
+        try:
+            await self._carry_papers(worker, papers)
+        except (RedisUnreachable, WorkerGone):
+            self._papers.put_back(worker, papers)
+            raise
+
+    # --- inbound -----------------------------------------------------------------------------------------------
+
+    def _pair(self, results: Sequence[Result], sender: bytes | None = None) -> list[Result]:
+        """Hand results to who waits for them; returns those that nobody waits for, or not from this sender."""
+        strange = []
+        for result in results:
+            entry = self._pending.get((result.request_id, result.attempt))
+            if entry is None or entry.future.done() or sender not in (None, entry.lane.worker):
+                strange.append(result)
+            elif not result.final:
+                self._pass_on(entry, result)
+            elif result.ok and result.outputs is None and result.outputs_ref is not None:
+                self._by_reference(entry, result)
+            else:
+                self._finish(entry, result)
+        self.dropped_results += len(strange)
+        return strange
+
+    def _finish(self, entry: Waiting, result: Result) -> None:
+        if not entry.future.done():
+            entry.future.set_result(result)
+        self._settle(entry)
+
+    def _pass_on(self, entry: Waiting, partial: Result) -> None:
+        if entry.on_partial is not None:
+            try:
+                entry.on_partial(partial)
+            except Exception as error:  # one request's reader must not end the listener of all
+                log.exception("partial-result-not-taken")
+                self._fail(entry, error)
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------
+
+    def _settle(self, entry: Waiting) -> None:
+        """Close an entry's account with its lane; further calls change nothing."""
+        if self._pending.pop((entry.job.request_id, entry.job.attempt), None) is None:
+            return
+        entry.lane.long -= entry.long
+        if entry.blob is not None:
+            self._forget_blob(entry.blob[0])
+        if entry.pack is None:
+            return
+        entry.pack.open -= 1
+        if entry.pack.open == 0:
+            entry.lane.flights -= 1
+            if entry.lane.waiting:
+                self._schedule(entry.lane)
+
+    def _fail(self, entry: Waiting, error: Exception) -> None:
+        if not entry.future.done():
+            entry.future.set_exception(error)
+        self._settle(entry)
+
+    async def _sweep(self) -> None:
+        next_liveness = 0.0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self._wall_clock()
+            for entry in [entry for entry in self._pending.values() if entry.job.deadline_at <= now]:
+                self._fail(entry, DeadlineExceeded())
+            if now >= next_liveness:
+                next_liveness = now + LIVENESS_SECONDS
+                dead = {worker for worker in self._lanes if not self._is_live(worker)}
+                for entry in [entry for entry in self._pending.values() if entry.lane.worker in dead]:
+                    self._fail(entry, WorkerGone())
+                for worker in dead:
+                    if not (self._lanes[worker].flights or self._lanes[worker].waiting or self._lanes[worker].long):
+                        del self._lanes[worker]
+            await self._flush_papers()
+
+    async def _flush_papers(self) -> None:
+        """Send papers alone to workers that were idle with papers waiting at two sweeps in a row."""
+        idle = set()
+        for worker in self._papers.waiting():
+            lane = self._lanes.get(worker)
+            if lane is None or not (lane.waiting or lane.flights):
+                idle.add(worker)
+        for worker in idle & self._idle_papers:
+            with suppress(RedisUnreachable, WorkerGone):
+                await self._send_papers(worker)
+        self._idle_papers = idle
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("lane-task-failed", exc_info=error)

@@ -1,0 +1,165 @@
+"""Both lanes to the workers, by the same tests, against a real Redis and a real Celery worker process."""
+
+import asyncio
+import secrets
+import subprocess
+import sys
+
+import pytest
+import redis as sync_redis
+
+from contracts.protocol.messages import INLINE_LIMIT_BYTES, Result, encode_results, worker_queue
+from market.adapters.packing import MAX_WAITING
+from market.errors import DeadlineExceeded, Overloaded
+from market.inference.ports import WorkerGone
+from tests.conformance.test_celery_dispatch import ROOT, Lane, job
+from tests.support.linked import NOBODY_KEY, WORKER_KEY, LinkedLane
+
+pytestmark = pytest.mark.integration
+WORKER, NOBODY = WORKER_KEY.address, NOBODY_KEY.address
+
+
+@pytest.fixture(scope="module")
+def celery_worker(redis_url):
+    process = subprocess.Popen([sys.executable, "-m", "tests.support.queue_worker", redis_url, WORKER.hex()], cwd=ROOT)
+    yield process
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(params=["own", "link"])
+async def lane(request, redis_url):
+    made = Lane(redis_url) if request.param == "own" else LinkedLane(redis_url)
+    if isinstance(made, LinkedLane):
+        await made.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def plain(redis_url):
+    with sync_redis.Redis.from_url(redis_url) as client:
+        client.delete("noted", "note")
+        yield client
+
+
+async def run(lane, worker: bytes = WORKER, **changes) -> Result:
+    return await lane.dispatcher.run(job(lane.dispatcher.reply_to, **changes), worker)
+
+
+async def test_a_real_celery_worker_answers(lane, celery_worker):
+    result = await run(lane, seconds=30)
+    assert result.ok
+    assert result.outputs == b"input"
+
+
+async def test_many_at_once_share_messages(lane, celery_worker, plain):
+    await run(lane, seconds=30)
+    plain.delete("packs")
+    results = await asyncio.gather(*(run(lane, inputs=bytes([i])) for i in range(100)))
+    assert [result.outputs for result in results] == [bytes([i]) for i in range(100)]
+    packs = [int(size) for size in plain.lrange("packs", 0, -1)]
+    assert sum(packs) == 100
+    assert len(packs) <= 5
+    assert max(packs) <= 32
+
+
+async def test_two_models_do_not_share_a_message(lane, celery_worker, plain):
+    await run(lane, seconds=30)
+    plain.delete("packs")
+    await asyncio.gather(*(run(lane, mode=mode) for mode in (0, 3, 0, 3)))
+    assert [int(size) for size in plain.lrange("packs", 0, -1)] == [2, 2]
+
+
+async def test_large_inputs_and_outputs_travel_by_reference(lane, celery_worker, plain):
+    inputs = secrets.token_bytes(INLINE_LIMIT_BYTES + 1)
+    assert (await run(lane, mode=5, inputs=inputs)).outputs == inputs
+    assert not [key for key in plain.keys("blob:out:*") if plain.ttl(key) < 0]
+    await asyncio.sleep(0.1)
+    assert plain.keys("blob:in:*") == []
+
+
+async def test_failure_is_data(lane, celery_worker):
+    result = await run(lane, mode=4)
+    assert (result.ok, result.code) == (False, "broken")
+
+
+async def test_partial_and_doubled_results(lane, celery_worker):
+    assert (await run(lane, mode=3)).outputs == b"input"
+    assert (await run(lane, mode=2)).outputs == b"input"
+    assert lane.dispatcher.dropped_results == 1
+
+
+async def test_silence_ends_at_the_deadline_and_frees_the_lane(lane, celery_worker):
+    silent = [asyncio.create_task(run(lane, mode=1, seconds=0.3)) for _ in range(3)]
+    done = await asyncio.gather(*silent, return_exceptions=True)
+    assert all(isinstance(one, DeadlineExceeded) for one in done)
+    assert (await run(lane)).ok
+
+
+async def test_late_result_and_other_attempt_reach_nobody(lane, plain):
+    asked = job(lane.dispatcher.reply_to, attempt="1")
+    task = asyncio.create_task(lane.dispatcher.run(asked, NOBODY))
+    await asyncio.sleep(0.05)
+    plain.rpush(lane.reply_list, encode_results([Result(asked.request_id, "0", ok=True, outputs=b"stale")]))
+    plain.rpush(lane.reply_list, b"\xc1 not msgpack")
+    plain.rpush(lane.reply_list, encode_results([Result(asked.request_id, "1", ok=True, outputs=b"right")]))
+    assert (await task).outputs == b"right"
+    plain.rpush(lane.reply_list, encode_results([Result(asked.request_id, "1", ok=True, outputs=b"again")]))
+    await asyncio.sleep(0.1)
+    assert lane.dispatcher.dropped_results == 2
+    plain.delete(worker_queue(NOBODY))
+
+
+async def test_foreign_reference_is_not_followed(lane, plain):
+    plain.set("secret", b"of somebody else")
+    asked = job(lane.dispatcher.reply_to)
+    task = asyncio.create_task(lane.dispatcher.run(asked, NOBODY))
+    await asyncio.sleep(0.05)
+    stolen = Result(asked.request_id, "0", ok=True, outputs_ref="secret")
+    plain.rpush(lane.reply_list, encode_results([stolen]))
+    assert (await task).outputs is None
+    assert plain.get("secret") == b"of somebody else"
+    plain.delete(worker_queue(NOBODY))
+
+
+async def test_worker_that_dies_is_told(lane, plain):
+    task = asyncio.create_task(run(lane, worker=NOBODY, seconds=30))
+    await asyncio.sleep(0.05)
+    lane.dead.add(NOBODY)
+    with pytest.raises(WorkerGone):
+        await asyncio.wait_for(task, 3)
+    plain.delete(worker_queue(NOBODY))
+
+
+async def test_cancelled_callers_leave_nothing(lane, plain):
+    tasks = [asyncio.create_task(run(lane, worker=NOBODY)) for _ in range(50)]
+    await asyncio.sleep(0.05)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not lane.dispatcher._pending
+    assert all(not one.flights for one in lane.dispatcher._lanes.values())
+    plain.delete(worker_queue(NOBODY))
+
+
+async def test_overload_is_refused_at_once(lane, plain):
+    tasks = [asyncio.create_task(run(lane, worker=NOBODY, seconds=0.5)) for _ in range(MAX_WAITING + 100)]
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert any(isinstance(one, Overloaded) for one in done)
+    assert {type(one) for one in done} == {Overloaded, DeadlineExceeded}
+    plain.delete(worker_queue(NOBODY))
+
+
+async def test_papers_ride_along_and_are_flushed_when_idle(lane, celery_worker, plain):
+    lane.papers.add(WORKER, b"\x01" * 32, b"a" * 65, b"\x0f" * 20, 7)
+    await run(lane)
+    assert plain.hget("noted", b"\x01" * 32) == b"a" * 65
+    lane.papers.add(WORKER, b"\x02" * 32, b"b" * 65, b"\x0f" * 20, 9)
+    for _ in range(100):
+        if plain.hget("noted", b"\x02" * 32):
+            break
+        await asyncio.sleep(0.05)
+    assert plain.hget("noted", b"\x02" * 32) == b"b" * 65
+    await asyncio.sleep(0.05)
+    assert plain.get("note")[-1] == 9
