@@ -194,7 +194,7 @@ def open_redis(settings: WorkerSettings) -> redis.Redis:
         settings.redis_url,
         socket_connect_timeout=5,
         socket_timeout=15,
-        socket_keepalive=True,
+        **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
         health_check_interval=15,
         protocol=2,
     )

@@ -81,12 +81,9 @@ class Journal:
         self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
         # By request id, which may have been used in several channels.
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
-        query = "SELECT number, request_id, channel_id, receipt FROM work ORDER BY number DESC LIMIT ?"
-        for number, request_id, channel_id, receipt in reversed(self._db.execute(query, (_RECENT,)).fetchall()):
-            cumulative = Receipt.from_bytes(receipt).cumulative
-            self._recent.setdefault(request_id, []).append(_Recent(number, channel_id, cumulative))
         (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
-        self._next = (newest or 0) + 1
+        self._next = max(1, (newest or 0) + 1 - _RECENT)
+        self._catch_up()
 
     def close(self) -> None:
         """Close the file."""
@@ -100,10 +97,20 @@ class Journal:
         What is not genuine is dropped.
         """
         with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._catch_up()
             if work:
                 self._append(work)
             if papers is not None:
                 self._file(papers)
+
+    def _catch_up(self) -> None:
+        """Take note of what other processes of this worker have served: a message brings papers for all of them."""
+        query = "SELECT number, request_id, channel_id, receipt FROM work WHERE number >= ? ORDER BY number"
+        for number, request_id, channel_id, receipt in self._db.execute(query, (self._next,)):
+            cumulative = Receipt.from_bytes(receipt).cumulative
+            self._recent.setdefault(request_id, []).append(_Recent(number, channel_id, cumulative))
+            self._next = number + 1
 
     def _append(self, work: Sequence[SignedWork]) -> None:
         rows: list[tuple[int, bytes, bytes, bytes, bytes]] = []

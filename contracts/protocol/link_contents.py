@@ -148,7 +148,7 @@ class ForwardedResults:
         if not self.references:
             return self._data
         for row in self._rows:
-            outputs = found.get(row[_OUTPUTS_REF]) if row[_OUTPUTS_REF] is not None else None
+            outputs = found.get(row[_OUTPUTS_REF]) if row[_OUTPUTS_REF] in self.references else None
             if outputs is not None:
                 row[_OUTPUTS], row[_OUTPUTS_REF] = outputs, None
         return dump(self._rows)

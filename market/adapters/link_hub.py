@@ -254,7 +254,7 @@ class LinkHub:
             code, reason = CLOSE_BROKEN, str(error)
         finally:
             session.detach(connection, self._clock)
-            self._close_later(connection, code, reason)
+            await connection.end(code, reason)
 
     def _take(self, session: LinkSession, connection: Connection, frame: Frame) -> None:
         session.acknowledged(frame.ack)

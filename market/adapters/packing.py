@@ -101,8 +101,8 @@ class PackingDispatcher(ABC):
             await asyncio.wait(self._tasks, timeout=0.2)
         for entry in list(self._pending.values()):
             self._fail(entry, DeadlineExceeded("The gateway is shutting down."))
-        with suppress(RedisUnreachable):
-            for worker in self._papers.waiting():
+        for worker in self._papers.waiting():
+            with suppress(RedisUnreachable, WorkerGone):
                 await self._send_papers(worker)
 
     async def run(

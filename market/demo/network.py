@@ -47,6 +47,7 @@ class Options:
     """How a local market is run; `settle_interval_seconds` long enough means settlement on demand only.
 
     `packages` are folders of further models to list and serve under their folders' names; `grpc` opens that port too.
+    With `linked` the worker is another operator's node: it reaches the gateway over a link, with a broker of its own.
     """
 
     data_dir: Path
@@ -56,6 +57,7 @@ class Options:
     confirmations: int = 1
     packages: tuple[Path, ...] = ()
     grpc: bool = False
+    linked: bool = False
 
 
 class LocalMarket:
@@ -172,7 +174,15 @@ class LocalMarket:
 
     def start_worker(self) -> Child:
         """Start the worker, and return at once."""
-        return self.supervisor.start("worker", program("worker", "run"), self.worker_environment())
+        environment = self.worker_environment()
+        if not self.options.linked:
+            return self.supervisor.start("worker", program("worker", "run"), environment)
+        del environment["WORKER_REDIS_URL"]
+        return self.supervisor.start("worker", program("worker", "run", "--gateway", self.link_url()), environment)
+
+    def link_url(self) -> str:
+        """Return where a linked worker finds the gateway."""
+        return self.gateway_url
 
     def save_network_file(self) -> NetworkFile:
         """Write down where everything is, for a second terminal."""

@@ -53,6 +53,7 @@ from workers.link.bridge import Bridge
 
 SESSION_SECONDS = 3_600
 FIRST_DELAY_SECONDS = 0.1
+TAKEN_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 15.0
 HEALTHY_SECONDS = 5.0
 ANNOUNCE_SECONDS = 1.0
@@ -97,7 +98,7 @@ class GatewayLink:
         delay = FIRST_DELAY_SECONDS
         try:
             while True:
-                started = time.monotonic()
+                started, before = time.monotonic(), self.connections
                 persistent = False
                 try:
                     await self._once()
@@ -115,7 +116,9 @@ class GatewayLink:
                     delay = FIRST_DELAY_SECONDS
                 delay = max(delay, 1.0) if persistent else delay
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - nodes must not come all at once
-                delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+                # A gateway that takes the link is worth calling again soon, whatever cuts it.
+                taken = self.connections > before and not persistent
+                delay = min(2 * delay, TAKEN_DELAY_SECONDS if taken else LONGEST_DELAY_SECONDS)
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)

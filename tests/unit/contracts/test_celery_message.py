@@ -7,8 +7,8 @@ import msgpack
 from celery import Celery
 from kombu.utils.json import dumps
 
-from contracts.protocol.messages import TASK_RUN
 from contracts.protocol.celery_message import task_message
+from contracts.protocol.messages import TASK_RUN
 
 QUEUE = "worker." + "ab" * 20
 

@@ -47,6 +47,18 @@ def test_what_pays_without_the_gateway_is_kept(journal, executor, packaged, tmp_
     again.close()
 
 
+def test_processes_of_one_worker_share_the_journal_and_file_each_others_papers(journal, executor, packaged, tmp_path):
+    other = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    first = serve(executor, packaged.manifest)
+    second = serve(executor, packaged.manifest, cumulative=6_000, seq=2)
+    journal.keep([first])
+    other.keep([second])
+    signatures = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in (first, second)]
+    journal.keep((), Papers(tuple(signatures), *note(900)))
+    assert journal.counts() == other.counts() == (2, 2)
+    other.close()
+
+
 def test_forged_papers_are_dropped(journal, executor, packaged):
     work = serve(executor, packaged.manifest)
     journal.keep([work])
