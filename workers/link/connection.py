@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 import redis
@@ -120,8 +120,7 @@ class GatewayLink:
                 taken = self.connections > before and not persistent
                 delay = min(2 * delay, TAKEN_DELAY_SECONDS if taken else LONGEST_DELAY_SECONDS)
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            await _end_all([pump])
 
     async def linked(self) -> None:
         """Wait until the gateway has taken the link."""
@@ -167,9 +166,7 @@ class GatewayLink:
             finally:
                 self._queue = None
                 self._linked.clear()
-                for work in works:
-                    work.cancel()
-                await asyncio.gather(*works, return_exceptions=True)
+                await _end_all(works)
             for work in done:
                 work.result()
 
@@ -320,6 +317,14 @@ class GatewayLink:
 async def _receive(socket: ClientConnection) -> bytes:
     data = await socket.recv(decode=False)
     return data if isinstance(data, bytes) else bytes(data)
+
+
+async def _end_all(works: Collection[asyncio.Task[None]]) -> None:
+    while left := [work for work in works if not work.done()]:
+        # Again until it is so: a time-out of the Redis client at the same moment can swallow a cancellation.
+        for work in left:
+            work.cancel()
+        await asyncio.wait(left, timeout=0.2)
 
 
 async def _until_done(work: Callable[[], Awaitable[None]]) -> None:
