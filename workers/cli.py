@@ -422,9 +422,11 @@ def doctor(env_file: EnvFile = None, as_json: AsJson = False) -> None:
 
 
 def _runtime(settings: WorkerSettings) -> str:
-    from workers.models.runtime import choose_provider
+    from workers.models.generation.model import is_installed
+    from workers.models.runtime import choose_provider, version
 
-    return choose_provider(settings.provider)
+    texts = "is installed" if is_installed() else "is not installed: no text generation"
+    return f"{choose_provider(settings.provider)}, onnxruntime {version()}; onnxruntime-genai {texts}"
 
 
 def _operator(side: nodes.ChainSide, keystore: Path, password_file: Path | None) -> Transactor:

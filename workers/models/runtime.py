@@ -31,6 +31,8 @@ PROVIDERS = {
 }
 _AUTO = ("cuda", "cpu")
 MAX_CUDA_GRAPHS = 64
+# A path that cannot exist.
+NOWHERE = f"{os.devnull}/nowhere"
 
 
 def choose_provider(wanted: str) -> str:
@@ -88,6 +90,9 @@ def _open(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Of a model given as bytes onnxruntime would read weights from the working folder: a stranger's graph could hand
+    # out whatever lies there. Weights come from `external` only.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     if external:
         files = list(external.items())
         options.add_external_initializers_from_files_in_memory(

@@ -1,8 +1,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from tests.support import models
 from tests.support.worker import make_mlp, write_package
@@ -132,3 +134,30 @@ def test_a_provider_that_does_not_take_a_model_is_said_and_the_cpu_takes_it(tmp_
     opened = runtime.open_session((tmp_path / "m.onnx").read_bytes(), provider="cuda", threads=1)
     assert opened.get_providers() == ["CPUExecutionProvider"]
     assert said == [("provider-fell-back", "CUDA failure 100: no CUDA-capable device is detected")]
+
+
+def graph_that_hands_out(name):
+    """Return a model whose output is the content of a file."""
+    weight = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[64])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", name), ("offset", "0"), ("length", "64")):
+        weight.external_data.add(key=key, value=value)
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [64])],
+        [weight],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_a_graph_cannot_hand_out_files_of_the_folder_that_the_worker_runs_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "worker.pass").write_bytes(b"s" * 64)
+    data = graph_that_hands_out("worker.pass")
+    with pytest.raises(Exception, match="does not exist"):
+        runtime.open_session(data, provider="cpu", threads=1)
+    opened = runtime.open_session(data, provider="cpu", threads=1, external={"worker.pass": b"p" * 64})
+    (given,) = opened.run(None, {"x": np.ones(1, "f4")})
+    assert bytes(given) == b"p" * 64, "what the package holds under that name"

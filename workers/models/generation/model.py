@@ -230,8 +230,13 @@ class GenerationModel:
         self._after = act
 
 
+def is_installed() -> bool:
+    """Tell whether onnxruntime-genai is here."""
+    return importlib.util.find_spec("onnxruntime_genai") is not None
+
+
 def _check_runtime() -> None:
-    if importlib.util.find_spec("onnxruntime_genai") is None:
+    if not is_installed():
         raise ModelUnusable(
             "onnxruntime-genai is not installed.",
             field="task",
