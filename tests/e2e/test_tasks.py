@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -14,6 +15,7 @@ from market.demo.network import ROYALTY_PPM, UNIT_PRICE, LocalMarket, Options
 from market.sdk import drafts
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
+from market.sdk.verify import verify_receipt
 from tests.support import models, tiny_llm
 
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
@@ -88,13 +90,16 @@ def test_images_are_charged_by_the_image(market):
     assert outcome.charged == 2 * UNIT_PRICE
 
 
-def test_text_is_generated_and_charged_by_its_tokens(market):
+def test_text_is_generated_charged_by_its_tokens_and_settled(market, local):
     outcome = market.infer(
         "writer", {"prompt": texts("A")}, parameters={"temperature": 0, "max_tokens": 5}, max_price=DEPOSIT
     )
     assert outcome.outputs["text"].tolist() == [b"BCDEF"]
     assert outcome.outputs["usage"].tolist() == [1, 5]
     assert outcome.charged == 6 * UNIT_PRICE
+    settled = market.wait_for_settlement(outcome.paper)
+    verdict = verify_receipt(settled, local.chain, channel=market.channel().channel)
+    assert verdict.valid, verdict.to_json()
 
 
 def test_a_bad_image_costs_nothing(market):
@@ -141,3 +146,25 @@ def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):
     while charged(market) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert charged(market) == before + (usage["prompt_tokens"] + 6) * UNIT_PRICE
+
+
+def test_many_generations_at_once_are_each_charged_for_themselves(market, local):
+    before = charged(market)
+    headers = voucher(market, before + 24 * 100 * UNIT_PRICE)
+    wanted = ["A", "K", "a", "X"] * 6
+
+    def ask(prompt):
+        request = {"model": "writer", "prompt": prompt, "temperature": 0, "max_tokens": 10}
+        answer = httpx.post(f"{local.gateway_url}/v1/completions", json=request, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["text"], answer.json()["usage"]["total_tokens"]
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        answers = list(pool.map(ask, wanted))
+    for prompt, (text, _) in zip(wanted, answers, strict=True):
+        assert tiny_llm.SCRIPT.split(prompt, 1)[1].startswith(text)
+    deadline = time.monotonic() + 10
+    total = sum(tokens for _, tokens in answers) * UNIT_PRICE
+    while charged(market) != before + total and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert charged(market) == before + total
