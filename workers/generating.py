@@ -103,6 +103,7 @@ class Generations:
                 with self._lock:
                     self._news[:0] = news
                     self._work[:0] = work
+                self._wake.set()  # the watch may have found nothing to do meanwhile
 
     def tell(self, job: Job, result: Result, signed: SignedWork | None = None) -> None:
         """Keep news for the next delivery."""
