@@ -14,12 +14,14 @@ from pathlib import Path
 from PIL import Image
 
 from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.pricing import Unit
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.sdk.client import Market
-from tests.support import models
+from tests.support import llm, models
 from tests.support.browser import PHONE, Visit, browser
 from tests.support.injected_wallet import InjectedWallet
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 
 IMAGES = Path(__file__).parent / "images"
 COLOURS = 128
@@ -34,13 +36,32 @@ def main() -> None:
         folder = Path(name)
         models.embedding_package(folder / "embedder")
         models.text_classifier_package(folder / "sentiment")
-        packages = (folder / "embedder", folder / "sentiment")
-        options = Options(folder / "market", keep_state=False, settle_interval_seconds=3.0, packages=packages)
+        packages = [folder / "embedder", folder / "sentiment"]
+        if real := llm.find():
+            packages.append(chat_model(folder / "smollm", real))
+        options = Options(folder / "market", keep_state=False, settle_interval_seconds=3.0, packages=tuple(packages))
         with LocalMarket(options) as local:
             for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
                 step()
             local.start_programs()
             take(chromium, local, busy(local))
+
+
+def chat_model(folder: Path, source: Path) -> Path:
+    """Pack a real language model that lies on this machine."""
+    models.write(
+        folder,
+        {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()},
+        task="text-generation",
+        entry="genai_config.json",
+        inputs=INPUTS,
+        outputs=(*OUTPUTS, LOGPROBS),
+        unit=Unit.TOKEN,
+        batch_axis=None,
+        tokenizer="tokenizer.json",
+        options={"context_length": 2_048, "max_output_tokens": 128},
+    )
+    return folder
 
 
 def busy(local: LocalMarket) -> str:
@@ -75,6 +96,13 @@ def take(chromium: object, local: LocalMarket, request_id: str) -> None:
         visit.page.get_by_role("button", name="Run for").click()
         visit.page.get_by_text("Verified", exact=True).wait_for()
         keep(visit, "playground")
+        if llm.find():
+            visit.open("playground/smollm")
+            visit.page.get_by_label("Message").fill("Name three fruits and say of each what colour it has.")
+            visit.page.get_by_label("Temperature").fill("0")
+            visit.page.get_by_role("button", name="Send for at most").click()
+            visit.page.get_by_text("Verified", exact=True).wait_for(timeout=120_000)
+            keep(visit, "chat")
         shot(visit, "settlement", "settlement")
         shot(visit, f"operators/{checksum(local.accounts['operator'].address)}", "operator")
     with Visit(chromium, local.gateway_url, scheme="dark", viewport=WIDE) as visit:

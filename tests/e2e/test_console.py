@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from market.demo.network import LocalMarket, Options
 from market.devnet import keys
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
-from tests.support import models
+from tests.support import models, tiny_llm
 from tests.support.browser import DESKTOP, PHONE, Visit, browser
 from tests.support.injected_wallet import InjectedWallet
 
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 SENTENCES = ["A cat sits on the mat.", "A kitten rests on a rug."]
 TOKEN = 1_000_000
 ROOT = Path(__file__).parents[2]
+HAS_LLM = find_spec("onnxruntime_genai") is not None
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,8 @@ def local(chromium, tmp_path_factory):
         "sentiment": models.text_classifier_package,
         "pictures": models.image_classifier_package,
     }
+    if HAS_LLM:
+        packages["chatter"] = tiny_llm.package
     for name, build in packages.items():
         build(folder / name)
     options = Options(
@@ -104,7 +108,7 @@ def test_models_are_found_by_words_and_show_price_speed_and_success(visit, paid)
     assert " ms" in said
     assert "in local" in said
     visit.page.get_by_label("Search").fill("no such thing")
-    visit.page.get_by_text("0 models of 4").wait_for()
+    visit.page.get_by_text(f"0 models of {5 if HAS_LLM else 4}").wait_for()
     visit.page.get_by_label("Search").fill("MINI local")
     visit.page.get_by_role("link", name=minilm.NAME).click()
     visit.page.get_by_role("table", name="Workers that serve this model").get_by_text("cpu").wait_for()
@@ -203,6 +207,15 @@ def payer(chromium, local):
         yield visit
 
 
+def voucher_for(local, market, amount: int) -> str:
+    """A voucher of the client's channel for `amount` more."""
+    kept = market.channel()
+    state = httpx.get(f"{local.gateway_url}/market/v1/channels/{hex0x(kept.channel_id)}").json()
+    total = int(state["required"]) + amount
+    signature = market.wallet.sign_voucher(kept.channel_id, total, kept.domain)
+    return f"{hex0x(kept.channel_id)};{total};{hex0x(signature)}"
+
+
 def run(payer: Visit) -> str:
     """Press the button; return what the receipt's card says."""
     link = payer.page.get_by_role("link", name="Look it up on chain")
@@ -246,13 +259,13 @@ def test_more_than_the_wallet_holds_is_refused_before_anything_is_signed(payer):
 
 def test_a_channel_is_opened_by_a_permit_and_one_transaction(payer, local):
     payer.wallet.asked.clear()
-    payer.page.get_by_label("Deposit, in dollars").fill("0.2")
+    payer.page.get_by_label("Deposit, in dollars").fill("2")
     payer.page.get_by_role("button", name="Open channel").click()
     payer.page.get_by_text("Left to spend").wait_for()
     assert payer.wallet.asked == ["eth_signTypedData_v4", "eth_sendTransaction"]
     kept = payer.page.evaluate("JSON.parse(localStorage.getItem('console.channels'))[0]")
     found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
-    assert (found["deposited"], found["payer"].lower()) == ("200000", payer.wallet.address)
+    assert (found["deposited"], found["payer"].lower()) == ("2000000", payer.wallet.address)
     assert found["signer"] == kept["signer"] != found["payer"]
 
 
@@ -264,7 +277,7 @@ def test_requests_are_paid_without_asking_the_wallet_and_verified(payer, local):
     assert payer.wallet.asked == []
     answer = payer.page.get_by_label("Values of last_hidden_state").inner_text()
     assert "1,128 more" in answer, "3 tokens of 384 numbers, 24 shown"
-    payer.page.get_by_text("$0.198").wait_for()
+    payer.page.get_by_text("$1.998").wait_for()
     payer.page.get_by_role("link", name="Look it up on chain").click()
     payer.page.get_by_text("Verified", exact=True).wait_for(timeout=30_000)
     assert "read by your wallet's own node" in text_of(payer)
@@ -317,6 +330,43 @@ def test_a_picture_is_dropped_and_classified(payer):
     payer.page.get_by_role("alert").get_by_role("code").wait_for()
 
 
+@pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
+def test_a_chat_is_streamed_paid_by_the_token_and_verified(payer, local):
+    payer.open("playground/chatter")
+    for turn, temperature in enumerate(("0.7", "1"), start=1):
+        payer.page.get_by_label("Message").fill("the cat “sat” on\nthe mat")
+        payer.page.get_by_label("Tokens at most").fill("12")
+        payer.page.get_by_label("Temperature").fill(temperature)
+        payer.page.get_by_role("button", name="Send for at most").click()
+        payer.page.locator(".said li").nth(2 * turn - 1).and_(payer.page.locator("[aria-busy=false]")).wait_for()
+        receipt = payer.page.locator("section").filter(has=payer.page.get_by_role("heading", name="Receipt"))
+        receipt.get_by_text("Verified", exact=True).wait_for()
+        assert receipt.locator(".no, .open").count() == 0
+    assert (
+        payer.page.get_by_text("12 tokens written, ended by length")
+        .or_(payer.page.get_by_text("ended by stop"))
+        .count()
+    )
+    assert payer.violations() == []
+
+
+@pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
+def test_a_chat_that_is_stopped_is_charged_for_what_was_read_at_most(payer):
+    payer.open("playground/sentiment")
+    payer.open("playground/chatter")
+    payer.page.evaluate(
+        """() => {
+            const stop = () => [...document.querySelectorAll('button')].find((one) => one.textContent === 'Stop');
+            new MutationObserver(() => stop()?.click()).observe(document.body, { childList: true, subtree: true });
+        }"""
+    )
+    payer.page.get_by_label("Message").fill("the cat")
+    payer.page.get_by_role("button", name="Send for at most").click()
+    nothing = payer.page.get_by_text("nothing is charged")
+    nothing.or_(payer.page.get_by_text("Good, as far as it was read")).wait_for(timeout=30_000)
+    assert payer.page.locator(".checks .no").count() == 0
+
+
 def test_what_is_wrong_with_a_request_is_said_before_it_is_paid(payer):
     payer.open(f"playground/{minilm.NAME}")
     field = payer.page.get_by_label("Input tensors, as JSON")
@@ -354,26 +404,39 @@ def test_the_curl_shown_makes_the_same_call(payer, local, market):
     payer.page.get_by_label("Texts, one a line").fill("the cat's mat")
     payer.page.get_by_role("button", name="curl").click()
     code = payer.page.get_by_label("The call in curl").inner_text()
-    kept = market.channel()
-    state = httpx.get(f"{local.gateway_url}/market/v1/channels/{hex0x(kept.channel_id)}").json()
-    total = int(state["required"]) + 20_000
-    signature = market.wallet.sign_voucher(kept.channel_id, total, kept.domain)
-    voucher = f"{hex0x(kept.channel_id)};{total};{hex0x(signature)}"
-    done = subprocess.run(["bash", "-c", code], capture_output=True, env={**os.environ, "MARKET_VOUCHER": voucher})
+    environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 20_000)}
+    done = subprocess.run(["bash", "-c", code], capture_output=True, env=environment)
     assert json.loads(done.stdout)["outputs"][0]["name"] == "scores", done
 
 
+@pytest.mark.parametrize(("model", "said"), [("embedder", b"[8]"), ("chatter", b"")])
+def test_the_openai_client_shown_makes_the_same_call(payer, local, market, model, said):
+    if model == "chatter" and not HAS_LLM:
+        pytest.skip("the extra [llm] is not installed")
+    payer.open(f"playground/{model}")
+    payer.page.get_by_label("Message" if model == "chatter" else "Texts, one a line").fill('the "cat\'s" mat')
+    payer.page.get_by_role("button", name="openai").click()
+    code = payer.page.get_by_label("The call in openai").inner_text()
+    environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 200_000)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout != b""
+
+
 def test_the_deposit_grows_and_the_rest_comes_back(payer, local):
+    payer.page.reload()
     payer.open("playground")
+    payer.page.get_by_text("Connect the wallet to add to the deposit").wait_for()
+    payer.page.get_by_role("button", name="Connect Test wallet").click()
     payer.page.get_by_role("button", name="Add to the deposit").click()
     payer.page.get_by_label("Add, in dollars").fill("0.5")
     payer.page.get_by_role("button", name="Deposit", exact=True).click()
-    payer.page.get_by_text("$0.70").wait_for()
+    payer.page.get_by_text("$2.50").wait_for()
     payer.page.get_by_role("button", name="Take the rest back").click()
     payer.page.get_by_text("to be drawn from").wait_for()
     kept = payer.page.evaluate("JSON.parse(localStorage.getItem('console.channels'))[0]")
     found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
-    assert int(found["exitAmount"]) > 500_000
+    assert int(found["exitAmount"]) > 2_000_000
 
 
 # --- for everybody ----------------------------------------------------------------------------------------------------
@@ -383,7 +446,14 @@ def test_the_deposit_grows_and_the_rest_comes_back(payer, local):
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_no_page_has_an_accessibility_violation(chromium, local, paid, scheme, viewport):
     pages = [
-        *("models", f"models/{minilm.NAME}", "playground", "playground/embedder", "playground/pictures"),
+        *(
+            "models",
+            f"models/{minilm.NAME}",
+            "playground",
+            "playground/embedder",
+            "playground/pictures",
+            "playground/chatter",
+        ),
         *("receipts", f"receipts/{paid['request']}", f"receipts/{paid['channel']}", "settlement"),
         *("operators", f"operators/{checksum(local.accounts['operator'].address)}"),
         *("owners", f"owners/{checksum(local.accounts['owner'].address)}", "nowhere"),

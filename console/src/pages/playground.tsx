@@ -1,21 +1,21 @@
 // Try a model: see the price, pay by a channel, see the answer and its receipt checked, copy the same call.
 
 import type { JSX } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
 import { useRead, type Model, type Status } from "../api.ts";
-import { milliseconds, money } from "../format.ts";
+import { money } from "../format.ts";
 import { keptChannel } from "../pay/channel.ts";
 import { PayCard } from "../pay/PayCard.tsx";
-import { infer, price, type Outcome } from "../pay/request.ts";
+import { infer, type Outcome } from "../pay/request.ts";
 import { useSignal } from "../pay/signal.ts";
-import { go, href } from "../route.ts";
+import { go } from "../route.ts";
+import { ChatBench } from "../tasks/chat.tsx";
+import { Asked, PaperCard, Snippets, usePrice } from "../tasks/paid.tsx";
 import { Results } from "../tasks/results.tsx";
-import { curl, python } from "../tasks/snippets.ts";
+import { curl, openai, python } from "../tasks/snippets.ts";
 import { example, kindOf, tensorsOf, type Given } from "../tasks/tasks.ts";
-import { Badge, Card, Copy, Failure, Heading, Loading } from "../ui/parts.tsx";
-
-const PRICE_DELAY_MS = 400;
+import { Card, Failure, Heading, Loading } from "../ui/parts.tsx";
 
 export function Playground({ argument, status }: PageProps): JSX.Element {
   const { data, error } = useRead<Model[]>("/market/v1/models", 10_000);
@@ -48,7 +48,8 @@ export function Playground({ argument, status }: PageProps): JSX.Element {
           <p>No live worker offers this model now.</p>
         </div>
       )}
-      {chosen && status && <Bench key={chosen.modelId} model={chosen} status={status} />}
+      {chosen && status && kindOf(chosen) === "chat" && <ChatBench key={chosen.modelId} model={chosen} status={status} />}
+      {chosen && status && kindOf(chosen) !== "chat" && <Bench key={chosen.modelId} model={chosen} status={status} />}
     </>
   );
 }
@@ -60,8 +61,9 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
   const [error, setError] = useState<Error>();
   const [running, setRunning] = useState(false);
   const results = useRef<HTMLDivElement>(null);
-  const asked = usePrice(model, given);
+  const asked = usePrice(model, given, () => tensorsOf(model, given));
   const channel = keptChannel(status);
+  const origin = window.location.origin;
   const send = async (event: Event) => {
     event.preventDefault();
     if (asked.price === undefined || !channel || running) return;
@@ -83,16 +85,7 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
           <form onSubmit={send}>
             <Form model={model} given={given} change={setGiven} />
             <div class="row apart">
-              <p class="asked" role="status">
-                {asked.price !== undefined ? (
-                  <>
-                    Price: <strong>{money(asked.price)}</strong>
-                    {model.unit === "token" && " at most"}
-                  </>
-                ) : (
-                  <span class={asked.error ? "complaint" : "quiet"}>{asked.error?.message ?? "Asking for the price …"}</span>
-                )}
-              </p>
+              <Asked model={model} {...asked} />
               <button type="submit" disabled={asked.price === undefined || !channel || running}>
                 {running ? "Running …" : asked.price === undefined ? "Run" : `Run for ${money(asked.price)}`}
               </button>
@@ -107,38 +100,17 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
               <Card title="Answer">
                 <Results model={model} outputs={outcome.found.outputs} text={outcome.text} />
               </Card>
-              <Paper outcome={outcome.found} />
+              <PaperCard paid={outcome.found} />
             </>
           )}
         </div>
       </div>
       <div>
         <PayCard status={status} />
-        <Snippets model={model} given={given} />
+        <Snippets calls={{ curl: curl(model, given, origin), Python: python(model, given, origin), ...openai(model, given, origin) }} />
       </div>
     </div>
   );
-}
-
-/** The price of what is in the form, a moment after it stopped changing. */
-function usePrice(model: Model, given: Given): { price?: bigint; error?: Error } {
-  const [found, setFound] = useState<{ given: Given; price?: bigint; error?: Error }>();
-  useEffect(() => {
-    let left = false;
-    const timer = window.setTimeout(async () => {
-      try {
-        const asked = await price(model, tensorsOf(model, given));
-        if (!left) setFound({ given, price: asked });
-      } catch (error) {
-        if (!left) setFound({ given, error: error as Error });
-      }
-    }, PRICE_DELAY_MS);
-    return () => {
-      left = true;
-      window.clearTimeout(timer);
-    };
-  }, [model.modelId, given]);
-  return found?.given === given ? found : {};
 }
 
 function Form({ model, given, change }: { model: Model; given: Given; change: (given: Given) => void }): JSX.Element {
@@ -191,66 +163,5 @@ function PictureField({ given, change }: { given: Given; change: (given: Given) 
       />
       {given.image && <img src={given.image.url} alt={`What is sent: ${given.image.name}`} />}
     </div>
-  );
-}
-
-function Paper({ outcome }: { outcome: Outcome }): JSX.Element {
-  const bad = outcome.checks.filter((check) => check.holds === false);
-  const { receipt } = outcome.paper;
-  return (
-    <Card title="Receipt">
-      <div class="row apart">
-        <p class="row">
-          {bad.length === 0 ? <Badge tone="good">Verified</Badge> : <Badge tone="bad">{`${bad.length} checks fail`}</Badge>}
-          <span>
-            charged <strong>{money(outcome.charged)}</strong>, answered in {milliseconds(outcome.took)}
-          </span>
-        </p>
-        <a href={href("receipts", receipt.requestId)}>Look it up on chain</a>
-      </div>
-      <ul class="checks">
-        {outcome.checks.map((check) => (
-          <li key={check.name}>
-            <span class={`sign ${check.holds ? "yes" : "no"}`} aria-hidden="true">
-              {check.holds ? "✓" : "✗"}
-            </span>
-            <div>
-              {check.name}
-              <span class="hidden">{check.holds ? ": holds" : ": does not hold"}</span>
-              <p>{check.detail}</p>
-            </div>
-          </li>
-        ))}
-      </ul>
-    </Card>
-  );
-}
-
-function Snippets({ model, given }: { model: Model; given: Given }): JSX.Element {
-  const [shown, setShown] = useState("curl");
-  const origin = window.location.origin;
-  const code = useMemo(() => ({ curl: curl(model, given, origin), Python: python(model, given, origin) }), [model.modelId, given]);
-  const text = code[shown as keyof typeof code];
-  return (
-    <Card title="The same call">
-      <div class="row apart">
-        <div class="tabs" role="group" aria-label="Language">
-          {Object.keys(code).map((name) => (
-            <button key={name} type="button" aria-pressed={name === shown} onClick={() => setShown(name)}>
-              {name}
-            </button>
-          ))}
-        </div>
-        <Copy text={text} />
-      </div>
-      <pre tabIndex={0} aria-label={`The call in ${shown}`}>
-        {text}
-      </pre>
-      {shown === "curl" && (
-        <p class="after quiet">
-          <code>$MARKET_VOUCHER</code> is a voucher that covers the price: channel id, total, signature.
-        </p>
-      )}
-    </Card>
   );
 }

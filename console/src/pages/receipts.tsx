@@ -11,6 +11,7 @@ import { chainReader } from "../protocol/chain.ts";
 import { receiptFromJson, type Paper } from "../protocol/typed.ts";
 import { checkChain, checkPaper, domainOf, type Check } from "../protocol/verify.ts";
 import { go, href } from "../route.ts";
+import { Checks } from "../ui/checks.tsx";
 import { Badge, Card, Copy, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 
 const PAGE = 50;
@@ -280,22 +281,7 @@ export function Verdict({ stored, status }: { stored: StoredReceipt; status: Sta
           <Badge tone="good">Verified</Badge>
         )}
       </p>
-      <ul class="checks">
-        {checks.list.map((check) => (
-          <li key={check.name}>
-            <span class={`sign ${check.holds === undefined ? "open" : check.holds ? "yes" : "no"}`} aria-hidden="true">
-              {check.holds === undefined ? "…" : check.holds ? "✓" : "✗"}
-            </span>
-            <div>
-              {check.name}
-              <span class="hidden">
-                {check.holds === undefined ? ": not known yet" : check.holds ? ": holds" : ": does not hold"}
-              </span>
-              <p>{check.detail}</p>
-            </div>
-          </li>
-        ))}
-      </ul>
+      <Checks checks={checks.list} />
       <p class="after quiet">
         {checks.source === "wallet"
           ? "The chain was read by your wallet's own node, not through the gateway; the contracts' addresses are those that the gateway names."

@@ -3,17 +3,20 @@
 import { toHex, type Address, type Hex } from "viem";
 import { ask, read, Refused, type Channel as ChannelState, type Model, type Status } from "../api.ts";
 import { contentHash, decodeBody, encodeBody, type Decoded, type Parameters, type Tensor } from "../protocol/tensors.ts";
-import { paperFromHeader, type Paper } from "../protocol/typed.ts";
+import { paperFromHeader, type Paper, type Receipt } from "../protocol/typed.ts";
 import { checkPaper, domainOf, type Check } from "../protocol/verify.ts";
 import { keptChannel, signVoucher, type Kept } from "./channel.ts";
 import { emit } from "./signal.ts";
 
-export interface Outcome extends Decoded {
+/** What a request cost and the paper that says so; `took` in milliseconds. */
+export interface Paid {
   paper: Paper;
   checks: Check[];
   charged: bigint;
   took: number;
 }
+
+export interface Outcome extends Decoded, Paid {}
 
 /** What a request costs at the cheapest live offer, at most; nothing is charged for asking. */
 export async function price(model: Model, tensors: Tensor[], parameters: Parameters = {}): Promise<bigint> {
@@ -77,10 +80,34 @@ export async function infer(
   emit("spent");
   const decoded = decodeBody(answer.headers, bytes);
   const paper = paperFromHeader(answer.headers.get("Market-Receipt") ?? "");
-  const { receipt } = paper;
-  const inputHash = contentHash(tensors, parameters);
   const outputHash = contentHash(decoded.outputs, decoded.parameters);
   const checks: Check[] = [
+    ...checkRequest(paper.receipt, { requestId, kept, model, tensors, parameters, most, ceiling }),
+    {
+      name: "It covers what came back",
+      holds: paper.receipt.outputHash === outputHash,
+      detail: `SHA-256 of the output, computed here: ${outputHash}.`,
+    },
+    ...(await checkPaper(paper, domainOf(status))),
+  ];
+  return { ...decoded, paper, checks, charged: paper.receipt.price, took };
+}
+
+export interface Sent {
+  requestId: Hex;
+  kept: Kept;
+  model: Model;
+  tensors: Tensor[];
+  parameters: Parameters;
+  most: bigint;
+  ceiling: bigint;
+}
+
+/** Whether a receipt is for what was sent, and within what was signed for it. */
+export function checkRequest(receipt: Receipt, sent: Sent): Check[] {
+  const { requestId, kept, model, most, ceiling } = sent;
+  const inputHash = contentHash(sent.tensors, sent.parameters);
+  return [
     {
       name: "It is for this request",
       holds:
@@ -92,23 +119,16 @@ export async function infer(
       detail: "Request, channel, model, payer and gateway are those that were sent.",
     },
     {
-      name: "It covers what was sent",
-      holds: receipt.inputHash === inputHash,
-      detail: `SHA-256 of the input, computed here: ${inputHash}.`,
-    },
-    {
-      name: "It covers what came back",
-      holds: receipt.outputHash === outputHash,
-      detail: `SHA-256 of the output, computed here: ${outputHash}.`,
-    },
-    {
       name: "It charges no more than was signed",
       holds: receipt.price <= most && receipt.cumulative <= ceiling,
       detail: "Price and total stay within the voucher.",
     },
-    ...(await checkPaper(paper, domainOf(status))),
+    {
+      name: "It covers what was sent",
+      holds: receipt.inputHash === inputHash,
+      detail: `SHA-256 of the input, computed here: ${inputHash}.`,
+    },
   ];
-  return { ...decoded, paper, checks, charged: receipt.price, took };
 }
 
 const sameAddress = (a: Address, b: Address): boolean => a.toLowerCase() === b.toLowerCase();

@@ -120,10 +120,17 @@ function write(view: DataView, at: number, datatype: string, value: unknown, nam
   }
 }
 
+// Parameters that the gateway makes fractions of, which Python writes with their point: 1.0.
+const FRACTIONS = ["temperature", "top_p"];
+
 /** JSON with sorted keys and no white space, as Python writes it. */
 export function canonicalJson(parameters: Parameters): string {
+  const written = (key: string): string => {
+    const value = parameters[key];
+    return FRACTIONS.includes(key) && Number.isInteger(value) ? `${value}.0` : JSON.stringify(value);
+  };
   const sorted = Object.keys(parameters).sort();
-  return `{${sorted.map((key) => `${JSON.stringify(key)}:${JSON.stringify(parameters[key])}`).join(",")}}`;
+  return `{${sorted.map((key) => `${JSON.stringify(key)}:${written(key)}`).join(",")}}`;
 }
 
 /** The canonical bytes of tensors and parameters. */

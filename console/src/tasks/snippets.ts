@@ -1,6 +1,7 @@
 // The same call for other programs; what pays is named, never pasted in.
 
 import type { Model } from "../api.ts";
+import type { Message, Wishes } from "../pay/chat.ts";
 import { kindOf, linesOf, type Given } from "./tasks.ts";
 
 const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
@@ -84,4 +85,54 @@ export function python(model: Model, given: Given, origin: string): string {
     `${indent})`,
     `${indent}print(outcome.outputs, outcome.charged)`,
   ].join("\n");
+}
+
+const OPENAI_HEAD = (origin: string): string[] => [
+  "import os",
+  "",
+  "from openai import OpenAI",
+  "",
+  "client = OpenAI(",
+  `    base_url=${JSON.stringify(`${origin}/v1`)},`,
+  '    api_key="unused",',
+  '    default_headers={"Market-Voucher": os.environ["MARKET_VOUCHER"]},',
+  ")",
+];
+
+/** The call for OpenAI's own client, where its API has one. */
+export function openai(model: Model, given: Given, origin: string): Record<string, string> {
+  if (model.task !== "text-embedding") return {};
+  const input = JSON.stringify(linesOf(given.text));
+  const lines = [
+    ...OPENAI_HEAD(origin),
+    `answer = client.embeddings.create(model=${JSON.stringify(model.name)}, input=${input})`,
+    "print([len(row.embedding) for row in answer.data], answer.usage)",
+  ];
+  return { openai: lines.join("\n") };
+}
+
+/** A chat for other programs. */
+export function chatCalls(model: Model, messages: Message[], wishes: Wishes, origin: string): Record<string, string> {
+  const body = { model: model.name, messages, max_tokens: wishes.maxTokens, temperature: wishes.temperature };
+  const python = JSON.stringify(messages);
+  return {
+    curl: [
+      `curl -sSN ${origin}/v1/chat/completions \\`,
+      `  -H "Market-Voucher: $MARKET_VOUCHER" \\`,
+      "  -H 'Content-Type: application/json' \\",
+      `  -d ${quote(JSON.stringify({ ...body, stream: true }))}`,
+    ].join("\n"),
+    openai: [
+      ...OPENAI_HEAD(origin),
+      "stream = client.chat.completions.create(",
+      `    model=${JSON.stringify(model.name)},`,
+      `    messages=${python},`,
+      `    max_tokens=${wishes.maxTokens},`,
+      `    temperature=${wishes.temperature},`,
+      "    stream=True,",
+      ")",
+      "for chunk in stream:",
+      '    print(chunk.choices[0].delta.content or "", end="", flush=True)',
+    ].join("\n"),
+  };
 }

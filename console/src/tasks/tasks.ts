@@ -9,14 +9,16 @@ export interface Given {
   image: { name: string; bytes: Uint8Array; url: string } | null;
 }
 
-export type Kind = "tensor" | "texts" | "image";
+export type Kind = "tensor" | "texts" | "image" | "chat";
 
 export const kindOf = (model: Model): Kind =>
   model.task === "text-embedding" || model.task === "text-classification"
     ? "texts"
     : model.task === "image-classification"
       ? "image"
-      : "tensor";
+      : model.task === "text-generation"
+        ? "chat"
+        : "tensor";
 
 export const labelsOf = (model: Model): string[] => {
   const labels = model.options?.labels;
