@@ -97,10 +97,12 @@ def payment_required(
             "mimeType": "application/json",
         },
         "accepts": offers if offers is not None else accepts(desk, price),
-        "extensions": {SIGN_IN: sign_in_challenge(desk, url), "bazaar": bazaar(manifest)},
+        "extensions": {SIGN_IN: sign_in_challenge(desk, url)},
     }
+    if path.endswith("/infer"):  # what it describes is a body of that route
+        required["extensions"]["bazaar"] = bazaar(manifest)
     header = encode(required)
-    if len(header) > _MAX_HEADER_BYTES:
+    if len(header) > _MAX_HEADER_BYTES and "bazaar" in required["extensions"]:
         del required["extensions"]["bazaar"]
         header = encode(required)
     return header

@@ -82,7 +82,7 @@ class Paying:
 def paying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paying]:
     folder = tmp_path_factory.mktemp("openai")
     packages = build_packages(folder / "packages")
-    with LocalMarket(Options(data_dir=folder / "net", keep_state=False, packages=packages)) as local:
+    with LocalMarket(Options(data_dir=folder / "net", keep_state=False, packages=packages, grpc=True)) as local:
         for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
             step()
         local.start_programs()
