@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -340,6 +341,18 @@ def test_when_the_process_dies_its_generations_fail_and_the_next_starts_it_anew(
     cache.get(package).kill()
     result = market.final(job)
     assert (result.code, result.retry) == ("execution-failed", Retry.OTHER_WORKER)
+    assert outputs(greedy(market, "A", max_tokens=3))["text"] == "BCD"
+
+
+def test_a_process_that_hangs_is_ended_and_the_next_generation_starts_it_anew(slow, monkeypatch):
+    monkeypatch.setattr("workers.generating.HANG_SECONDS", 0.5)
+    cache, package = slow
+    market = Market(cache, package)
+    greedy(market, "A", max_tokens=1)
+    os.kill(cache.get(package)._process.pid, signal.SIGSTOP)
+    job, blob = market.job("A", changes={"deadline_at": time.time() + 0.5}, temperature=0, max_tokens=50)
+    market.send((job, blob))
+    assert market.final(job).code == "execution-failed"
     assert outputs(greedy(market, "A", max_tokens=3))["text"] == "BCD"
 
 
