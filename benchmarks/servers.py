@@ -245,15 +245,16 @@ class _Cheap(LocalMarket):
 class OwnMarket:
     """The whole market on this machine: gateway, one worker, Valkey, SQLite, an EVM node; one funded channel a run."""
 
-    def __init__(self, workloads: Sequence[Workload], scratch: Path) -> None:
+    def __init__(self, workloads: Sequence[Workload], scratch: Path, *, linked: bool = False) -> None:
         self._scratch = scratch
         self._workloads = workloads
         self.local = _Cheap(
             Options(
-                data_dir=scratch / "market",
+                data_dir=scratch / ("linked" if linked else "market"),
                 keep_state=False,
                 settle_interval_seconds=3_600,
                 packages=tuple(workload.package for workload in workloads),
+                linked=linked,
             )
         )
 

@@ -400,7 +400,8 @@ def build_x402(
             field="MARKET_PUBLIC_URL",
             remedy="Set it to the scheme, host and port that clients use, such as https://gateway.example.",
         )
-    origin = settings.public_url or f"http://{settings.host}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    origin = settings.public_url or f"{scheme}://{settings.host}:{settings.port}"
     desk = X402Desk(merchant, facilitator, book, house, name, version, settings.x402_pack, origin)
     housekeeping = Housekeeping(
         desk, house=house, ledger=ledger, claim_interval_seconds=settings.x402_claim_interval_seconds

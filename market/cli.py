@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from market.commands import channel, client, local, money, owner, services
+from market.commands import broker, channel, client, local, money, owner, services
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -16,6 +16,7 @@ app.command("demo")(local.demo)
 app.command("up")(local.up)
 app.command("serve")(services.serve)
 app.command("jobs")(services.jobs)
+app.command("broker-acl")(broker.broker_acl)
 app.command("status")(client.status)
 app.command("infer")(client.infer)
 app.add_typer(client.receipts_app, name="receipts")

@@ -53,6 +53,11 @@ class MarketSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8_080, description="Port to listen on; 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file of the server's certificate and chain; without it a proxy ends the TLS.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, if it is not in the same file.")
     grpc_port: Port | None = Field(None, description="Port of the gRPC service; 0 takes a free one, unset: none.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, description="Largest request body.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="A body must have arrived after this long.")

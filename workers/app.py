@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from contracts.protocol.messages import worker_queue
+from contracts.protocol.messages import worker_bookkeeping, worker_queue
 from workers.settings import WorkerSettings
 
 # Longer than any job may take; a shorter one would hand the same pack out twice.
@@ -22,7 +22,10 @@ def configure(settings: WorkerSettings, worker: bytes) -> str:
     app.conf.update(
         broker_url=celery_url(settings.redis_url),
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS},
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            **worker_bookkeeping(worker),
+        },
         accept_content=["msgpack"],
         task_serializer="msgpack",
         task_default_queue=queue,

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import socket
+import ssl
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -46,7 +48,8 @@ class _Server(uvicorn.Server):
             for server in self.servers:
                 for listener in server.sockets:
                     host, port, *_ = listener.getsockname()
-                    log.info("listening", url=f"http://{host}:{port}")
+                    scheme = "https" if self.config.is_ssl else "http"
+                    log.info("listening", url=f"{scheme}://{host}:{port}")
 
 
 def run(runtime: GatewayRuntime) -> None:
@@ -75,8 +78,22 @@ def run(runtime: GatewayRuntime) -> None:
     routes = create_app(runtime)
     app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime)
     http = partial(Connection, app)
+    if settings.tls_certificate is not None:
+        options |= _tls(settings.tls_certificate, settings.tls_key)
     with listener:
         _Server(uvicorn.Config(app, http=http, **options)).run(sockets=[listener])  # type: ignore[arg-type]
+
+
+def _tls(certificate: Path, key: Path | None) -> dict[str, Any]:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"the certificate {certificate} cannot be used: {error.strerror or error}.",
+            field="MARKET_TLS_CERTIFICATE",
+            remedy="Name a PEM file with the certificate and its chain, and its key in MARKET_TLS_KEY.",
+        ) from error
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": None if key is None else str(key)}
 
 
 def _listen(host: str, port: int) -> socket.socket:

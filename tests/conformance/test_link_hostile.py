@@ -41,7 +41,8 @@ from market.adapters import link_hub
 from market.errors import DeadlineExceeded
 from market.inference.ports import WorkerGone
 from tests.conformance.test_celery_dispatch import job
-from tests.support.linked import NOBODY_KEY, LinkedLane
+from tests.support.certificates import self_signed
+from tests.support.linked import NOBODY_KEY, LinkedLane, LinkServer, Node
 from tests.support.money import DOMAIN, GATEWAY
 
 pytestmark = pytest.mark.integration
@@ -365,3 +366,18 @@ async def test_a_node_runs_a_job_once_however_often_it_comes(lane, redis_url):
     assert sum(counts) == 1
     assert (node.bridge.repeated_jobs, fresh.repeated_jobs) == (1, 1)
     await fresh.close()
+
+
+async def test_over_tls_a_node_links_only_to_a_server_it_trusts(lane, redis_url, tmp_path, monkeypatch):
+    certificate = self_signed(tmp_path)
+    server = LinkServer(lane.hub, ssl_certfile=str(certificate), ssl_keyfile=str(tmp_path / "server.key"))
+    await server.start()
+    node = Node(server.port, redis_url, HOSTILE, scheme="https")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(node.link_soon(), 1)
+    await node.stop()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    node = Node(server.port, redis_url, HOSTILE, scheme="https")
+    await node.start()
+    await node.stop()
+    await server.stop()

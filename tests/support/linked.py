@@ -39,7 +39,7 @@ async def nothing_here(scope, receive, send):
 class LinkServer:
     """A gateway's door for links on a port of its own."""
 
-    def __init__(self, hub: LinkHub) -> None:
+    def __init__(self, hub: LinkHub, **tls: object) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         config = uvicorn.Config(
@@ -52,6 +52,7 @@ class LinkServer:
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,
+            **tls,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -71,11 +72,11 @@ class LinkServer:
 class Node:
     """One linked node: its broker's end and its connection; whoever reads the broker is the test's business."""
 
-    def __init__(self, port: int, redis_url: str, key: PrivateKey, *, window: int = 2) -> None:
+    def __init__(self, port: int, redis_url: str, key: PrivateKey, *, window: int = 2, scheme: str = "http") -> None:
         self.key = key
         self.bridge = Bridge(redis_url, worker=key.address, gateway=GATEWAY.address)
         self.link = GatewayLink(
-            f"http://127.0.0.1:{port}",
+            f"{scheme}://127.0.0.1:{port}",
             gateway=GATEWAY.address,
             key=key,
             domain=DOMAIN,
@@ -86,8 +87,11 @@ class Node:
 
     async def start(self) -> None:
         await self.bridge.recover()
+        await asyncio.wait_for(self.link_soon(), 10)
+
+    async def link_soon(self) -> None:
         self._task = asyncio.create_task(self.link.run())
-        await asyncio.wait_for(self.link.linked(), 10)
+        await self.link.linked()
 
     async def stop(self) -> None:
         assert self._task is not None

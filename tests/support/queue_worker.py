@@ -21,6 +21,7 @@ from contracts.protocol.messages import (
     decode_pack,
     decode_papers,
     encode_results,
+    worker_bookkeeping,
     worker_queue,
 )
 
@@ -37,6 +38,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
 )
+app.conf.broker_transport_options = worker_bookkeeping(ADDRESS)
 client = redis.Redis.from_url(URL)
 
 

@@ -22,7 +22,7 @@ EXIT_UNUSABLE = 2
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 40.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
