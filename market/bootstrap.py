@@ -32,6 +32,7 @@ from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.chain_reader import Web3ChainReader
 from market.adapters.chain_window import ChainWindow
 from market.adapters.database.engine import open_engine
+from market.adapters.database.key_book import DatabaseKeyBook
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.outbox import DatabaseOutbox
@@ -63,6 +64,7 @@ from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
+from market.payments.capabilities import Capabilities
 from market.payments.model import StoredReceipt
 from market.payments.ports import Ledger, Reservations
 from market.payments.refunds import RefundDesk, RefundPromises
@@ -200,6 +202,7 @@ class GatewayRuntime:
     refresh_registry: Callable[[], object]
     statistics: DatabaseStatistics
     chain_window: ChainWindow
+    capabilities: Capabilities
     x402: X402Desk | None = None
     links: LinkHub | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
@@ -266,6 +269,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     )
     promises = DatabaseRefundPromises(services.engine)
     channels = RegistryChannels(view, promises)
+    key_book = DatabaseKeyBook(services.engine)
     x402 = build_x402(services, ledger, channels)
     papers = PapersDesk(key=services.key, domain=domain)
     lives: dict[str, Any] = {"is_live": offers.is_live, "max_batch": offers.max_batch}
@@ -324,6 +328,9 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         refresh_registry=refresh,
         statistics=DatabaseStatistics(services.engine, gateway),
         chain_window=chain_window,
+        capabilities=Capabilities(
+            domain=domain, gateway=gateway, channels=channels, reservations=reservations, book=key_book
+        ),
         x402=None if x402 is None else x402[0],
         links=hub,
         background=(hub.run, *(() if x402 is None else (x402[1].run,))),
@@ -334,6 +341,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             announcements.close,
             chain_window.close,
             *([reservations.close] if isinstance(reservations, RedisReservations) else []),
+            key_book.close,
             ledger.close,
             lease.close,
             services.engine.dispose,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from market.commands import broker, channel, client, local, money, owner, services
+from market.commands import broker, channel, client, keys, local, money, owner, services
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -21,6 +21,7 @@ app.command("status")(client.status)
 app.command("infer")(client.infer)
 app.add_typer(client.receipts_app, name="receipts")
 app.add_typer(channel.channel_app, name="channel")
+app.add_typer(keys.keys_app, name="keys")
 app.add_typer(money.wallet_app, name="wallet")
 app.command("mint")(money.mint)
 app.command("earnings")(money.earnings)

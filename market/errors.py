@@ -7,6 +7,7 @@ knows HTTP: the status of each class is mapped once, in `market.gateway.problems
     └── MarketError
         ├── RequestError            the caller's request cannot be served as written
         ├── PaymentError            the caller's payment does not cover the request
+        ├── AccessError             the caller's API key does not allow the request
         ├── CapacityError           nobody can serve it now
         ├── WorkerFault             a worker was asked and did not deliver; nothing is charged
         └── OperationError          a service or setting of the operator is wrong
@@ -266,6 +267,97 @@ class CreditSpent(PaymentError):
 
     code = "credit-spent"
     default_remedy = "Buy a credit pack: pay what PAYMENT-REQUIRED accepts."
+
+
+class KeyUnfunded(PaymentError):
+    """The channel's owner has signed too little for all its API keys and its own requests."""
+
+    code = "key-unfunded"
+    default_remedy = "The channel's owner runs `market keys fund`."
+
+
+# --- API keys --------------------------------------------------------------------------------------------------
+
+
+class AccessError(MarketError):
+    """The API key does not allow the request."""
+
+    code = "access-error"
+
+
+class InvalidKey(AccessError):
+    """The gateway knows no such API key."""
+
+    code = "invalid-key"
+    default_remedy = "Send Authorization: Bearer mk_… as `market keys create` printed it, to the gateway it is for."
+
+    def __init__(self, detail: str = "", *, field: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(detail, field=field or "Authorization", remedy=remedy)
+        self.headers = {"WWW-Authenticate": "Bearer"}
+
+
+class KeyExpired(InvalidKey):
+    """The API key has expired."""
+
+    code = "key-expired"
+    default_remedy = "The channel's owner makes a new one: `market keys create`."
+
+
+class KeyRevoked(InvalidKey):
+    """The API key was revoked."""
+
+    code = "key-revoked"
+    default_remedy = "The channel's owner makes a new one: `market keys create`."
+
+
+class KeyLimit(AccessError):
+    """The API key's spending limit leaves too little for this request."""
+
+    code = "key-limit"
+    default_remedy = "Ask for less, such as fewer tokens; or the channel's owner makes a new key."
+
+
+class KeyModel(AccessError):
+    """The API key is not for this model."""
+
+    code = "key-model"
+    default_remedy = "GET /market/v1/keys with the key names its models."
+
+
+class KeySignature(AccessError):
+    """The request is not signed by the channel's signer, or was signed too long ago."""
+
+    code = "key-signature"
+    default_remedy = "Sign KeyGrant, KeyRevocation or KeyListing with the channel's signer, for this chain and escrow."
+
+
+class KeyExists(RequestError):
+    """Another API key has this hash."""
+
+    code = "key-exists"
+    default_remedy = "Draw a new key."
+
+
+class KeyNotFound(RequestError):
+    """No API key has this hash."""
+
+    code = "key-not-found"
+    default_remedy = "`market keys list` names them."
+
+
+class TooManyKeys(RequestError):
+    """The channel has as many API keys as it may have."""
+
+    code = "too-many-keys"
+    default_remedy = "Revoke some of them."
+
+
+class TooManyFailures(AccessError):
+    """Too many unknown API keys were tried of late."""
+
+    code = "too-many-failures"
+    retry = Retry.LATER
+    default_remedy = "Wait as long as Retry-After says, then send a key that is known."
 
 
 class UnknownPage(RequestError):

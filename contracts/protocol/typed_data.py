@@ -311,6 +311,36 @@ class SettleBatch(TypedStruct):
     credits_hash: bytes
 
 
+@_typed("bytes32", "bytes32", "uint128", "uint64", "bytes32")
+class KeyGrant(TypedStruct):
+    """The channel's signer lets whoever has the key of this hash spend up to `spending_limit` of the channel.
+
+    `expires_at` is unix seconds, 0 for never; `terms_hash` covers name and allowed models, see `capability`.
+    """
+
+    channel_id: bytes
+    key_hash: bytes
+    spending_limit: int
+    expires_at: int
+    terms_hash: bytes
+
+
+@_typed("bytes32", "bytes32")
+class KeyRevocation(TypedStruct):
+    """The channel's signer ends a key for good."""
+
+    channel_id: bytes
+    key_hash: bytes
+
+
+@_typed("bytes32", "uint64")
+class KeyListing(TypedStruct):
+    """The channel's signer asks which keys there are; good for a few minutes after `issued_at`, unix seconds."""
+
+    channel_id: bytes
+    issued_at: int
+
+
 STRUCTS: tuple[type[TypedStruct], ...] = (
     Channel,
     Voucher,
@@ -322,4 +352,7 @@ STRUCTS: tuple[type[TypedStruct], ...] = (
     Offer,
     WorkerConsent,
     SettleBatch,
+    KeyGrant,
+    KeyRevocation,
+    KeyListing,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from market.errors import InsufficientVoucher
+from market.errors import InsufficientVoucher, KeyLimit
 from market.payments.model import Account, Charge, Earning, Evidence, Recorded, StoredAnswer, StoredReceipt
 from market.payments.ports import DuplicateCharge
 
@@ -22,6 +22,7 @@ class MemoryLedger:
         self.owed: dict[bytes, int] = {}
         self.parts: dict[tuple[bytes, str, bytes], tuple[int, int]] = {}
         self.evidence: list[Evidence] = []
+        self.spent: dict[bytes, int] = {}
 
     async def record(self, charge: Charge) -> Recorded:
         """See `Ledger.record`."""
@@ -36,6 +37,12 @@ class MemoryLedger:
         total = account.charged + receipt.price
         if total > ceiling:
             raise InsufficientVoucher(required=total)
+        key_spent = 0
+        if charge.key is not None:
+            key_spent = self.spent.get(charge.key.key_hash, 0) + receipt.price
+            if key_spent > charge.key.limit:
+                raise KeyLimit
+            self.spent[charge.key.key_hash] = key_spent
         self.accounts[receipt.channel_id] = Account(total, 0, ceiling, signature, max(account.last_seq, receipt.seq))
         self.stored[key] = StoredReceipt(
             receipt,
@@ -55,11 +62,15 @@ class MemoryLedger:
             self.owed[payee] = self.owed.get(payee, 0) + amount
             requests, earned = self.parts.get((payee, role, receipt.model_id), (0, 0))
             self.parts[payee, role, receipt.model_id] = (requests + 1, earned + amount)
-        return Recorded(total, self.owed[charge.worker_payee])
+        return Recorded(total, self.owed[charge.worker_payee], key_spent)
 
     async def account(self, channel_id: bytes) -> Account | None:
         """See `Ledger.account`."""
         return self.accounts.get(channel_id)
+
+    async def key_spent(self, key_hash: bytes) -> int:
+        """See `Ledger.key_spent`."""
+        return self.spent.get(key_hash, 0)
 
     async def answer(self, channel_id: bytes, request_id: bytes) -> StoredAnswer | None:
         """See `Ledger.answer`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from market.payments.channels import ChannelAccount
+from market.payments.channels import ChannelAccount, KeyTotal
 from market.payments.model import Account, Claim, Reservation
 from market.payments.ports import Ledger
 
@@ -27,14 +27,22 @@ class MemoryReservations:
     async def reserve(self, claim: Claim) -> Reservation:
         """See `Reservations.reserve`."""
         account = self._accounts.get(claim.channel_id) or await self._load(claim.channel_id)
+        while claim.key is not None and claim.key.key_hash not in account.keys:
+            spent = await self._ledger.key_spent(claim.key.key_hash)
+            # The channel may have been forgotten and loaded anew during the wait.
+            account = self._accounts.get(claim.channel_id) or await self._load(claim.channel_id)
+            account.keys.setdefault(claim.key.key_hash, KeyTotal(spent))
         return account.reserve(claim, self._clock())
 
-    async def commit(self, reservation: Reservation, charged: int) -> bool:
+    async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
         """See `Reservations.commit`."""
         account = self._accounts.get(reservation.channel_id)
         if account is None:
             return False
-        return account.commit(reservation.request_id, reservation.token, charged, self._clock())
+        key = None if reservation.key is None else reservation.key.key_hash
+        return account.commit(
+            reservation.request_id, reservation.token, charged, self._clock(), key=key, key_spent=key_spent
+        )
 
     async def release(self, reservation: Reservation) -> bool:
         """See `Reservations.release`."""

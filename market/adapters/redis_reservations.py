@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from market.adapters.redis_client import open_redis, reachable
 from market.errors import RequestInProgress
-from market.payments.channels import REBUILD_SEQ_GAP, voucher_shortage
+from market.payments.channels import REBUILD_SEQ_GAP, key_shortage, voucher_shortage
 from market.payments.model import Account, Claim, Reservation
 from market.payments.ports import AlreadyCharged, Ledger, OverLimit
 
@@ -24,37 +24,45 @@ from market.payments.ports import AlreadyCharged, Ledger, OverLimit
 MAX_EXACT = 2**53 - 1
 
 # A channel is a hash (charged, reserved, ceiling, voucher, signature, seq, and one `h:<request id>` a hold with value
-# `<token>:<price or 'charged'>:<remember>`) and a sorted set of its holds by expiry. Times are Redis's own.
+# `<token>:<price or 'charged'>:<remember>:<key hash>`; `s:<key hash>` is what an API key spent, `r:<key hash>` what
+# it has reserved) and a sorted set of its holds by expiry. Times are Redis's own.
 _EXPIRE = """
 local function now_ms() local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function text(n) return string.format('%.0f', n) end
-local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d)$') end
-local function give_back(price)
-  if price ~= 'charged' and price ~= '0' then redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price) end
+local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d):(%x*)$') end
+local function give_back(price, key)
+  if price == 'charged' or price == '0' then return end
+  redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price)
+  if key ~= '' then redis.call('HINCRBY', KEYS[1], 'r:' .. key, '-' .. price) end
 end
-local function drop(id, price)
+local function drop(id, price, key)
   redis.call('HDEL', KEYS[1], 'h:' .. id) redis.call('ZREM', KEYS[2], id)
-  give_back(price)
+  give_back(price, key)
 end
 local function expire(now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now))) do
-    local _, price = split(redis.call('HGET', KEYS[1], 'h:' .. id))
-    drop(id, price)
+    local _, price, _, key = split(redis.call('HGET', KEYS[1], 'h:' .. id))
+    drop(id, price, key)
   end
 end
 """
 
-# ARGV: request id, token, price, limit, voucher, signature, ttl ms, remember, then a ledger account or nothing:
-# charged, voucher, signature, seq.
+# ARGV: request id, token, price, limit, voucher, signature, ttl ms, remember, key hash or '', the key's limit, what the
+# ledger says it spent or '', then a ledger account or nothing: charged, voucher, signature, seq.
 _RESERVE = (
     _EXPIRE
     + """
 local state = redis.call('HMGET', KEYS[1], 'charged', 'reserved', 'ceiling', 'seq')
 if not state[1] then
-  if #ARGV < 12 then return {'load'} end
+  if #ARGV < 15 then return {'load'} end
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'charged', ARGV[9], 'reserved', '0', 'ceiling', ARGV[10], 'voucher', ARGV[10],
-    'signature', ARGV[11], 'seq', ARGV[12])
+  redis.call('HSET', KEYS[1], 'charged', ARGV[12], 'reserved', '0', 'ceiling', ARGV[13], 'voucher', ARGV[13],
+    'signature', ARGV[14], 'seq', ARGV[15])
+end
+local key = ARGV[9]
+if key ~= '' and redis.call('HEXISTS', KEYS[1], 's:' .. key) == 0 then
+  if ARGV[11] == '' then return {'load'} end
+  redis.call('HSET', KEYS[1], 's:' .. key, ARGV[11], 'r:' .. key, '0')
 end
 local now = now_ms()
 expire(now)
@@ -73,20 +81,27 @@ if hold then
   if held == 'charged' then return {'charged'} end
   return {'in-progress'}
 end
+if key ~= '' then
+  local totals = redis.call('HMGET', KEYS[1], 's:' .. key, 'r:' .. key)
+  if tonumber(totals[1]) + tonumber(totals[2]) + price > tonumber(ARGV[10]) then
+    return {'key', totals[1], totals[2]}
+  end
+end
 local total = charged + reserved + price
 local best = redis.call('HMGET', KEYS[1], 'voucher', 'signature')
 if total > ceiling then return {'short', text(charged), text(reserved), best[1], best[2]} end
 if total > limit then return {'over', text(charged), text(reserved), best[1], best[2]} end
 redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
+if key ~= '' then redis.call('HINCRBY', KEYS[1], 'r:' .. key, ARGV[3]) end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8])
+redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8] .. ':' .. key)
 redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[7])), ARGV[1])
 redis.call('EXPIRE', KEYS[2], 86400)
 return {'ok', text(seq), text(charged + price), best[1], best[2]}
 """
 )
 
-# ARGV: request id, token, charged ('' to release).
+# ARGV: request id, token, charged ('' to release), key hash or '', what the key spent.
 _CLOSE = (
     _EXPIRE
     + """
@@ -94,15 +109,19 @@ local charged = redis.call('HGET', KEYS[1], 'charged')
 if not charged then return 0 end
 expire(now_ms())
 if ARGV[3] ~= '' and tonumber(ARGV[3]) > tonumber(charged) then redis.call('HSET', KEYS[1], 'charged', ARGV[3]) end
+if ARGV[3] ~= '' and ARGV[4] ~= '' then
+  local spent = redis.call('HGET', KEYS[1], 's:' .. ARGV[4])
+  if spent and tonumber(ARGV[5]) > tonumber(spent) then redis.call('HSET', KEYS[1], 's:' .. ARGV[4], ARGV[5]) end
+end
 local hold = redis.call('HGET', KEYS[1], 'h:' .. ARGV[1])
 if not hold then return 0 end
-local token, price, remember = split(hold)
+local token, price, remember, key = split(hold)
 if token ~= ARGV[2] or price == 'charged' then return 0 end
 if ARGV[3] ~= '' and remember == '1' then
-  give_back(price)
-  redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], token .. ':charged:1')
+  give_back(price, key)
+  redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], token .. ':charged:1:' .. key)
 else
-  drop(ARGV[1], price)
+  drop(ARGV[1], price, key)
 end
 return 1
 """
@@ -143,12 +162,16 @@ class RedisReservations:
             claim.voucher_signature,
             max(1, round(claim.ttl_seconds * 1_000)),
             1 if claim.remember else 0,
+            "" if claim.key is None else claim.key.key_hash.hex(),
+            0 if claim.key is None else min(claim.key.limit, MAX_EXACT),
         )
         expires_at = self._clock() + claim.ttl_seconds
-        answer = await self._run(_RESERVE, claim.channel_id, arguments)
+        answer = await self._run(_RESERVE, claim.channel_id, (*arguments, ""))
         if answer[0] == b"load":
+            spent = 0 if claim.key is None else await self._ledger.key_spent(claim.key.key_hash)
             durable = await self._ledger.account(claim.channel_id) or Account(last_seq=-REBUILD_SEQ_GAP)
-            loaded = (durable.charged, durable.ceiling, durable.voucher_signature, durable.last_seq + REBUILD_SEQ_GAP)
+            seq = durable.last_seq + REBUILD_SEQ_GAP
+            loaded = (spent, durable.charged, durable.ceiling, durable.voucher_signature, seq)
             answer = await self._run(_RESERVE, claim.channel_id, (*arguments, *loaded))
         kind = answer[0]
         if kind == b"in-progress":
@@ -166,15 +189,19 @@ class RedisReservations:
                 voucher_amount=int(answer[3]),
                 voucher_signature=answer[4],
                 expires_at=expires_at,
+                key=claim.key,
             )
+        if kind == b"key":
+            assert claim.key is not None
+            raise key_shortage(claim.key, int(answer[1]), int(answer[2]), claim.price)
         account = Account(int(answer[1]), int(answer[2]), int(answer[3]), answer[4])
         if kind == b"over":
             raise OverLimit(account)
         raise voucher_shortage(account, claim, account.charged + account.reserved + claim.price)
 
-    async def commit(self, reservation: Reservation, charged: int) -> bool:
+    async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
         """See `Reservations.commit`."""
-        return await self._close(reservation, str(charged))
+        return await self._close(reservation, str(charged), key_spent)
 
     async def release(self, reservation: Reservation) -> bool:
         """See `Reservations.release`."""
@@ -192,8 +219,9 @@ class RedisReservations:
         charged, reserved, voucher, signature, seq = (value or b"" for value in found)
         return Account(int(charged), int(reserved), int(voucher), _bytes(signature), int(seq))
 
-    async def _close(self, reservation: Reservation, charged: str) -> bool:
-        arguments = (reservation.request_id.hex(), reservation.token.hex(), charged)
+    async def _close(self, reservation: Reservation, charged: str, key_spent: int = 0) -> bool:
+        key = "" if reservation.key is None else reservation.key.key_hash.hex()
+        arguments = (reservation.request_id.hex(), reservation.token.hex(), charged, key, key_spent)
         return bool(await self._run(_CLOSE, reservation.channel_id, arguments))
 
     async def _run(self, script: str, channel_id: bytes, arguments: tuple[Any, ...]) -> Any:

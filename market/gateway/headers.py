@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from contracts.protocol.capability import PREFIX
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
 from contracts.protocol.money import MAX_UINT128
@@ -27,6 +28,8 @@ RECEIPT = "Market-Receipt"
 CHARGED = "Market-Charged"
 CUMULATIVE = "Market-Cumulative"
 REPEATED = "Market-Repeated"
+AUTHORIZATION = "authorization"
+_BEARER = "bearer "
 _VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER = (name.lower() for name in (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER))
 
 _MAX_DIGITS = len(str(MAX_UINT128))
@@ -34,13 +37,18 @@ _MAX_DIGITS = len(str(MAX_UINT128))
 
 @dataclass(frozen=True, slots=True)
 class PaymentHeaders:
-    """What a request's headers say; None where a header is not there."""
+    """What a request's headers say; None where a header is not there.
+
+    `bearer` is an API key of this market; it is never shown. Other bearers are for whoever stands before this gateway,
+    or what a client sends that must send something.
+    """
 
     voucher: ParsedVoucher | None
     request_id: bytes | None
     max_price: int | None
     worker: bytes | None
     x402: X402Headers | None = None
+    bearer: str | None = field(default=None, repr=False)
 
 
 def plain_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -67,9 +75,19 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
             max_price=None if max_price is None else _amount(max_price, MAX_PRICE),
             worker=None if worker is None else address_from_hex(worker, field=WORKER),
             x402=x402_headers(headers) if voucher is None else None,
+            bearer=bearer_of(headers) if voucher is None else None,
         )
     except InvalidHex as error:
         raise InvalidRequest(error.detail, field=error.field, remedy=error.remedy) from error
+
+
+def bearer_of(headers: Mapping[str, str]) -> str | None:
+    """Return the API key in the Authorization header, by its prefix; None if there is none."""
+    text = headers.get(AUTHORIZATION)
+    if text is None or text[: len(_BEARER)].lower() != _BEARER:
+        return None
+    key = text[len(_BEARER) :].strip()
+    return key if key.startswith(PREFIX) else None
 
 
 def answer_headers(answer: Answer) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -28,7 +28,7 @@ from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.tensors_json import InferenceBody
 from market.gateway.x402.counter import pay_by_x402
 from market.inference.model import Answer, InferenceRequest, Partial
-from market.payments.model import ParsedVoucher
+from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
@@ -65,6 +65,7 @@ class _Checked:
     listing: Listing
     manifest: Manifest
     body: InferenceBody
+    key: KeySpending | None
 
     def request(
         self, payment: PaymentHeaders, voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None
@@ -79,6 +80,7 @@ class _Checked:
             request_id=request_id,
             max_price=max_price,
             worker=payment.worker,
+            key=self.key,
         )
 
 
@@ -103,7 +105,7 @@ async def serve(
     IN_FLIGHT.inc()
     code = "internal-error"
     try:
-        checked = await _check(joined, model, version, decode, size)
+        checked, payment = await _check(joined, model, version, payment, decode, size)
         served = await _serve(joined, checked, payment, path, collect)
         code = "ok"
         return served
@@ -140,13 +142,23 @@ async def serve_stream(
 
 
 async def _check(
-    joined: GatewayRuntime, model: str, version: str | None, decode: Callable[[Manifest], InferenceBody], size: int
-) -> _Checked:
+    joined: GatewayRuntime,
+    model: str,
+    version: str | None,
+    payment: PaymentHeaders,
+    decode: Callable[[Manifest], InferenceBody],
+    size: int,
+) -> tuple[_Checked, PaymentHeaders]:
+    """Read a request against its model; a payment by API key becomes one by the voucher that the key stands for."""
     listing = find_listing(joined, model, version)
+    key = None
+    if payment.bearer is not None and not _by_x402(joined, payment):
+        capability = await joined.capabilities.authenticate(payment.bearer, (listing.name, hex0x(listing.model_id)))
+        key, payment = capability.spending, replace(payment, voucher=capability.voucher)
     manifest = require_manifest(joined, listing)
     with stage("decode"):
         body = decode(manifest) if size <= _DECODE_APART_BYTES else await asyncio.to_thread(decode, manifest)
-    return _Checked(model, version, listing, manifest, body)
+    return _Checked(model, version, listing, manifest, body, key), payment
 
 
 async def _serve(
@@ -190,7 +202,7 @@ async def _stream(
     IN_FLIGHT.inc()
     code = "client-gone"
     try:
-        checked = await _check(joined, model, None, decode, size)
+        checked, payment = await _check(joined, model, None, payment, decode, size)
         request = checked.request(payment, payment.voucher, payment.request_id, payment.max_price)
         try:
             async with aclosing(joined.inference.stream(request)) as items:
@@ -228,7 +240,9 @@ async def _collected(joined: GatewayRuntime, request: InferenceRequest, collect:
 
 
 def _by_x402(joined: GatewayRuntime, payment: PaymentHeaders) -> bool:
-    return payment.voucher is None and joined.x402 is not None
+    if payment.voucher is not None or joined.x402 is None:
+        return False
+    return payment.bearer is None or (payment.x402 is not None and payment.x402.given)
 
 
 def _tell_terms(joined: GatewayRuntime, checked: _Checked, error: PaymentError) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Receipt
-from market.payments.model import ParsedVoucher
+from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
 from market.registry.offers import Quote
 
@@ -25,7 +25,8 @@ class InferenceRequest:
     """A request as read from the wire, not yet checked against a model.
 
     `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a
-    random one. `max_price` in atomic units; `worker` restricts the choice; `received_at` unix seconds.
+    random one. `max_price` in atomic units; `worker` restricts the choice; `key` is the API key that the voucher stands
+    for; `received_at` unix seconds.
     """
 
     model_ref: str
@@ -37,6 +38,7 @@ class InferenceRequest:
     request_id: bytes | None = None
     max_price: int | None = None
     worker: bytes | None = None
+    key: KeySpending | None = None
     received_at: float = field(default_factory=time.time)
 
 

@@ -273,6 +273,7 @@ class InferenceService:
             request_id=running.request_id,
             ttl_seconds=left + RESERVATION_GRACE_SECONDS,
             remember=running.request.request_id is not None,
+            key=running.request.key,
         )
 
     def _job(self, running: _Running, terms: PriceTerms, reservation: Reservation, attempt: str) -> Job:
@@ -391,13 +392,14 @@ class InferenceService:
                     owner_payee=running.listing.owner,
                     outputs=outputs,
                     outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
+                    key=reservation.key,
                 )
             )
         except BaseException:
             await self._give_back(reservation)
             raise
         self._papers.add(receipt.worker, receipt.request_id, signature, operator, recorded.worker_earned)
-        closing = self._close(reservation, recorded.charged)
+        closing = self._close(reservation, recorded)
         if receipt.price == reservation.price:
             # The answer need not wait: charged and reserved together stay the same.
             self._spawn(closing)
@@ -406,9 +408,9 @@ class InferenceService:
             await closing
         return recorded, signature
 
-    async def _close(self, reservation: Reservation, charged: int) -> None:
+    async def _close(self, reservation: Reservation, recorded: Recorded) -> None:
         try:
-            await self._reservations.commit(reservation, charged)
+            await self._reservations.commit(reservation, recorded.charged, recorded.key_spent)
         except MarketError as error:
             # The charge is durable; the reservation runs out by itself and the next commit brings the total.
             log.warning("reservation-not-closed", code=error.code)

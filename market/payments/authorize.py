@@ -14,11 +14,14 @@ from market.errors import (
     ChannelExiting,
     ExposureLimit,
     InsufficientDeposit,
+    InsufficientVoucher,
+    KeyUnfunded,
     PaymentError,
+    StaleVoucher,
     UnknownChannel,
     WrongGateway,
 )
-from market.payments.model import Account, ChannelFacts, Claim, ParsedVoucher, Reservation
+from market.payments.model import Account, ChannelFacts, Claim, KeySpending, ParsedVoucher, Reservation
 from market.payments.ports import Channels, OverLimit, Reservations
 from market.payments.vouchers import VoucherVerifier
 
@@ -66,13 +69,15 @@ class Authorizer:
         request_id: bytes,
         ttl_seconds: float,
         remember: bool,
+        key: KeySpending | None = None,
     ) -> Reservation:
-        """Set `price` aside on a checked channel for at most `ttl_seconds`.
+        """Set `price` aside on a checked channel for at most `ttl_seconds`; with `key` within its limit, too.
 
         Raises:
             RequestInProgress, AlreadyCharged: the request id is known.
             StaleVoucher, InsufficientVoucher, InsufficientDeposit, ChannelExiting, ExposureLimit: as named; `required`
                 tells the total that would be needed.
+            KeyLimit, KeyUnfunded: the key may not spend so much, or the owner's voucher does not cover its keys.
         """
         claim = Claim(
             channel_id=voucher.channel_id,
@@ -84,11 +89,17 @@ class Authorizer:
             voucher_signature=voucher.signature,
             ttl_seconds=ttl_seconds,
             remember=remember,
+            key=key,
         )
         try:
             return await self._reservations.reserve(claim)
         except OverLimit as refusal:
             raise self._shortage(facts, refusal.account, price) from None
+        except (StaleVoucher, InsufficientVoucher) as short:
+            if key is None:
+                raise
+            # Nothing that the key's holder could sign.
+            raise KeyUnfunded(required=short.required) from short
 
     def _limit(self, facts: ChannelFacts) -> int:
         if facts.channel.signer == self._gateway:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from market.errors import InsufficientVoucher, RequestInProgress, StaleVoucher
-from market.payments.model import Account, Claim, Reservation
+from market.errors import InsufficientVoucher, KeyLimit, RequestInProgress, StaleVoucher
+from market.payments.model import Account, Claim, KeySpending, Reservation
 from market.payments.ports import AlreadyCharged, OverLimit
 
 # Numbers skipped when an account is rebuilt: those of reservations that were in flight when the state was lost.
@@ -26,6 +26,15 @@ class Hold:
     price: int | None
     expires_at: float
     remember: bool
+    key_hash: bytes | None = None
+
+
+@dataclass(slots=True)
+class KeyTotal:
+    """What one API key of a channel has spent for good, and what it has set aside."""
+
+    spent: int = 0
+    reserved: int = 0
 
 
 @dataclass(slots=True)
@@ -38,6 +47,7 @@ class ChannelAccount:
     voucher_signature: bytes = b""
     last_seq: int = 0
     holds: dict[bytes, Hold] = field(default_factory=dict)
+    keys: dict[bytes, KeyTotal] = field(default_factory=dict)
     _expiries: list[tuple[float, bytes]] = field(default_factory=list)
 
     @classmethod
@@ -60,7 +70,8 @@ class ChannelAccount:
         """Set money aside, or say why not.
 
         Raises:
-            RequestInProgress, AlreadyCharged, StaleVoucher, InsufficientVoucher, OverLimit: see `ports.Reservations`.
+            RequestInProgress, AlreadyCharged, StaleVoucher, InsufficientVoucher, KeyLimit, OverLimit: see
+                `ports.Reservations`.
         """
         self.expire(now)
         if claim.voucher_amount > self.ceiling:
@@ -70,15 +81,23 @@ class ChannelAccount:
             if hold.price is None:
                 raise AlreadyCharged
             raise RequestInProgress(field="Market-Request-Id")
+        key = None
+        if claim.key is not None:
+            key = self.keys.setdefault(claim.key.key_hash, KeyTotal())
+            if key.spent + key.reserved + claim.price > claim.key.limit:
+                raise key_shortage(claim.key, key.spent, key.reserved, claim.price)
         total = self.charged + self.reserved + claim.price
         if total > self.ceiling:
             raise voucher_shortage(self.view(), claim, total)
         if total > claim.limit:
             raise OverLimit(self.view())
         self.reserved += claim.price
+        if key is not None:
+            key.reserved += claim.price
         self.last_seq += 1
         expires_at = now + claim.ttl_seconds
-        self.holds[claim.request_id] = Hold(claim.token, claim.price, expires_at, claim.remember)
+        key_hash = None if claim.key is None else claim.key.key_hash
+        self.holds[claim.request_id] = Hold(claim.token, claim.price, expires_at, claim.remember, key_hash)
         heapq.heappush(self._expiries, (expires_at, claim.request_id))
         return Reservation(
             claim.channel_id,
@@ -90,16 +109,21 @@ class ChannelAccount:
             self.ceiling,
             self.voucher_signature,
             expires_at,
+            claim.key,
         )
 
-    def commit(self, request_id: bytes, token: bytes, charged: int, now: float) -> bool:
-        """Turn a reservation into a charge; `charged` is the ledger's total, which always counts."""
+    def commit(
+        self, request_id: bytes, token: bytes, charged: int, now: float, *, key: bytes | None = None, key_spent: int = 0
+    ) -> bool:
+        """Turn a reservation into a charge; `charged` and `key_spent` are the ledger's totals, which always count."""
         self.expire(now)
         self.charged = max(self.charged, charged)
+        if key is not None and key in self.keys:
+            self.keys[key].spent = max(self.keys[key].spent, key_spent)
         hold = self._held(request_id, token)
         if hold is None:
             return False
-        self.reserved -= hold.price or 0
+        self._give_back(hold)
         if hold.remember:
             hold.price = None
         else:
@@ -112,7 +136,7 @@ class ChannelAccount:
         hold = self._held(request_id, token)
         if hold is None:
             return False
-        self.reserved -= hold.price or 0
+        self._give_back(hold)
         del self.holds[request_id]
         return True
 
@@ -123,12 +147,19 @@ class ChannelAccount:
             _, request_id = heapq.heappop(expiries)
             hold = self.holds.get(request_id)
             if hold is not None and hold.expires_at <= now:
-                self.reserved -= hold.price or 0
+                self._give_back(hold)
                 del self.holds[request_id]
         if len(expiries) > 64 + 2 * len(self.holds):
             # Most of these were committed or released long before their time.
             self._expiries = [(hold.expires_at, request_id) for request_id, hold in self.holds.items()]
             heapq.heapify(self._expiries)
+
+    def _give_back(self, hold: Hold) -> None:
+        if hold.price is None:
+            return
+        self.reserved -= hold.price
+        if hold.key_hash is not None:
+            self.keys[hold.key_hash].reserved -= hold.price
 
     def _held(self, request_id: bytes, token: bytes) -> Hold | None:
         hold = self.holds.get(request_id)
@@ -145,4 +176,12 @@ def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVouc
         field="Market-Voucher",
         remedy=f"Sign a voucher of at least {required}.",
         required=required,
+    )
+
+
+def key_shortage(key: KeySpending, spent: int, reserved: int, price: int) -> KeyLimit:
+    """Say why a key may not spend `price` more."""
+    return KeyLimit(
+        f"This key may spend {key.limit} in all; {spent} is spent, {reserved} is set aside for requests under way, and "
+        f"this request costs up to {price}."
     )

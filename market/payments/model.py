@@ -52,11 +52,20 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySpending:
+    """The API key that a request is paid with, by its hash, and what it may spend in all."""
+
+    key_hash: bytes
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A wish to reserve `price`; `limit` is the highest total that deposit and exposure allow.
 
     `token` is fresh and random: it fences a late holder of an expired reservation. `remember` keeps the request id for
-    the reservation's whole life even after the commit, so that a repetition is noticed.
+    the reservation's whole life even after the commit, so that a repetition is noticed. `key` is an API key whose own
+    limit bounds the price, too.
     """
 
     channel_id: bytes
@@ -68,6 +77,7 @@ class Claim:
     voucher_signature: bytes
     ttl_seconds: float
     remember: bool = False
+    key: KeySpending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class Reservation:
     voucher_amount: int
     voucher_signature: bytes
     expires_at: float
+    key: KeySpending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +115,16 @@ class Charge:
     owner_payee: bytes
     outputs: bytes | None = None
     outputs_expire_at: float = 0.0
+    key: KeySpending | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A durable charge: the channel's total after it, and what the worker's payee is now owed in all."""
+    """A durable charge: the totals after it of the channel, of what its worker's payee is owed, and of its API key."""
 
     charged: int
     worker_earned: int
+    key_spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from market.payments.keys import ApiKey
 from market.payments.model import (
     Account,
     ChannelFacts,
@@ -16,6 +17,7 @@ from market.payments.model import (
     Claim,
     Earning,
     Evidence,
+    ParsedVoucher,
     Recorded,
     Reservation,
     StoredAnswer,
@@ -48,12 +50,17 @@ class Ledger(Protocol):
         Raises:
             DuplicateCharge: the channel already has a receipt with this request id.
             InsufficientVoucher: the total would exceed the best voucher.
+            KeyLimit: the key's total would exceed its limit.
             DatabaseUnreachable: nothing is known to be durable.
         """
         ...
 
     async def account(self, channel_id: bytes) -> Account | None:
         """Return the durable part of a channel's account, or None if it was never charged."""
+        ...
+
+    async def key_spent(self, key_hash: bytes) -> int:
+        """Return what was charged by an API key in all; 0 for one that is not known."""
         ...
 
     async def answer(self, channel_id: bytes, request_id: bytes) -> StoredAnswer | None:
@@ -96,12 +103,13 @@ class Reservations(Protocol):
             AlreadyCharged: the request id was charged a moment ago; the ledger has its answer.
             StaleVoucher, InsufficientVoucher: the best voucher does not cover it.
             OverLimit: the voucher would cover it, `limit` does not.
+            KeyLimit: the key's spent and reserved money leaves too little of its limit.
             RedisUnreachable: the store does not answer.
         """
         ...
 
-    async def commit(self, reservation: Reservation, charged: int) -> bool:
-        """Turn a reservation into a charge; `charged` is the ledger's total. False if it had expired."""
+    async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
+        """Turn a reservation into a charge; the totals are the ledger's. False if it had expired."""
         ...
 
     async def release(self, reservation: Reservation) -> bool:
@@ -118,4 +126,28 @@ class Channels(Protocol):
 
     def facts(self, channel_id: bytes) -> ChannelFacts | None:
         """Return the channel's facts, or None if the chain does not confirm it."""
+        ...
+
+
+class KeyBook(Protocol):
+    """The durable record of API keys; rows are never deleted, so a hash names one key for ever."""
+
+    async def add(self, key: ApiKey) -> ApiKey:
+        """Write a new key down, its voucher for all keys of the channel; returns the key that has this hash now."""
+        ...
+
+    async def find(self, key_hash: bytes) -> ApiKey | None:
+        """Return the key with this hash."""
+        ...
+
+    async def of_channel(self, channel_id: bytes) -> Sequence[ApiKey]:
+        """Return a channel's keys, the oldest first."""
+        ...
+
+    async def revoke(self, key_hash: bytes, now: int) -> ApiKey | None:
+        """End a key for good, once; returns it as it is then."""
+        ...
+
+    async def fund(self, voucher: ParsedVoucher) -> None:
+        """Keep a voucher for all keys of its channel where it is the best."""
         ...

@@ -82,6 +82,12 @@ class Market:
         """
         return self._json(self._send("GET", path))
 
+    def send_json(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Send a JSON request that costs nothing and return the JSON answer; raises as `get`."""
+        return self._json(self._send(method, path, json=body, headers=headers))
+
     def status(self) -> dict[str, Any]:
         """Return the gateway's address, chain, contracts and state."""
         found: dict[str, Any] = self.get("/market/v1/status")
@@ -189,7 +195,7 @@ class Market:
             return self._pay(call, info.expected_price(call.tensors), limit, worker)
 
     def _pay(self, call: Call, expected: int, limit: int, worker: str | None) -> Outcome:
-        wallet, kept = self._payer()
+        wallet, kept = self.payer()
         ceiling = kept.charged + expected
         for attempt in range(_PAYMENT_ATTEMPTS):
             if ceiling - kept.charged > limit:
@@ -216,18 +222,28 @@ class Market:
             refused = _refusal(response)
             if refused.required is None or refused.required <= ceiling or attempt + 1 == _PAYMENT_ATTEMPTS:
                 raise refused
-            kept = self._catch_up(kept)
+            kept = self.catch_up()
             ceiling = refused.required
         raise AssertionError("unreachable")  # pragma: no cover
 
-    def _payer(self) -> tuple[Wallet, KeptChannel]:
+    def payer(self) -> tuple[Wallet, KeptChannel]:
+        """Return the wallet and the channel that pay.
+
+        Raises:
+            NoChannel: one of them is missing.
+        """
         kept = self.channel()
         if self.wallet is None:
             raise NoChannel("a wallet is needed to pay.", field="wallet", remedy="Give a keystore.")
         return self.wallet, kept
 
-    def _catch_up(self, kept: KeptChannel) -> KeptChannel:
-        """Take over the gateway's count, within what was signed: another program may have used the channel."""
+    def catch_up(self) -> KeptChannel:
+        """Take over the gateway's count of the channel, within what was signed: others may have used it.
+
+        Raises:
+            GatewayMisbehaved: the gateway claims more than was ever signed here.
+        """
+        kept = self.channel()
         found = self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
         charged = int(found["charged"])
         newest = next(k for k in self.papers.channels(payer=kept.channel.payer) if k.channel == kept.channel)

@@ -9,9 +9,9 @@ import redis as sync_redis
 from market.adapters.memory_ledger import MemoryLedger
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_reservations import RedisReservations
-from market.errors import InsufficientVoucher, RedisUnreachable, RequestInProgress, StaleVoucher
+from market.errors import InsufficientVoucher, KeyLimit, RedisUnreachable, RequestInProgress, StaleVoucher
 from market.payments.channels import REBUILD_SEQ_GAP
-from market.payments.model import Account
+from market.payments.model import Account, KeySpending
 from market.payments.ports import AlreadyCharged, OverLimit
 from tests.support.money import claim as claim_on
 
@@ -230,3 +230,47 @@ async def test_unreachable_redis_is_named(ledger, claim):
     with pytest.raises(RedisUnreachable):
         await adapter.reserve(claim(10, 100))
     await adapter.close()
+
+
+KEY = KeySpending(b"\x0c" * 32, 50)
+OTHER_KEY = KeySpending(b"\x0d" * 32, 1_000)
+
+
+async def test_a_key_sets_aside_no_more_than_its_limit(reservations, claim):
+    first = await reservations.reserve(claim(30, 1_000, request=1, key=KEY))
+    second = await reservations.reserve(claim(20, 1_000, request=2, key=KEY))
+    with pytest.raises(KeyLimit):
+        await reservations.reserve(claim(1, 1_000, request=3, key=KEY))
+    await reservations.reserve(claim(500, 1_000, request=4, key=OTHER_KEY))
+    await reservations.reserve(claim(100, 1_000, request=5))
+    assert await reservations.release(first)
+    # Metered: less than was set aside is charged, and the rest is free again.
+    assert await reservations.commit(second, 5, 5)
+    third = await reservations.reserve(claim(45, 1_000, request=6, key=KEY))
+    with pytest.raises(KeyLimit):
+        await reservations.reserve(claim(1, 1_000, request=7, key=KEY))
+    assert await reservations.commit(third, 50, 50)
+    with pytest.raises(KeyLimit):
+        await reservations.reserve(claim(1, 1_000, request=8, key=KEY))
+    await reservations.reserve(claim(0, 1_000, request=9, key=KEY))
+
+
+async def test_what_a_key_set_aside_comes_back_when_its_time_is_over(reservations, claim):
+    await reservations.reserve(claim(50, 1_000, request=1, key=KEY, ttl_seconds=0.05))
+    await asyncio.sleep(0.1)
+    await reservations.reserve(claim(50, 1_000, request=2, key=KEY))
+
+
+async def test_what_a_key_spent_is_read_from_the_ledger(reservations, claim, ledger):
+    ledger.spent[KEY.key_hash] = 45
+    with pytest.raises(KeyLimit):
+        await reservations.reserve(claim(6, 1_000, request=1, key=KEY))
+    await reservations.reserve(claim(5, 1_000, request=2, key=KEY))
+
+
+async def test_requests_at_once_do_not_pass_a_keys_limit(reservations, claim):
+    done = await asyncio.gather(
+        *(reservations.reserve(claim(7, 10_000, request=n, key=KEY)) for n in range(1, 30)), return_exceptions=True
+    )
+    assert sum(not isinstance(one, Exception) for one in done) == 7
+    assert all(isinstance(one, KeyLimit) for one in done if isinstance(one, Exception))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from market.adapters.memory_ledger import MemoryLedger
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_reservations import RedisReservations
+from market.payments.model import KeySpending
 from tests.support.money import claim
 
 pytestmark = pytest.mark.integration
@@ -23,6 +24,7 @@ stories = st.lists(
             st.integers(1, 8),
             st.integers(50, 250),
             st.booleans(),
+            st.sampled_from([None, KeySpending(b"\x01" * 32, 90), KeySpending(b"\x02" * 32, 40)]),
         ),
         st.tuples(st.sampled_from(["commit", "release"]), st.integers(0, 20)),
     ),
@@ -33,12 +35,12 @@ stories = st.lists(
 async def tell(reservations, channel_id, story):
     """Return everything a caller could see."""
     seen, held, total = [], [], 0
+    keys = {}
     for number, (kind, *rest) in enumerate(story):
         if kind == "reserve":
-            price, ceiling, request, limit, remember = rest
-            wish = claim(
-                price, ceiling, request=request, token=number + 1, limit=limit, remember=remember, channel_id=channel_id
-            )
+            price, ceiling, request, limit, remember, key = rest
+            changes = {"limit": limit, "remember": remember, "channel_id": channel_id, "key": key}
+            wish = claim(price, ceiling, request=request, token=number + 1, **changes)
             try:
                 made = await reservations.reserve(wish)
             except Exception as error:
@@ -50,7 +52,10 @@ async def tell(reservations, channel_id, story):
             one = held[rest[0] % len(held)]
             if kind == "commit":
                 total += one.price
-                seen.append(await reservations.commit(one, total))
+                spent = 0
+                if one.key is not None:
+                    spent = keys[one.key.key_hash] = keys.get(one.key.key_hash, 0) + one.price
+                seen.append(await reservations.commit(one, total, spent))
             else:
                 seen.append(await reservations.release(one))
         seen.append(await reservations.account(channel_id))

@@ -8,7 +8,8 @@ voucher, and the table's own check says so too. Must never report a charge befor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -21,8 +22,9 @@ from contracts.protocol.typed_data import Channel, Receipt
 from market.adapters.database import tables_ledger as t
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
+from market.adapters.database.tables_keys import api_keys
 from market.adapters.grouping import GroupThread
-from market.errors import InsufficientVoucher
+from market.errors import InsufficientVoucher, KeyLimit
 from market.payments.model import Account, Charge, Earning, Evidence, Recorded, StoredAnswer, StoredReceipt
 from market.payments.ports import DuplicateCharge
 
@@ -40,6 +42,15 @@ _RECEIPT_COLUMNS = (
 _receipt_values = attrgetter(*_RECEIPT_FIELDS)
 
 _Key = tuple[bytes, bytes]
+_Refusal = DuplicateCharge | InsufficientVoucher | KeyLimit
+
+
+@dataclass(slots=True)
+class _KeyTotal:
+    """What an API key has spent and may spend, under the row's lock."""
+
+    spent: int
+    limit: int
 
 
 _ACCOUNT_COLUMNS = (
@@ -71,6 +82,15 @@ class _Statements:
             accounts.update()
             .where(accounts.c.channel_id == sa.bindparam("key"))
             .values({c.name: sa.bindparam(c.name) for c in _ACCOUNT_COLUMNS[1:]})
+        )
+        self.lock_keys = (
+            sa.select(api_keys.c.key_hash, api_keys.c.spent, api_keys.c.spending_limit)
+            .where(api_keys.c.key_hash.in_(keys))
+            .order_by(api_keys.c.key_hash)
+            .with_for_update()
+        )
+        self.save_key = (
+            api_keys.update().where(api_keys.c.key_hash == sa.bindparam("key")).values(spent=sa.bindparam("spent"))
         )
         self.add_totals = _adding(insert(totals), totals, ("earned",))
         self.add_earnings = _adding(insert(t.earnings), t.earnings, ("requests", "earned"))
@@ -110,6 +130,10 @@ class DatabaseLedger:
     async def record(self, charge: Charge) -> Recorded:
         """See `Ledger.record`."""
         return await self._writer.run(charge)
+
+    async def key_spent(self, key_hash: bytes) -> int:
+        """See `Ledger.key_spent`."""
+        return await asyncio.to_thread(self._key_spent, key_hash)
 
     async def answer(self, channel_id: bytes, request_id: bytes) -> StoredAnswer | None:
         """See `Ledger.answer`."""
@@ -162,9 +186,10 @@ class DatabaseLedger:
     def _commit(self, charges: list[Charge], *, look_for_duplicates: bool) -> Sequence[Recorded | BaseException]:
         with writing(self._engine) as connection:
             accounts = self._lock_accounts(connection, charges)
+            keys = self._lock_keys(connection, charges)
             known = self._known_requests(connection, charges) if look_for_duplicates else set()
-            verdicts = _decide(charges, accounts, known)
-            accepted = [charge for charge, verdict in zip(charges, verdicts, strict=True) if isinstance(verdict, int)]
+            verdicts = _decide(charges, accounts, keys, known)
+            accepted = [charge for charge, verdict in zip(charges, verdicts, strict=True) if isinstance(verdict, tuple)]
             if not accepted:
                 return [verdict for verdict in verdicts if isinstance(verdict, Exception)]
             self._statements.insert_receipts.execute(connection, [_receipt_row(charge) for charge in accepted])
@@ -173,12 +198,15 @@ class DatabaseLedger:
                 self._statements.save_account,
                 [_account_row(channel_id, accounts[channel_id]) for channel_id in touched],
             )
+            if keys:
+                rows = [{"key": key_hash, "spent": total.spent} for key_hash, total in sorted(keys.items())]
+                connection.execute(self._statements.save_key, rows)
             kept = [_response_row(charge) for charge in accepted if charge.outputs is not None]
             if kept:
                 self._statements.insert_responses.execute(connection, kept)
             earned = self._credit(connection, accepted)
         return [
-            Recorded(verdict, earned[charge.worker_payee]) if isinstance(verdict, int) else verdict
+            Recorded(verdict[0], earned[charge.worker_payee], verdict[1]) if isinstance(verdict, tuple) else verdict
             for charge, verdict in zip(charges, verdicts, strict=True)
         ]
 
@@ -198,6 +226,14 @@ class DatabaseLedger:
         # the whole transaction holds the write lock.
         found = connection.execute(self._statements.lock_accounts, {"keys": list(channel_ids)})
         return {row.channel_id: _account(row) for row in found}
+
+    def _lock_keys(self, connection: Connection, charges: list[Charge]) -> dict[bytes, _KeyTotal]:
+        used = {charge.key.key_hash for charge in charges if charge.key is not None}
+        if not used:
+            return {}
+        # After the accounts and in order, as every process does.
+        found = connection.execute(self._statements.lock_keys, {"keys": list(used)})
+        return {row.key_hash: _KeyTotal(row.spent, row.spending_limit) for row in found}
 
     def _known_requests(self, connection: Connection, charges: list[Charge]) -> set[_Key]:
         c = t.receipts.c
@@ -275,6 +311,11 @@ class DatabaseLedger:
             row = connection.execute(query).one_or_none()
         return None if row is None else _account(row)
 
+    def _key_spent(self, key_hash: bytes) -> int:
+        with reading(self._engine) as connection:
+            query = sa.select(api_keys.c.spent).where(api_keys.c.key_hash == key_hash)
+            return connection.execute(query).scalar_one_or_none() or 0
+
     def _receipts(self, query: sa.Select[Any]) -> list[StoredReceipt]:
         with reading(self._engine) as connection:
             return [_stored(row) for row in connection.execute(query)]
@@ -296,10 +337,10 @@ class DatabaseLedger:
 
 
 def _decide(
-    charges: list[Charge], accounts: dict[bytes, Account], known: set[_Key]
-) -> list[int | DuplicateCharge | InsufficientVoucher]:
-    """Say for each charge, in order, the channel's new total or the refusal; updates `accounts` and `known`."""
-    verdicts: list[int | DuplicateCharge | InsufficientVoucher] = []
+    charges: list[Charge], accounts: dict[bytes, Account], keys: Mapping[bytes, _KeyTotal], known: set[_Key]
+) -> list[tuple[int, int] | _Refusal]:
+    """Say for each charge, in order, the new totals of channel and key, or the refusal; updates what it is given."""
+    verdicts: list[tuple[int, int] | _Refusal] = []
     for charge in charges:
         receipt = charge.receipt
         key = (receipt.request_id, receipt.channel_id)
@@ -315,10 +356,17 @@ def _decide(
             detail = f"The channel would be charged {total}; its best voucher allows {ceiling}."
             verdicts.append(InsufficientVoucher(detail, required=total))
             continue
+        total_of_key = _KeyTotal(0, 0)
+        if charge.key is not None:
+            total_of_key = keys.get(charge.key.key_hash, total_of_key)
+            if total_of_key.spent + receipt.price > total_of_key.limit:
+                verdicts.append(KeyLimit())
+                continue
+            total_of_key.spent += receipt.price
         known.add(key)
         last_seq = max(account.last_seq, receipt.seq)
         accounts[receipt.channel_id] = Account(total, 0, ceiling, signature, last_seq)
-        verdicts.append(total)
+        verdicts.append((total, total_of_key.spent))
     return verdicts
 
 

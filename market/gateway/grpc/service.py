@@ -37,7 +37,9 @@ _MAX_PROBLEM_BYTES = 4_096
 _Code = grpc.StatusCode
 _STATUS: Mapping[int, grpc.StatusCode] = {
     400: _Code.INVALID_ARGUMENT,
+    401: _Code.UNAUTHENTICATED,
     402: _Code.FAILED_PRECONDITION,
+    403: _Code.PERMISSION_DENIED,
     404: _Code.NOT_FOUND,
     409: _Code.ABORTED,
     413: _Code.INVALID_ARGUMENT,
