@@ -149,7 +149,7 @@ class Market:
             GatewayRefused: not so much is free.
             GatewayMisbehaved: what it signed is something else.
         """
-        kept, (wallet, _) = self.channel(), self._payer()
+        kept, (wallet, _) = self.channel(), self.payer()
         digest = refund.digest(kept.domain)
         answer = self._json(
             self._send(
