@@ -207,6 +207,47 @@ contract VectorsTest is Test {
         );
     }
 
+    function test_KeyGrant() public view {
+        _check(
+            "KeyGrant",
+            TypedData.KEY_GRANT,
+            keccak256(
+                abi.encode(
+                    TypedData.KEY_GRANT,
+                    _word("KeyGrant", "channelId"),
+                    _word("KeyGrant", "keyHash"),
+                    uint128(_number("KeyGrant", "spendingLimit")),
+                    uint64(_number("KeyGrant", "expiresAt")),
+                    _word("KeyGrant", "termsHash")
+                )
+            )
+        );
+    }
+
+    function test_KeyRevocation() public view {
+        _check(
+            "KeyRevocation",
+            TypedData.KEY_REVOCATION,
+            keccak256(
+                abi.encode(
+                    TypedData.KEY_REVOCATION, _word("KeyRevocation", "channelId"), _word("KeyRevocation", "keyHash")
+                )
+            )
+        );
+    }
+
+    function test_KeyListing() public view {
+        _check(
+            "KeyListing",
+            TypedData.KEY_LISTING,
+            keccak256(
+                abi.encode(
+                    TypedData.KEY_LISTING, _word("KeyListing", "channelId"), uint64(_number("KeyListing", "issuedAt"))
+                )
+            )
+        );
+    }
+
     function test_MerkleTree() public {
         bytes32[] memory digests = vm.parseJsonBytes32Array(_json, ".merkle.digests");
         bytes32 root = vm.parseJsonBytes32(_json, ".merkle.root");
@@ -225,7 +266,7 @@ contract VectorsTest is Test {
     function test_EverySignatureIsTheSigners() public view {
         address expected = vm.parseJsonAddress(_json, ".signer");
         string[] memory names = vm.parseJsonKeys(_json, ".structs");
-        assertEq(names.length, 10, "every struct has its test here");
+        assertEq(names.length, 13, "every struct has its test here");
         for (uint256 i = 0; i < names.length; ++i) {
             bytes32 digest = vm.parseJsonBytes32(_json, _key(names[i], ".digest"));
             bytes memory signature = vm.parseJsonBytes(_json, _key(names[i], ".signature"));

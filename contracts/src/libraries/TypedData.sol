@@ -9,7 +9,7 @@ import {IInferenceEscrow} from "../interfaces/IInferenceEscrow.sol";
 
 /// @title TypedData
 /// @notice EIP-712 type hashes and struct hashes of the market, in one place for every contract and every test.
-/// @dev A digest is `digest(domainSeparator, structHash)`. `OFFER` is checked by gateways and workers, never on chain.
+/// @dev A digest is `digest(domainSeparator, structHash)`. `OFFER` and the `KEY_…` hashes are checked off chain only.
 library TypedData {
     uint256 private constant _SIGNATURE_BYTES = 65;
 
@@ -32,6 +32,11 @@ library TypedData {
     bytes32 internal constant OFFER = keccak256(
         "Offer(address worker,bytes32 modelId,address gateway,uint128 unitPrice,uint32 maxFeePpm,uint64 expiresAt)"
     );
+    bytes32 internal constant KEY_GRANT = keccak256(
+        "KeyGrant(bytes32 channelId,bytes32 keyHash,uint128 spendingLimit,uint64 expiresAt,bytes32 termsHash)"
+    );
+    bytes32 internal constant KEY_REVOCATION = keccak256("KeyRevocation(bytes32 channelId,bytes32 keyHash)");
+    bytes32 internal constant KEY_LISTING = keccak256("KeyListing(bytes32 channelId,uint64 issuedAt)");
 
     function digest(bytes32 domainSeparator, bytes32 structHash) internal pure returns (bytes32) {
         return MessageHashUtils.toTypedDataHash(domainSeparator, structHash);
