@@ -24,12 +24,17 @@ from market.payments.ports import AlreadyCharged, Ledger, OverLimit
 MAX_EXACT = 2**53 - 1
 
 # A channel is a hash (charged, reserved, ceiling, voucher, signature, seq, and one `h:<request id>` a hold with value
-# `<token>:<price or 'charged'>:<remember>:<key hash>`; `s:<key hash>` is what an API key spent, `r:<key hash>` what
+# `<token>:<price or 'charged'>:<remember>[:<key hash>]`; `s:<key hash>` is what an API key spent, `r:<key hash>` what
 # it has reserved) and a sorted set of its holds by expiry. Times are Redis's own.
 _EXPIRE = """
 local function now_ms() local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function text(n) return string.format('%.0f', n) end
-local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d):(%x*)$') end
+local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d):?(%x*)$') end
+-- without a key as it was written before there were keys: processes of both versions may share a server
+local function hold_of(token, price, remember, key)
+  local hold = token .. ':' .. price .. ':' .. remember
+  return key == '' and hold or hold .. ':' .. key
+end
 local function give_back(price, key)
   if price == 'charged' or price == '0' then return end
   redis.call('HINCRBY', KEYS[1], 'reserved', '-' .. price)
@@ -94,7 +99,7 @@ if total > limit then return {'over', text(charged), text(reserved), best[1], be
 redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
 if key ~= '' then redis.call('HINCRBY', KEYS[1], 'r:' .. key, ARGV[3]) end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8] .. ':' .. key)
+redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], hold_of(ARGV[2], ARGV[3], ARGV[8], key))
 redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[7])), ARGV[1])
 redis.call('EXPIRE', KEYS[2], 86400)
 return {'ok', text(seq), text(charged + price), best[1], best[2]}
@@ -119,7 +124,7 @@ local token, price, remember, key = split(hold)
 if token ~= ARGV[2] or price == 'charged' then return 0 end
 if ARGV[3] ~= '' and remember == '1' then
   give_back(price, key)
-  redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], token .. ':charged:1:' .. key)
+  redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], hold_of(token, 'charged', '1', key))
 else
   drop(ARGV[1], price, key)
 end

@@ -15,7 +15,7 @@ from market.adapters.memory_keys import MemoryKeyBook
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import KeyLimit
 from market.payments.model import KeySpending, ParsedVoucher
-from tests.conformance.test_ledger import SERVERS, open_database
+from tests.conformance.test_ledger import POSTGRES, SERVERS, open_database
 from tests.support.keys import api_key
 from tests.support.money import CHANNEL_ID, GATEWAY, charge
 
@@ -156,3 +156,25 @@ async def test_the_table_itself_refuses_more_than_the_limit(engine):
     book.close()
     with pytest.raises(IntegrityError), writing(engine) as connection:
         connection.execute(sa.update(api_keys).values(spent=101))
+
+
+@pytest.mark.skipif(not POSTGRES, reason="SQLite locks the whole database")
+async def test_a_better_voucher_locks_keys_in_the_order_in_which_charges_do(tmp_path):
+    engine = open_database("postgres", tmp_path)
+    book = DatabaseKeyBook(engine)
+    low, high = sorted((api_key(1), api_key(2)), key=lambda key: key.grant.key_hash)
+    await book.add(high)
+    await book.add(low)
+    lock = sa.select(api_keys.c.spent).with_for_update()
+    try:
+        with writing(engine) as charging:
+            charging.execute(lock.where(api_keys.c.key_hash == low.grant.key_hash))
+            funding = asyncio.create_task(book.fund(ParsedVoucher(CHANNEL_ID, 20_000, b"\x09" * 65)))
+            await asyncio.sleep(0.3)
+            charging.execute(sa.text("SET LOCAL lock_timeout = '2s'"))
+            await asyncio.to_thread(charging.execute, lock.where(api_keys.c.key_hash == high.grant.key_hash))
+        await funding
+        assert (await book.find(low.grant.key_hash)).voucher.cumulative_amount == 20_000
+    finally:
+        book.close()
+        engine.dispose()

@@ -274,3 +274,17 @@ async def test_requests_at_once_do_not_pass_a_keys_limit(reservations, claim):
     )
     assert sum(not isinstance(one, Exception) for one in done) == 7
     assert all(isinstance(one, KeyLimit) for one in done if isinstance(one, Exception))
+
+
+@pytest.mark.integration
+async def test_what_the_version_before_keys_set_aside_expires_as_ever(redis_url, ledger, claim, channel_id):
+    adapter = RedisReservations(redis_url, ledger)
+    await adapter.reserve(claim(10, 100, request=1, ttl_seconds=0.05))
+    state, hold = f"channel:{{{channel_id.hex()}}}", f"h:{(1).to_bytes(32, 'big').hex()}"
+    with sync_redis.Redis.from_url(redis_url) as client:
+        # Its processes may still read what is written without a key, and theirs are found after an upgrade.
+        assert client.hget(state, hold) == b"0000000000000001:10:0"
+        client.hset(state, hold, b"0000000000000001:10:0")
+    await asyncio.sleep(0.1)
+    await adapter.reserve(claim(100, 100, request=2))
+    await adapter.close()

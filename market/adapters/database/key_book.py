@@ -108,6 +108,9 @@ def _raise_vouchers(connection: Connection, voucher: ParsedVoucher) -> None:
         .order_by(c.voucher_amount.desc())
         .limit(1)
     )
+    # Locked in order of hash first, as the ledger locks them for charges: neither then waits for the other in a circle.
+    mine = sa.select(c.key_hash).where(c.channel_id == voucher.channel_id).order_by(c.key_hash)
+    connection.execute(mine.with_for_update()).all()
     given = connection.execute(best).one_or_none()
     if given is not None:
         voucher = ParsedVoucher(voucher.channel_id, given.voucher_amount, given.voucher_signature)
