@@ -288,3 +288,21 @@ async def test_what_the_version_before_keys_set_aside_expires_as_ever(redis_url,
     await asyncio.sleep(0.1)
     await adapter.reserve(claim(100, 100, request=2))
     await adapter.close()
+
+
+@pytest.mark.integration
+async def test_processes_together_do_not_pass_a_keys_limit(redis_url, ledger, claim):
+    both = [RedisReservations(redis_url, ledger) for _ in range(2)]
+    wishes = [claim(7, 1_000, request=number, key=KEY) for number in range(1, 31)]
+    done = await asyncio.gather(*(both[i % 2].reserve(wish) for i, wish in enumerate(wishes)), return_exceptions=True)
+    made = [one for one in done if not isinstance(one, Exception)]
+    assert len(made) == KEY.limit // 7
+    assert all(isinstance(one, KeyLimit) for one in done if isinstance(one, Exception))
+    # Metered: less is charged than was set aside, and each process sees what the other gave back.
+    for spent, reservation in enumerate(made, start=1):
+        assert await both[spent % 2].commit(reservation, spent, spent)
+    assert (await both[0].reserve(claim(KEY.limit - len(made), 1_000, request=99, key=KEY))).key == KEY
+    with pytest.raises(KeyLimit):
+        await both[1].reserve(claim(1, 1_000, request=100, key=KEY))
+    for adapter in both:
+        await adapter.close()
