@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity docs format lock clean bench proto console console-check screenshots
+        solidity solidity-deep mutants gas parity docs format lock clean bench bench-llm proto console console-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -80,6 +80,9 @@ mutants: install ## break the escrow on purpose, each break must be caught
 
 bench: install ## measure the market beside its peers on this machine; writes docs/performance.md
 	$(VENV)/python -m benchmarks.run $(ARGS)
+
+bench-llm: install ## measure a chat streamed through the market beside onnxruntime-genai alone (needs a model, see the file)
+	$(VENV)/python -m benchmarks.llm $(ARGS)
 
 proto: install ## rebuild the gRPC descriptor after a change of its .proto
 	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto
