@@ -11,7 +11,8 @@ from contextlib import aclosing
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -34,11 +35,13 @@ from market.registry.model import Listing
 
 router = APIRouter(prefix="/v1", tags=["OpenAI API"])
 EMBEDDINGS, CHAT, TEXT = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
+# For the description only: which header pays is the door's matter, as on the other routes.
+_KEY = [Depends(HTTPBearer(auto_error=False, description="An API key, mk_…; or pay by Market-Voucher, or by x402."))]
 # What nginx calls a request whose client left; nobody reads it.
 _CLIENT_GONE = 499
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     402: {"model": schemas.PaymentRefusal},
-    **{status: {"model": schemas.Refusal} for status in (400, 404, 409, 413, 429, 502, 503, 504)},
+    **{status: {"model": schemas.Refusal} for status in (400, 401, 403, 404, 409, 413, 429, 502, 503, 504)},
 }
 
 
@@ -74,6 +77,7 @@ async def model(request: Request, model: str) -> Any:
     "/embeddings",
     response_model=schemas.EmbeddingAnswer,
     responses=_REFUSALS,
+    dependencies=_KEY,
     openapi_extra=_described(schemas.EmbeddingRequest),
 )
 async def embeddings(request: Request) -> Response:
@@ -89,6 +93,7 @@ async def embeddings(request: Request) -> Response:
     "/chat/completions",
     response_model=schemas.ChatAnswer,
     responses=_streams("The message; with `stream`, chunks of it."),
+    dependencies=_KEY,
     openapi_extra=_described(schemas.ChatRequest),
 )
 async def chat_completions(request: Request) -> Response:
@@ -102,6 +107,7 @@ async def chat_completions(request: Request) -> Response:
     "/completions",
     response_model=schemas.TextAnswer,
     responses=_streams("The text; with `stream`, chunks of it."),
+    dependencies=_KEY,
     openapi_extra=_described(schemas.TextRequest),
 )
 async def completions(request: Request) -> Response:

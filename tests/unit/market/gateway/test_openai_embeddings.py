@@ -175,6 +175,7 @@ async def test_the_routes_are_described(http):
     assert set(described["paths"]) >= {"/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions"}
     for route in ("/v1/chat/completions", "/v1/completions"):
         post = described["paths"][route]["post"]
-        assert set(post["responses"]) >= {"200", "400", "402", "404", "413", "429", "502", "503", "504"}
+        assert set(post["responses"]) >= {"200", "400", "401", "402", "403", "404", "413", "429", "502", "503", "504"}
         assert set(post["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert post["security"] == [{"HTTPBearer": []}]
         assert "Market-Voucher" in {parameter["name"] for parameter in post["parameters"]}
