@@ -27,11 +27,20 @@ from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
 from workers.admission import Admission, Served
 from workers.chain import CachedChainFacts
-from workers.errors import ChainNotReady, ModelNotListed, NotRegistered, OfferOutsideBounds, RedisNotReady, StartError
+from workers.errors import (
+    ChainNotReady,
+    ModelError,
+    ModelNotListed,
+    NotRegistered,
+    OfferOutsideBounds,
+    RedisNotReady,
+    StartError,
+)
 from workers.execution import Executor
 from workers.models.runtime import choose_provider
 from workers.models.sessions import SessionCache
 from workers.models.store import Package, PackageStore
+from workers.models.trial import try_package
 from workers.models.tuned import TunedStore
 from workers.papers import Journal
 from workers.settings import WorkerSettings
@@ -225,10 +234,20 @@ def build(settings: WorkerSettings) -> Node:
     store = open_store(settings)
     sessions = open_sessions(settings, provider)
     served: dict[bytes, Served] = {}
+    refused: list[ModelError] = []
     for model_id, listing, price in find_models(side, settings):
-        package = _fetch(store, model_id, listing)
-        sessions.get(package)
+        try:
+            package = _fetch(store, model_id, listing)
+            _try(package, settings)
+            sessions.get(package)
+        except ModelError as error:
+            # One bad model keeps nobody from the others; alone it is a reason not to start.
+            log.warning("model-refused", model=listing.name, code=error.code, detail=str(error))
+            refused.append(error)
+            continue
         served[model_id] = Served(package, price)
+    if refused and not served:
+        raise refused[0]
     facts = CachedChainFacts(side.contracts)
     admission = Admission(
         domain=side.domain,
@@ -249,6 +268,12 @@ def build(settings: WorkerSettings) -> Node:
         journal=open_journal(settings, side, operator),
         redis=client,
     )
+
+
+def _try(package: Package, settings: WorkerSettings) -> None:
+    """Try a model in a process of its own; text generation runs in one anyway."""
+    if settings.trial_seconds and package.manifest.task != "text-generation":
+        try_package(package, seconds=settings.trial_seconds, memory_bytes=settings.memory_budget_bytes)
 
 
 def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:

@@ -42,6 +42,9 @@ class WorkerSettings(BaseSettings):
     model_dir: Path = Field(Path("~/.cache/inference-market/models"), description="Cache of model packages.")
     state_dir: Path = Field(Path("~/.local/state/inference-market"), description="Where the worker's papers are kept.")
     allow_file_uri: bool = Field(False, description="Take packages from file:// addresses (one machine only).")
+    trial_seconds: float = Field(
+        120.0, ge=0, description="Try each model in a process of its own first, killed after so long; 0: never."
+    )
     max_package_bytes: int = Field(16 << 30, ge=1, description="Largest model package fetched.")
 
     provider: str = Field("auto", pattern="^(auto|cpu|cuda|tensorrt|openvino|cann)$", description="Execution provider.")
