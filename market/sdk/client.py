@@ -1,7 +1,7 @@
 """The client: pays a gateway per request from a channel and keeps the papers.
 
-Decides how much to sign: what has been charged plus the expected price, and what the gateway requires only up to the
-caller's limit. It never signs above that and never accepts an answer whose receipt does not hold.
+Does what `kernel` decides, with blocking connections. It never signs above the caller's limits and never accepts an
+answer whose receipt does not hold.
 """
 
 from __future__ import annotations
@@ -9,37 +9,47 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from contracts.protocol.errors import ProtocolError
+from contracts.protocol.errors import CodedError, ProtocolError
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
-from contracts.protocol.money import format_amount
 from contracts.protocol.signing import SIGNATURE_BYTES, is_signed_by
 from contracts.protocol.typed_data import Channel, Domain, Refund
-from market.sdk.errors import (
-    GatewayMisbehaved,
-    GatewayRefused,
-    GatewayUnreachable,
-    NoChannel,
-    NotSettled,
-    SpendingLimit,
+from market.sdk.errors import GatewayMisbehaved, GatewayUnreachable, NoChannel, NotSettled
+from market.sdk.exchange import Inputs, ModelInfo, Outcome
+from market.sdk.kernel import (
+    DEFAULT_MAX_PRICE,
+    DEFAULT_RETRIES,
+    Deposit,
+    Effect,
+    Kernel,
+    Pause,
+    Reply,
+    Send,
+    Steps,
+    TopUp,
+    Turn,
 )
-from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare
 from market.sdk.papers import KeptChannel, PaperStore, Settlement, SignedReceipt
+from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, embeddings, text_inputs
 from market.sdk.wallet import Wallet
 
-DEFAULT_MAX_PRICE = 100_000
-_MODEL_INFO_SECONDS = 60.0
-_PAYMENT_ATTEMPTS = 3
+if TYPE_CHECKING:
+    from market.sdk.chain import Chain
+
 _POLL_SECONDS = 0.2
+_T = TypeVar("_T")
 
 
 class Market:
-    """A gateway seen by one client; safe to use from several threads, one paid request at a time per channel.
+    """A gateway seen by one client; safe to use from several threads.
 
-    `max_price` bounds what one request may cost, in atomic units.
+    `max_price` bounds what one request may cost. `window` bounds what is signed beyond what is charged: with it
+    requests of several threads run side by side on one channel; without it one at a time. A request that meets a lost
+    connection or a busy gateway is sent again up to `retries` times under its request id, so it is charged once. With
+    `chain` and `top_up` the channel is topped up by itself. Amounts are atomic units.
     """
 
     def __init__(
@@ -49,17 +59,19 @@ class Market:
         *,
         papers: PaperStore | None = None,
         max_price: int = DEFAULT_MAX_PRICE,
+        window: int | None = None,
+        retries: int = DEFAULT_RETRIES,
+        chain: Chain | None = None,
+        top_up: TopUp | None = None,
         timeout_seconds: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.wallet = wallet
         self.papers = papers if papers is not None else PaperStore(None)
-        self._max_price = max_price
+        self._chain = chain
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, transport=transport)
-        self._models: dict[str, tuple[float, ModelInfo]] = {}
-        self._paying = threading.Lock()
-        self._channel: KeptChannel | None = None
+        self._kernel = Kernel(wallet, self.papers, max_price=max_price, window=window, retries=retries, top_up=top_up)
 
     def close(self) -> None:
         """Close the connections; the paper store stays open."""
@@ -80,13 +92,13 @@ class Market:
             GatewayRefused: it answered with a problem.
             GatewayUnreachable: it did not answer.
         """
-        return self._json(self._send("GET", path))
+        return self._run(self._kernel.get(path))
 
     def send_json(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:
         """Send a JSON request that costs nothing and return the JSON answer; raises as `get`."""
-        return self._json(self._send(method, path, json=body, headers=headers))
+        return self._run(self._kernel.send_json(method, path, body, headers))
 
     def status(self) -> dict[str, Any]:
         """Return the gateway's address, chain, contracts and state."""
@@ -95,20 +107,13 @@ class Market:
 
     def model(self, name: str) -> ModelInfo:
         """Return what the gateway says of a model; remembered for a minute."""
-        known = self._models.get(name)
-        if known is not None and time.monotonic() - known[0] < _MODEL_INFO_SECONDS:
-            return known[1]
-        info = ModelInfo.from_json(self.get(f"/market/v1/models/{name}"))
-        if info.unit_prices:
-            self._models[name] = (time.monotonic(), info)
-        return info
+        return self._run(self._kernel.model(name))
 
     # --- the channel ------------------------------------------------------------------------------------------
 
     def use_channel(self, channel: Channel, domain: Domain) -> None:
         """Pay from this channel from now on, and remember it."""
-        self.papers.keep_channel(channel, domain)
-        self._channel = next(kept for kept in self.papers.channels(payer=channel.payer) if kept.channel == channel)
+        self._kernel.use_channel(channel, domain)
 
     def channel(self) -> KeptChannel:
         """Return the channel in use, else the newest one remembered for this wallet and gateway.
@@ -116,14 +121,23 @@ class Market:
         Raises:
             NoChannel: there is none.
         """
-        if self._channel is None:
-            gateway = address_from_hex(self.status()["gateway"], field="gateway")
-            payer = None if self.wallet is None else self.wallet.address
-            known = self.papers.channels(payer=payer, gateway=gateway)
-            if not known:
-                raise NoChannel("no channel to this gateway is known.", remedy="Open one with `market channel open`.")
-            self._channel = known[0]
-        return self._channel
+        return self._run(self._kernel.channel())
+
+    def payer(self) -> tuple[Wallet, KeptChannel]:
+        """Return the wallet and the channel that pay.
+
+        Raises:
+            NoChannel: one of them is missing.
+        """
+        return self._run(self._kernel.payer())
+
+    def catch_up(self) -> KeptChannel:
+        """Take over the gateway's count of the channel, within what was signed: others may have used it.
+
+        Raises:
+            GatewayMisbehaved: the gateway claims more than was ever signed here.
+        """
+        return self._run(self._kernel.catch_up())
 
     def wait_for_channel(self, channel_id: bytes, *, deposited: int, timeout_seconds: float = 60.0) -> dict[str, Any]:
         """Wait until the gateway has seen at least `deposited` atomic units in the channel.
@@ -131,16 +145,7 @@ class Market:
         Raises:
             GatewayRefused: it still does not know the channel after `timeout_seconds`.
         """
-        deadline_at = time.monotonic() + timeout_seconds
-        while True:
-            try:
-                found: dict[str, Any] = self.get(f"/market/v1/channels/{hex0x(channel_id)}")
-                if int(found["deposited"]) >= deposited or time.monotonic() > deadline_at:
-                    return found
-            except GatewayRefused as error:
-                if error.code != "channel-not-found" or time.monotonic() > deadline_at:
-                    raise
-            time.sleep(_POLL_SECONDS)
+        return self._run(self._kernel.wait_for_channel(channel_id, deposited, timeout_seconds))
 
     def ask_refund(self, refund: Refund) -> bytes:
         """Ask the gateway to sign that free money of the channel in use leaves at once; returns its signature.
@@ -151,17 +156,13 @@ class Market:
         """
         kept, (wallet, _) = self.channel(), self.payer()
         digest = refund.digest(kept.domain)
-        answer = self._json(
-            self._send(
-                "POST",
-                f"/market/v1/channels/{hex0x(refund.channel_id)}/refund",
-                json={
-                    "nonce": refund.nonce,
-                    "amount": str(refund.amount),
-                    "signature": hex0x(wallet.key.sign_digest(digest)),
-                },
-            )
-        )
+        path = f"/market/v1/channels/{hex0x(refund.channel_id)}/refund"
+        asked = {
+            "nonce": refund.nonce,
+            "amount": str(refund.amount),
+            "signature": hex0x(wallet.key.sign_digest(digest)),
+        }
+        answer = self.send_json("POST", path, asked)
         signature = from_hex(str(answer.get("signature")), SIGNATURE_BYTES, field="signature")
         if not is_signed_by(digest, signature, kept.channel.gateway):
             raise GatewayMisbehaved("the refund is not signed by the channel's gateway.", field="signature")
@@ -184,81 +185,33 @@ class Market:
 
         Raises:
             GatewayRefused: the gateway said no; nothing is charged.
-            SpendingLimit: it costs more than `max_price` atomic units.
+            SpendingLimit: it costs more than `max_price` atomic units, or than the window.
             GatewayMisbehaved: the answer or its receipt does not hold.
             GatewayUnreachable: no answer; call again with the same `request_id`, it is charged once.
         """
-        info = self.model(model)
-        call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
-        limit = self._max_price if max_price is None else max_price
-        with self._paying:
-            return self._pay(call, info.expected_price(call.tensors), limit, worker)
+        steps = self._kernel.infer(
+            model,
+            inputs,
+            outputs=outputs,
+            parameters=parameters,
+            max_price=max_price,
+            worker=worker,
+            request_id=request_id,
+        )
+        return self._run(steps)
 
-    def _pay(self, call: Call, expected: int, limit: int, worker: str | None) -> Outcome:
-        wallet, kept = self.payer()
-        ceiling = kept.charged + expected
-        for attempt in range(_PAYMENT_ATTEMPTS):
-            if ceiling - kept.charged > limit:
-                raise SpendingLimit(
-                    f"the request costs {format_amount(ceiling - kept.charged)}, {format_amount(limit)} is allowed.",
-                    field="max_price",
-                    remedy="Allow more, or choose another model or worker.",
-                )
-            signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
-            self.papers.signed(kept.channel_id, ceiling)
-            headers = payment_headers(call, kept.channel_id, ceiling, signature, worker=worker)
-            response = self._send("POST", f"/v2/models/{call.model}/infer", content=call.body, headers=headers)
-            if response.status_code == httpx.codes.OK:
-                outcome = check_answer(
-                    call,
-                    response.headers,
-                    response.content,
-                    channel=kept.channel,
-                    domain=kept.domain,
-                    signed=max(ceiling, kept.signed),
-                )
-                self._keep(outcome)
-                return outcome
-            refused = _refusal(response)
-            if refused.required is None or refused.required <= ceiling or attempt + 1 == _PAYMENT_ATTEMPTS:
-                raise refused
-            kept = self.catch_up()
-            ceiling = refused.required
-        raise AssertionError("unreachable")  # pragma: no cover
+    def embed(self, model: str, texts: Sequence[str], *, max_price: int | None = None) -> Embeddings:
+        """Return the vectors of texts, float32[texts, D]; raises as `infer`."""
+        return embeddings(self.infer(model, text_inputs(texts), max_price=max_price))
 
-    def payer(self) -> tuple[Wallet, KeptChannel]:
-        """Return the wallet and the channel that pay.
-
-        Raises:
-            NoChannel: one of them is missing.
-        """
-        kept = self.channel()
-        if self.wallet is None:
-            raise NoChannel("a wallet is needed to pay.", field="wallet", remedy="Give a keystore.")
-        return self.wallet, kept
-
-    def catch_up(self) -> KeptChannel:
-        """Take over the gateway's count of the channel, within what was signed: others may have used it.
-
-        Raises:
-            GatewayMisbehaved: the gateway claims more than was ever signed here.
-        """
-        kept = self.channel()
-        found = self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
-        charged = int(found["charged"])
-        newest = next(k for k in self.papers.channels(payer=kept.channel.payer) if k.channel == kept.channel)
-        if charged > newest.signed:
-            raise GatewayMisbehaved("the gateway claims more than was ever signed here.", field="charged")
-        self.papers.charged(kept.channel_id, charged)
-        self._channel = KeptChannel(kept.channel, kept.domain, newest.signed, max(charged, newest.charged))
-        return self._channel
-
-    def _keep(self, outcome: Outcome) -> None:
-        self.papers.keep(outcome.paper)
-        kept = self.channel()
-        self.papers.charged(kept.channel_id, outcome.cumulative)
-        charged = max(kept.charged, outcome.cumulative)
-        self._channel = KeptChannel(kept.channel, kept.domain, max(kept.signed, charged), charged)
+    def chat(
+        self, model: str, messages: Sequence[Mapping[str, str]], *, max_price: int | None = None, **parameters: Any
+    ) -> Chat:
+        """Return the answer to a conversation; `parameters` such as max_tokens or temperature; raises as `infer`."""
+        outcome = self.infer(
+            model, chat_inputs(messages), parameters={**parameters, "format": "chat"}, max_price=max_price
+        )
+        return chat_answer(outcome)
 
     # --- papers -----------------------------------------------------------------------------------------------
 
@@ -302,31 +255,63 @@ class Market:
                     raise
             time.sleep(_POLL_SECONDS)
 
-    # --- HTTP -------------------------------------------------------------------------------------------------
+    # --- I/O --------------------------------------------------------------------------------------------------
 
-    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def _run(self, steps: Steps[_T]) -> _T:
+        """Do what the steps ask for until they are done."""
         try:
-            return self._http.request(method, path, **content)
+            effect = next(steps)
+            while True:
+                try:
+                    done = self._do(effect)
+                except CodedError as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(done)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        finally:
+            steps.close()
+
+    def _do(self, effect: Effect) -> Reply | None:
+        match effect:
+            case Send():
+                return self._send(effect)
+            case Pause(seconds):
+                time.sleep(seconds)
+            case Turn():
+                come = threading.Event()
+                effect.on(come.set)
+                come.wait()
+            case Deposit(channel, amount):
+                deposit(self._chain, self.wallet, channel, amount)
+        return None
+
+    def _send(self, send: Send) -> Reply:
+        try:
+            answer = self._http.request(send.method, send.path, content=send.content, headers=dict(send.headers))
         except httpx.HTTPError as error:
-            raise GatewayUnreachable(
-                f"{self.url} does not answer: {error}.", remedy="Check the URL and that the gateway runs."
-            ) from error
-
-    def _json(self, response: httpx.Response) -> Any:
-        if response.is_error:
-            raise _refusal(response)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise GatewayMisbehaved("the answer is not JSON.") from error
+            raise unreachable(self.url, error) from error
+        return Reply(answer.status_code, answer.headers, answer.content)
 
 
-def _refusal(response: httpx.Response) -> GatewayRefused:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    return GatewayRefused(response.status_code, problem if isinstance(problem, dict) else {})
+def unreachable(url: str, error: httpx.HTTPError) -> GatewayUnreachable:
+    """Return what a failed connection is called."""
+    return GatewayUnreachable(f"{url} does not answer: {error}.", remedy="Check the URL and that the gateway runs.")
+
+
+def deposit(chain: Chain | None, wallet: Wallet | None, channel: Channel, amount: int) -> None:
+    """Deposit into a channel.
+
+    Raises:
+        NoChannel: there is no chain or wallet to do it with.
+    """
+    if chain is None or wallet is None:
+        raise NoChannel(
+            "a chain is needed to top up.", field="chain", remedy="Give Market(..., chain=Chain.connect(…))."
+        )
+    chain.deposit(wallet, channel, amount)
 
 
 def domain_of(status: Mapping[str, Any]) -> Domain:

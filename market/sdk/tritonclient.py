@@ -46,8 +46,8 @@ class Payment:
         """The channel total up to which the gateway may charge now, in atomic units."""
         return self._ceiling
 
-    def renew(self, budget: int | None = None) -> None:
-        """Sign a new voucher: what the channel has been charged, and the budget on top.
+    def renew(self, budget: int | None = None, *, at_most: int | None = None) -> None:
+        """Sign a new voucher: what the channel has been charged, and the budget on top; never above `at_most` in all.
 
         Raises:
             NoChannel: there is no wallet or no channel to this gateway.
@@ -61,6 +61,7 @@ class Payment:
             if charged > max(kept.signed, self._ceiling):
                 raise GatewayMisbehaved("the gateway claims more than was ever signed here.", field="charged")
             ceiling = charged + (self._budget if budget is None else budget)
+            ceiling = ceiling if at_most is None else min(ceiling, at_most)
             signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
             self._market.papers.signed(kept.channel_id, ceiling)
             self._voucher = f"{hex0x(kept.channel_id)};{ceiling};{hex0x(signature)}"

@@ -111,7 +111,7 @@ def test_a_bad_image_costs_nothing(market):
 
 
 def voucher(market, amount):
-    wallet, kept = market._payer()
+    wallet, kept = market.payer()
     signature = wallet.sign_voucher(kept.channel_id, amount, kept.domain)
     return {"Market-Voucher": f"0x{kept.channel_id.hex()};{amount};0x{signature.hex()}"}
 

@@ -1,0 +1,82 @@
+"""Payment for programs that speak HTTP by themselves: `httpx`, and everything that takes an httpx client, as `openai`.
+
+    client = httpx.Client(base_url=market.url, auth=MarketAuth(market, window=20_000, budget=1_000_000))
+    openai.OpenAI(base_url=market.url + "/v1", api_key="none", http_client=client)
+
+Such programs see no prices, so a voucher is signed ahead: `window` beyond what is charged. When it is used up the next
+one is signed, `budget` in all. Each request gets an id, under which the gateway charges it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Generator
+
+import httpx
+
+from contracts.protocol.hexes import hex0x
+from market.sdk.client import Market
+from market.sdk.errors import SpendingLimit
+from market.sdk.papers import SignedReceipt
+from market.sdk.tritonclient import Payment
+
+REQUEST_ID_HEADER = "Market-Request-Id"
+_USED_UP = ("insufficient-voucher", "stale-voucher")
+
+
+class MarketAuth(httpx.Auth):
+    """Adds the payment to each request, synchronous or not; safe to share. Amounts are atomic units."""
+
+    def __init__(self, market: Market, *, window: int, budget: int) -> None:
+        self._window = window
+        self._lock = threading.Lock()
+        self._payment = Payment(market, budget=min(window, budget))
+        self._last = self._payment.ceiling - min(window, budget) + budget
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """See httpx.Auth."""
+        used = self._pay(request)
+        response = yield request
+        if response.status_code == httpx.codes.PAYMENT_REQUIRED:
+            response.read()
+            if self._renewed(response, used):
+                self._pay(request)
+                yield request
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """See httpx.Auth."""
+        used = self._pay(request)
+        response = yield request
+        if response.status_code == httpx.codes.PAYMENT_REQUIRED:
+            await response.aread()
+            if await asyncio.to_thread(self._renewed, response, used):
+                self._pay(request)
+                yield request
+
+    def collect(self) -> list[SignedReceipt]:
+        """Fetch, check and keep the receipts of what was charged since the last time; raises as `Payment.collect`."""
+        return self._payment.collect()
+
+    def _pay(self, request: httpx.Request) -> int:
+        ceiling = self._payment.ceiling
+        request.headers.update(self._payment.headers())
+        request.headers.setdefault(REQUEST_ID_HEADER, hex0x(secrets.token_bytes(32)))
+        return ceiling
+
+    def _renewed(self, response: httpx.Response, used: int) -> bool:
+        try:
+            problem = response.json()
+        except ValueError:
+            return False
+        code = problem.get("code") or (problem.get("error") or {}).get("code")
+        if code not in _USED_UP:
+            return False
+        with self._lock:
+            if self._payment.ceiling > used:
+                return True  # another request renewed it meanwhile
+            if used >= self._last:
+                raise SpendingLimit("the budget is used up.", field="budget", remedy="Allow more, in a new MarketAuth.")
+            self._payment.renew(self._window, at_most=self._last)
+            return self._payment.ceiling > used

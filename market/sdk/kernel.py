@@ -1,0 +1,447 @@
+"""What a client decides, without I/O: an operation is a generator that yields what to do and is sent what came of it.
+
+Decides how much to sign, when a request must wait for others, when to try again and when to deposit more. It never
+signs above the caller's limits, never has more at risk than the window, and pays once for a request that is sent again:
+it keeps its request id. Driven by `client.Market` and `aio.AsyncMarket`, which only do what it yields.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+
+from contracts.protocol.errors import Retry
+from contracts.protocol.hexes import address_from_hex, hex0x
+from contracts.protocol.money import format_amount
+from contracts.protocol.typed_data import Channel, Domain
+from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare
+from market.sdk.papers import KeptChannel, PaperStore
+from market.sdk.wallet import Wallet
+
+DEFAULT_MAX_PRICE = 100_000
+DEFAULT_RETRIES = 2
+OK = 200
+_MODEL_INFO_SECONDS = 60.0
+_PAYMENT_ATTEMPTS = 4
+_MAX_WAITS = 50
+_POLL_SECONDS = 0.2
+_FIRST_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 5.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a request; the answer is a `Reply`, or `GatewayUnreachable` is thrown."""
+
+    method: str
+    path: str
+    content: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """Deposit into the channel and wait until the chain has it."""
+
+    channel: Channel
+    amount: int
+
+
+class Turn:
+    """Wait until another request of this client has ended; `on` calls back, at once if it has."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callback: Callable[[], object] | None = None
+        self._come = False
+
+    def on(self, callback: Callable[[], object]) -> None:
+        """Call back when the turn has come."""
+        with self._lock:
+            self._callback = callback
+            come = self._come
+        if come:
+            callback()
+
+    def come(self) -> None:
+        """Say that it has."""
+        with self._lock:
+            self._come = True
+            callback = self._callback
+        if callback is not None:
+            callback()
+
+
+Effect = Send | Pause | Deposit | Turn
+Steps = Generator[Effect, Any, _T]
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """Deposit `amount` more whenever the channel runs short, at most `budget` in all; atomic units."""
+
+    amount: int
+    budget: int
+
+
+class _Hold:
+    """What one request under way may cost."""
+
+    __slots__ = ("amount",)
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+
+class Kernel:
+    """One client's state; its operations may run side by side, in threads or tasks.
+
+    `window` is how much may be signed beyond what is charged, in atomic units; None means one request at a time.
+    """
+
+    def __init__(
+        self,
+        wallet: Wallet | None,
+        papers: PaperStore,
+        *,
+        max_price: int,
+        window: int | None,
+        retries: int,
+        top_up: TopUp | None,
+    ) -> None:
+        self.wallet = wallet
+        self.papers = papers
+        self._max_price = max_price
+        self._window = window
+        self._retries = retries
+        self._top_up = top_up
+        self._topped_up = 0
+        self._depositing = False
+        self._models: dict[str, tuple[float, ModelInfo]] = {}
+        self._kept: KeptChannel | None = None
+        self._holds: set[_Hold] = set()
+        self._turns: list[Turn] = []
+        self._lock = threading.Lock()
+
+    # --- what the gateway says ----------------------------------------------------------------------------------
+
+    def get(self, path: str) -> Steps[Any]:
+        """Read a JSON resource."""
+        return (yield from self.send_json("GET", path))
+
+    def send_json(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Steps[Any]:
+        """Send a JSON request that costs nothing."""
+        content = b"" if body is None else orjson.dumps(body)
+        sent = {**({"Content-Type": "application/json"} if content else {}), **(headers or {})}
+        reply: Reply = yield Send(method, path, content, sent)
+        if reply.status >= 400:
+            raise refusal(reply)
+        try:
+            return orjson.loads(reply.content)
+        except ValueError as error:
+            raise GatewayMisbehaved("the answer is not JSON.") from error
+
+    def model(self, name: str) -> Steps[ModelInfo]:
+        """Return what the gateway says of a model; remembered for a minute."""
+        known = self._models.get(name)
+        if known is not None and time.monotonic() - known[0] < _MODEL_INFO_SECONDS:
+            return known[1]
+        info = ModelInfo.from_json((yield from self.get(f"/market/v1/models/{name}")))
+        if info.unit_prices:
+            self._models[name] = (time.monotonic(), info)
+        return info
+
+    # --- the channel --------------------------------------------------------------------------------------------
+
+    def use_channel(self, channel: Channel, domain: Domain) -> None:
+        """Pay from this channel from now on, and remember it."""
+        self.papers.keep_channel(channel, domain)
+        self._kept = self._newest(channel)
+
+    def _newest(self, channel: Channel) -> KeptChannel:
+        return next(kept for kept in self.papers.channels(payer=channel.payer) if kept.channel == channel)
+
+    def channel(self) -> Steps[KeptChannel]:
+        """Return the channel in use, else the newest one remembered for this wallet and gateway."""
+        if self._kept is None:
+            gateway = address_from_hex((yield from self.get("/market/v1/status"))["gateway"], field="gateway")
+            payer = None if self.wallet is None else self.wallet.address
+            known = self.papers.channels(payer=payer, gateway=gateway)
+            if not known:
+                raise NoChannel("no channel to this gateway is known.", remedy="Open one with `market channel open`.")
+            self._kept = known[0]
+        return self._kept
+
+    def payer(self) -> Steps[tuple[Wallet, KeptChannel]]:
+        """Return the wallet and the channel that pay."""
+        kept = yield from self.channel()
+        if self.wallet is None:
+            raise NoChannel("a wallet is needed to pay.", field="wallet", remedy="Give a keystore.")
+        return self.wallet, kept
+
+    def catch_up(self) -> Steps[KeptChannel]:
+        """Take over the gateway's count of the channel, within what was signed: others may have used it."""
+        kept = yield from self.channel()
+        found = yield from self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
+        charged = int(found["charged"])
+        newest = self._newest(kept.channel)
+        if charged > newest.signed:
+            raise GatewayMisbehaved("the gateway claims more than was ever signed here.", field="charged")
+        return self._charged(charged)
+
+    def _charged(self, charged: int) -> KeptChannel:
+        assert self._kept is not None, "a channel is in use"
+        self.papers.charged(self._kept.channel_id, charged)
+        with self._lock:
+            kept = self._kept = self._newest(self._kept.channel)
+        return kept
+
+    def wait_for_channel(self, channel_id: bytes, deposited: int, timeout_seconds: float) -> Steps[dict[str, Any]]:
+        """Wait until the gateway has seen at least `deposited` atomic units in the channel."""
+        deadline_at = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                found: dict[str, Any] = yield from self.get(f"/market/v1/channels/{hex0x(channel_id)}")
+                if int(found["deposited"]) >= deposited or time.monotonic() > deadline_at:
+                    return found
+            except GatewayRefused as error:
+                if error.code != "channel-not-found" or time.monotonic() > deadline_at:
+                    raise
+            yield Pause(_POLL_SECONDS)
+
+    # --- inference ----------------------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        max_price: int | None = None,
+        worker: str | None = None,
+        request_id: bytes | None = None,
+    ) -> Steps[Outcome]:
+        """Pay for one inference; see `client.Market.infer`."""
+        info = yield from self.model(model)
+        call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
+        limit = self._max_price if max_price is None else max_price
+        return (yield from self._pay(call, info.expected_price(call.tensors), limit, worker))
+
+    def _pay(self, call: Call, expected: int, limit: int, worker: str | None) -> Steps[Outcome]:
+        wallet, kept = yield from self.payer()
+        _check_limit(expected, limit)
+        hold = yield from self._hold(expected)
+        try:
+            attempt, waits, required = 0, 0, 0
+            while True:
+                ceiling = max(required, self._ceiling())
+                signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
+                self.papers.signed(kept.channel_id, ceiling)
+                headers = payment_headers(call, kept.channel_id, ceiling, signature, worker=worker)
+                reply = yield from self._send_surely(Send("POST", f"/v2/models/{call.model}/infer", call.body, headers))
+                if reply.status == OK:
+                    return self._keep(call, reply, kept)
+                refused = refusal(reply)
+                attempt += 1
+                last = attempt == _PAYMENT_ATTEMPTS
+                if refused.code == "insufficient-deposit" and not last and (yield from self._deposited(kept)):
+                    continue
+                if refused.required is None or refused.required <= ceiling or last:
+                    raise refused
+                yield from self.catch_up()
+                raised = yield from self._raise_hold(hold, refused, limit)
+                if raised is None and waits < _MAX_WAITS:
+                    attempt, waits = attempt - 1, waits + 1
+                required = raised or 0
+        finally:
+            self._let_go(hold)
+
+    def _hold(self, amount: int) -> Steps[_Hold]:
+        if self._window is not None and amount > self._window:
+            raise _over_window(amount, self._window)
+        hold = _Hold(amount)
+        yield from self._take(hold)
+        return hold
+
+    def _take(self, hold: _Hold) -> Steps[None]:
+        """Wait until there is room for a hold, and take it."""
+        while True:
+            with self._lock:
+                if self._fits(hold.amount):
+                    self._holds.add(hold)
+                    return
+                turn = Turn()
+                self._turns.append(turn)
+            yield turn
+
+    def _fits(self, amount: int, *, beside: _Hold | None = None) -> bool:
+        others = [hold.amount for hold in self._holds if hold is not beside]
+        return not others if self._window is None else sum(others) + amount <= self._window
+
+    def _raise_hold(self, hold: _Hold, refused: GatewayRefused, limit: int) -> Steps[int | None]:
+        """Hold what the gateway asks for this request.
+
+        Returns the voucher that it needs; None if there is no room for that beside others, when this request has let
+        them go first.
+        """
+        required = refused.required or 0
+        with self._lock:
+            assert self._kept is not None
+            others = sum(other.amount for other in self._holds if other is not hold)
+            needed = required - self._kept.charged
+            # Others may have cost more than was expected of them: what they lack is not this request's price.
+            price = max(hold.amount, needed - others) if not others else max(hold.amount, _asked(refused, needed))
+            _check_limit(price, limit)
+            if self._window is not None and price > self._window:
+                raise _over_window(price, self._window)
+            if self._fits(price, beside=hold) and (self._window is None or needed <= self._window):
+                hold.amount = price
+                return required
+            if not others:
+                raise _over_window(needed, self._window or 0)
+            turn = Turn()
+        self._let_go(hold)
+        with self._lock:
+            if self._holds:
+                self._turns.append(turn)
+            else:
+                turn.come()
+        yield turn
+        hold.amount = price
+        yield from self._take(hold)
+        return None
+
+    def _ceiling(self) -> int:
+        with self._lock:
+            assert self._kept is not None
+            return self._kept.charged + sum(hold.amount for hold in self._holds)
+
+    def _let_go(self, hold: _Hold) -> None:
+        with self._lock:
+            self._holds.discard(hold)
+            turns, self._turns = self._turns, []
+        for turn in turns:
+            turn.come()
+
+    def _send_surely(self, send: Send) -> Steps[Reply]:
+        """Send, and again where that may help: the request id stays, so it is served and charged once."""
+        pause = _FIRST_PAUSE_SECONDS
+        for left in range(self._retries, -1, -1):
+            try:
+                reply: Reply = yield send
+            except GatewayUnreachable:
+                if not left:
+                    raise
+            else:
+                if not left or not _worth_repeating(reply):
+                    return reply
+            yield Pause(pause)
+            pause = min(_MAX_PAUSE_SECONDS, 3 * pause)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _deposited(self, kept: KeptChannel) -> Steps[bool]:
+        """Deposit more if that is allowed; one request does, the others wait for it."""
+        while True:
+            with self._lock:
+                if not self._depositing:
+                    break
+                turn = Turn()
+                self._turns.append(turn)
+            yield turn
+            return True
+        top_up = self._top_up
+        if top_up is None or self._topped_up + top_up.amount > top_up.budget:
+            return False
+        self._depositing = True
+        self._topped_up += top_up.amount
+        try:
+            seen = yield from self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
+            yield Deposit(kept.channel, top_up.amount)
+            wanted = int(seen["deposited"]) + top_up.amount
+            yield from self.wait_for_channel(kept.channel_id, wanted, 60.0)
+        finally:
+            with self._lock:
+                self._depositing = False
+                turns, self._turns = self._turns, []
+            for turn in turns:
+                turn.come()
+        return True
+
+    def _keep(self, call: Call, reply: Reply, kept: KeptChannel) -> Outcome:
+        signed = self._newest(kept.channel).signed
+        outcome = check_answer(
+            call, reply.headers, reply.content, channel=kept.channel, domain=kept.domain, signed=signed
+        )
+        self.papers.keep(outcome.paper)
+        self._charged(outcome.cumulative)
+        return outcome
+
+
+def refusal(reply: Reply) -> GatewayRefused:
+    """Return the problem of an answer that is none."""
+    try:
+        problem = orjson.loads(reply.content)
+    except ValueError:
+        problem = {}
+    return GatewayRefused(reply.status, problem if isinstance(problem, dict) else {})
+
+
+def _worth_repeating(reply: Reply) -> bool:
+    if reply.status < 400 or reply.status == 402:
+        return False
+    refused = refusal(reply)
+    if refused.code == "request-in-progress":
+        return True
+    return reply.status in (429, 502, 503, 504) and refused.retry is not Retry.NEVER
+
+
+def _asked(refused: GatewayRefused, default: int) -> int:
+    """Return what the cheapest offer of a 402 asks for the request."""
+    try:
+        return min(int(offer["price"]) for offer in refused.problem["offers"])
+    except (KeyError, TypeError, ValueError):
+        return default
+
+
+def _check_limit(amount: int, limit: int) -> None:
+    if amount > limit:
+        raise SpendingLimit(
+            f"the request costs {format_amount(amount)}, {format_amount(limit)} is allowed.",
+            field="max_price",
+            remedy="Allow more, or choose another model or worker.",
+        )
+
+
+def _over_window(amount: int, window: int) -> SpendingLimit:
+    return SpendingLimit(
+        f"the request costs {format_amount(amount)}, the window is {format_amount(window)}.",
+        field="window",
+        remedy="Choose a larger window.",
+    )

@@ -1,0 +1,79 @@
+"""Texts in and out: what `embed` and `chat` send as tensors, and how the checked outputs read.
+
+Pure; called by both clients. The inputs are those of the market's tasks, so that the receipt covers them like others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.sdk.errors import GatewayMisbehaved
+from market.sdk.exchange import Inputs, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors, float32[texts, D], and how many tokens the texts were."""
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A model's answer; `finish_reason` is stop or length."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    outcome: Outcome
+
+
+def text_inputs(texts: Sequence[str]) -> Inputs:
+    """Return the tensors of texts."""
+    return {"text": np.array([text.encode() for text in texts], dtype=object)}
+
+
+def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
+    """Return the tensors of a conversation; a message has role and content."""
+    conversation = json.dumps([dict(one) for one in messages], ensure_ascii=False, separators=(",", ":"))
+    return {"prompt": np.array([conversation.encode()], dtype=object)}
+
+
+def embeddings(outcome: Outcome) -> Embeddings:
+    """Read the outputs of a text-embedding model.
+
+    Raises:
+        GatewayMisbehaved: they are not.
+    """
+    try:
+        vectors = np.asarray(outcome.outputs["embedding"], dtype=np.float32)
+        return Embeddings(vectors, int(outcome.outputs["tokens"].sum()), outcome)
+    except (KeyError, ValueError, TypeError) as error:
+        raise GatewayMisbehaved("the model gives no embeddings.", field="outputs") from error
+
+
+def chat_answer(outcome: Outcome) -> Chat:
+    """Read the outputs of a text-generation model.
+
+    Raises:
+        GatewayMisbehaved: they are not.
+    """
+    outputs = outcome.outputs
+    try:
+        prompt, completion = (int(count) for count in outputs["usage"])
+        return Chat(_text(outputs["text"][0]), _text(outputs["finish_reason"][0]), prompt, completion, outcome)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise GatewayMisbehaved("the model gives no text.", field="outputs") from error
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)

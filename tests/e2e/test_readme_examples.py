@@ -1,0 +1,45 @@
+"""The Python examples of the README, run as they stand there against a whole market; only the addresses are put in."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from market.cli import app
+from market.demo import minilm
+from market.demo.network import LocalMarket, Options
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    package = folder / minilm.TEXT_NAME
+    minilm.build_text_package(package)
+    options = Options(folder / "market", keep_state=False, packages=(package,))
+    with LocalMarket(options) as found:
+        found.start_services()
+        found.deploy()
+        found.list_model()
+        found.register_worker()
+        found.start_programs()
+        found.save_network_file()
+        yield found
+
+
+def test_the_examples_run_in_order(local, capsys):
+    opened = CliRunner().invoke(app, ["channel", "open", "1.00", "--json", "--data-dir", str(local.data_dir)])
+    assert json.loads(opened.output)["deposited"] == "1000000"
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    scope: dict = {}
+    for block in blocks:
+        placed = block.replace("http://127.0.0.1:8080", local.gateway_url).replace(".market/", f"{local.data_dir}/")
+        exec(compile(placed, str(README), "exec"), scope)
+    shown = capsys.readouterr().out
+    assert "receipts checked and kept" in shown
