@@ -37,6 +37,8 @@ MINTED = {
 }
 STAKE = 1_000 * ATOMIC_PER_TOKEN
 UNIT_PRICE = 1_000
+# What a token costs: ten dollars a million.
+TOKEN_PRICE = 10
 MIN_PRICE, MAX_PRICE = 100, 10_000
 ROYALTY_PPM = 100_000
 START_SECONDS = 120.0
@@ -143,7 +145,7 @@ class LocalMarket:
                 self.wallet("owner"),
                 manifest,
                 name=name,
-                min_price=MIN_PRICE,
+                min_price=1 if manifest.is_metered else MIN_PRICE,
                 max_price=MAX_PRICE,
                 royalty_ppm=ROYALTY_PPM,
                 uri=folder.resolve().as_uri(),
@@ -228,7 +230,7 @@ class LocalMarket:
             "WORKER_REDIS_URL": self.redis_url,
             "WORKER_KEYSTORE": str(self.accounts["worker"].keystore),
             "WORKER_KEYSTORE_PASSWORD_FILE": str(keys.password_file(self.data_dir)),
-            "WORKER_MODELS": ",".join((minilm.NAME, *(folder.name for folder in self.options.packages))),
+            "WORKER_MODELS": ",".join((minilm.NAME, *(_priced(folder) for folder in self.options.packages))),
             "WORKER_UNIT_PRICE": str(UNIT_PRICE),
             "WORKER_GATEWAYS": checksum(self.accounts["gateway"].address),
             "WORKER_MODEL_DIR": str(self.data_dir / "models"),
@@ -276,3 +278,8 @@ def program(name: str, *arguments: str) -> list[str]:
     """Return the command that runs one of the project's programs with this interpreter."""
     package = {"market": "market", "worker": "workers"}[name]
     return [sys.executable, "-c", f"from {package}.cli import main; main()", *arguments]
+
+
+def _priced(folder: Path) -> str:
+    """Return a model's name, with the price of a token where it is asked by the token."""
+    return f"{folder.name}={TOKEN_PRICE}" if packages.load(folder).is_metered else folder.name

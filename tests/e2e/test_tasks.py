@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from contracts.protocol.money import split_price
-from market.demo.network import ROYALTY_PPM, UNIT_PRICE, LocalMarket, Options
+from market.demo.network import ROYALTY_PPM, TOKEN_PRICE, UNIT_PRICE, LocalMarket, Options
 from market.sdk import drafts
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
@@ -76,7 +76,7 @@ def test_embeddings_are_charged_by_their_tokens(market):
     outcome = market.infer("embedder", {"text": texts("the cat sat", "a dog")}, max_price=DEPOSIT)
     assert outcome.outputs["embedding"].shape == (2, models.HIDDEN)
     assert outcome.outputs["tokens"].tolist() == [5, 4]
-    assert outcome.charged == 9 * UNIT_PRICE
+    assert outcome.charged == 9 * TOKEN_PRICE
     assert charged(market) == before + outcome.charged
     receipt = outcome.paper.receipt
     assert receipt.owner_amount == split_price(outcome.charged, ROYALTY_PPM, 0).owner_amount
@@ -96,7 +96,7 @@ def test_text_is_generated_charged_by_its_tokens_and_settled(market, local):
     )
     assert outcome.outputs["text"].tolist() == [b"BCDEF"]
     assert outcome.outputs["usage"].tolist() == [1, 5]
-    assert outcome.charged == 6 * UNIT_PRICE
+    assert outcome.charged == 6 * TOKEN_PRICE
     settled = market.wait_for_settlement(outcome.paper)
     verdict = verify_receipt(settled, local.chain, channel=market.channel().channel)
     assert verdict.valid, verdict.to_json()
@@ -131,7 +131,7 @@ def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):
         "POST",
         f"{local.gateway_url}/v1/chat/completions",
         json=request,
-        headers=voucher(market, before + 400 * UNIT_PRICE),
+        headers=voucher(market, before + 400 * TOKEN_PRICE),
         timeout=30,
     ) as response:
         assert response.status_code == 200, response.read()
@@ -145,12 +145,12 @@ def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):
     deadline = time.monotonic() + 10
     while charged(market) == before and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert charged(market) == before + (usage["prompt_tokens"] + 6) * UNIT_PRICE
+    assert charged(market) == before + (usage["prompt_tokens"] + 6) * TOKEN_PRICE
 
 
 def test_many_generations_at_once_are_each_charged_for_themselves(market, local):
     before = charged(market)
-    headers = voucher(market, before + 24 * 100 * UNIT_PRICE)
+    headers = voucher(market, before + 24 * 100 * TOKEN_PRICE)
     wanted = ["A", "K", "a", "X"] * 6
 
     def ask(prompt):
@@ -164,7 +164,7 @@ def test_many_generations_at_once_are_each_charged_for_themselves(market, local)
     for prompt, (text, _) in zip(wanted, answers, strict=True):
         assert tiny_llm.SCRIPT.split(prompt, 1)[1].startswith(text)
     deadline = time.monotonic() + 10
-    total = sum(tokens for _, tokens in answers) * UNIT_PRICE
+    total = sum(tokens for _, tokens in answers) * TOKEN_PRICE
     while charged(market) != before + total and time.monotonic() < deadline:
         time.sleep(0.1)
     assert charged(market) == before + total

@@ -5,7 +5,7 @@ import asyncio
 import openai
 import pytest
 
-from market.demo.network import UNIT_PRICE
+from market.demo.network import TOKEN_PRICE
 from market.sdk.client import Market
 from market.sdk.keys import Keys
 from market.sdk.papers import PaperStore
@@ -47,7 +47,7 @@ def test_a_key_is_all_a_program_needs(client, keyed, key):
     embedded = client.embeddings.create(model=EMBEDDER, input="by key")
     whole = client.chat.completions.create(**CHAT_ASKED, max_tokens=5)
     assert whole.choices[0].message.content == ALPHABET[:5]
-    assert spent(keyed, key) == (embedded.usage.total_tokens + whole.usage.total_tokens) * UNIT_PRICE
+    assert spent(keyed, key) == (embedded.usage.total_tokens + whole.usage.total_tokens) * TOKEN_PRICE
 
 
 async def test_streams_side_by_side_count_against_the_key(paying, keyed, key):
@@ -60,7 +60,7 @@ async def test_streams_side_by_side_count_against_the_key(paying, keyed, key):
         return [chunk async for chunk in stream][-1].usage.total_tokens
 
     tokens = await asyncio.gather(*(ask() for _ in range(4)))
-    assert spent(keyed, key) == sum(tokens) * UNIT_PRICE
+    assert spent(keyed, key) == sum(tokens) * TOKEN_PRICE
 
 
 async def test_a_left_stream_counts_what_was_sent(paying, keyed, key):
@@ -76,11 +76,11 @@ async def test_a_left_stream_counts_what_was_sent(paying, keyed, key):
         if spent(keyed, key):
             break
         await asyncio.sleep(0.1)
-    assert 0 < spent(keyed, key) < 250 * UNIT_PRICE
+    assert 0 < spent(keyed, key) < 250 * TOKEN_PRICE
 
 
 def test_a_key_that_cannot_pay_the_most_it_could_cost_is_refused_before_any_work(paying, keyed):
-    small = keyed.create(limit=20 * UNIT_PRICE, name="small")
+    small = keyed.create(limit=20 * TOKEN_PRICE, name="small")
     client = openai.OpenAI(base_url=paying.base_url, api_key=small.secret, max_retries=0)
     for stream in (False, True):
         with pytest.raises(openai.PermissionDeniedError) as refused:

@@ -14,7 +14,7 @@ import tritonclient.grpc as triton
 from x402.http.clients import x402HttpxClient
 from x402.http.utils import decode_payment_response_header
 
-from market.demo.network import UNIT_PRICE
+from market.demo.network import TOKEN_PRICE
 from tests.clients.openai.conftest import CHAT, EMBEDDER, TINY
 from tests.clients.openai.test_stock_openai import ALPHABET, MESSAGES, settled
 from tests.clients.x402.shop import Shop
@@ -30,7 +30,7 @@ async def test_an_x402_client_pays_for_what_was_served(paying, scheme):
     async with x402HttpxClient(shop.client(account, scheme), timeout=60.0) as http:
         answer = await http.post(f"{paying.base_url}/embeddings", json=body)
         assert answer.status_code == 200, answer.text
-        charged = answer.json()["usage"]["total_tokens"] * UNIT_PRICE
+        charged = answer.json()["usage"]["total_tokens"] * TOKEN_PRICE
         assert int(answer.headers["market-charged"]) == charged
         assert decode_payment_response_header(answer.headers["payment-response"]).success
 
@@ -44,7 +44,7 @@ async def test_an_x402_client_gets_its_stream_whole(paying):
     assert decode_payment_response_header(answer.headers["payment-response"]).success
     chunks = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == ALPHABET[:10]
-    assert int(chunks[-1]["market"]["charged"]) % UNIT_PRICE == 0
+    assert int(chunks[-1]["market"]["charged"]) % TOKEN_PRICE == 0
 
 
 def test_a_stream_of_requests_over_grpc(paying):
@@ -68,7 +68,7 @@ def test_a_stream_of_requests_over_grpc(paying):
     assert [error for _, error in answers] == [None, None]
     spent = sum(int(result.as_numpy("usage").sum()) for result, _ in answers)
     assert all(result.as_numpy("finish_reason")[0] in (b"stop", b"length") for result, _ in answers)
-    assert settled(paying) == before + spent * UNIT_PRICE
+    assert settled(paying) == before + spent * TOKEN_PRICE
 
 
 def test_a_client_that_stalls_keeps_nothing_reserved(paying):

@@ -10,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 
-from market.demo.network import UNIT_PRICE
+from market.demo.network import TOKEN_PRICE
 from market.sdk.papers import SignedReceipt
 from market.sdk.verify import verify_receipt
 from tests.clients.openai.conftest import CHAT, EMBEDDER, TINY
@@ -45,7 +45,7 @@ def test_embeddings_mean_something_and_cost_their_tokens(paying, client):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
     assert 20 < answer.usage.prompt_tokens == answer.usage.total_tokens < 40
-    assert settled(paying) == before + answer.usage.total_tokens * UNIT_PRICE
+    assert settled(paying) == before + answer.usage.total_tokens * TOKEN_PRICE
 
 
 def test_floats_and_base64_are_the_same(client):
@@ -71,7 +71,7 @@ def test_a_chat_whole(paying, client):
     assert answer.choices[0].message.content == ALPHABET[:10]
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 10
-    assert settled(paying) == before + answer.usage.total_tokens * UNIT_PRICE
+    assert settled(paying) == before + answer.usage.total_tokens * TOKEN_PRICE
 
 
 def test_a_chat_streamed_is_the_same_text_and_price(paying, client):
@@ -91,7 +91,7 @@ def test_a_chat_streamed_is_the_same_text_and_price(paying, client):
     assert chunks[-1].choices[0].finish_reason == "length"
     assert usage.usage.completion_tokens == 28
     told = chunks[-1].model_extra["market"]
-    assert int(told["charged"]) == usage.usage.total_tokens * UNIT_PRICE
+    assert int(told["charged"]) == usage.usage.total_tokens * TOKEN_PRICE
     assert settled(paying) == before + int(told["charged"])
     assert SignedReceipt.from_header(told["receipt"], model=TINY).receipt.price == int(told["charged"])
 
@@ -137,7 +137,7 @@ async def test_many_chats_side_by_side(paying):
 
     answers = await asyncio.gather(*(ask() for _ in range(8)))
     assert {text for text, _ in answers} == {ALPHABET[:20]}
-    assert settled(paying) == before + sum(spent for _, spent in answers) * UNIT_PRICE
+    assert settled(paying) == before + sum(spent for _, spent in answers) * TOKEN_PRICE
 
 
 async def test_leaving_a_stream_costs_what_was_sent_and_ends_it(paying):
@@ -156,8 +156,8 @@ async def test_leaving_a_stream_costs_what_was_sent_and_ends_it(paying):
             break
     await stream.response.aclose()
     charged = settled(paying) - before
-    assert charged % UNIT_PRICE == 0
-    tokens = charged // UNIT_PRICE
+    assert charged % TOKEN_PRICE == 0
+    tokens = charged // TOKEN_PRICE
     if paying.has_chat:
         # The prompt, the pieces read, and what was on its way when the connection closed.
         assert 5 < tokens < 250
@@ -220,7 +220,7 @@ def test_the_chat_model_answers_by_the_open_inference_protocol_too(paying):
     )
     outputs = {row["name"]: row["data"] for row in answer.json()["outputs"]}
     assert (outputs["text"], outputs["finish_reason"]) == (["BCDE"], ["stop"])
-    assert int(answer.headers["Market-Charged"]) == sum(outputs["usage"]) * UNIT_PRICE
+    assert int(answer.headers["Market-Charged"]) == sum(outputs["usage"]) * TOKEN_PRICE
 
 
 def test_a_real_chat_model_talks(paying, client):
