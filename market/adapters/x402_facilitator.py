@@ -116,7 +116,7 @@ class InProcessFacilitator:
 
     def claim(self, channels: Sequence[PayerChannel]) -> list[PayerChannel]:
         """See `Facilitator.claim`."""
-        due = [channel for channel in channels if channel.charged > channel.total_claimed]
+        due = [channel for channel in channels if claimable(channel) > channel.total_claimed]
         done: list[PayerChannel] = []
         requirements = self._requirements()
         for start in range(0, len(due), CLAIMS_IN_A_BATCH):
@@ -143,7 +143,7 @@ class InProcessFacilitator:
             | {"signature": hex0x(channel.signature)},
             "amount": str(amount),
             "refundNonce": str(channel.refund_nonce),
-            "claims": [claim_row(channel)] if channel.charged > channel.total_claimed else [],
+            "claims": [claim_row(channel)] if claimable(channel) > channel.total_claimed else [],
         }
         return self.settle(_payload(enriched, requirements), requirements)
 
@@ -212,12 +212,17 @@ class InProcessFacilitator:
             raise ChainUnreachable(fault.detail, remedy=fault.remedy) from fault
 
 
+def claimable(channel: PayerChannel) -> int:
+    """Return up to where the chain lets a channel be claimed: one row above that would undo all rows beside it."""
+    return min(channel.charged, channel.signed_max, channel.balance)
+
+
 def claim_row(channel: PayerChannel) -> dict[str, Any]:
-    """Return the claim of everything a channel was charged, as the SDK wants it."""
+    """Return the claim of everything a channel was charged and can pay, as the SDK wants it."""
     return {
         "voucher": {"channel": channel.config.to_wire(), "maxClaimableAmount": str(channel.signed_max)},
         "signature": hex0x(channel.signature),
-        "totalClaimed": str(channel.charged),
+        "totalClaimed": str(claimable(channel)),
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from market.adapters.database.x402_book import DatabaseBook
 from market.errors import RequestInProgress
+from market.payments.x402_channels import ChannelConfig, PayerChannel
 from market.payments.x402_model import EXACT, Authorization, Credit, CreditShort, Payment
 from tests.conformance.test_ledger import SERVERS, open_database
 
@@ -149,3 +150,24 @@ def test_a_refund_takes_what_is_free_once(book):
     assert book.begin_refund(b"\2" * 32, PAYER, now=NOW) == (99_000, "0xbb")
     book.charge(b"\1" * 32, 1_000, now=NOW)
     assert book.credit(PAYER) == Credit(bought=100_000, refunded=99_000)
+
+
+def payers_channel(charged=0, signed_max=0):
+    config = ChannelConfig(PAYER, PAYER, b"\x0e" * 20, b"\x0e" * 20, b"\x0b" * 20, 900, b"\x0f" * 32)
+    return PayerChannel(b"\xcc" * 32, config, charged=charged, signed_max=signed_max, signature=b"\1", balance=10_000)
+
+
+def test_a_request_that_outlived_its_hold_takes_no_more_than_the_newest_voucher_allows(book):
+    """A claim above the voucher is refused on chain together with every other claim of its transaction."""
+    slow, quick, third = b"\1" * 32, b"\2" * 32, b"\3" * 32
+    book.hold_channel(slow, payers_channel(signed_max=500), 500, now=NOW, until=UNTIL)
+    book.hold_channel(quick, payers_channel(signed_max=10), 10, now=UNTIL + 1, until=UNTIL + 60)
+    book.charge(quick, 10, now=UNTIL + 2)
+    book.hold_channel(third, payers_channel(charged=10, signed_max=30), 20, now=UNTIL + 3, until=UNTIL + 60)
+    book.charge(slow, 500, now=UNTIL + 4)
+    channel = book.channel(b"\xcc" * 32)
+    assert channel.charged == channel.signed_max == 30
+    assert channel.busy_with == third, "only its own request sets a channel free"
+    book.charge(third, 20, now=UNTIL + 5)
+    assert [book.charged(request) for request in (slow, quick, third)] == [20, 10, 0]
+    assert book.channel(b"\xcc" * 32).busy_with is None

@@ -180,6 +180,10 @@ class DatabaseBook:
             payment = _lock_payment(connection, request_id)
             if payment is None or payment.state != Payment.HELD:
                 return None
+            if payment.channel_id is not None:
+                # Never above what was signed: such a claim is refused on chain, with all others of its transaction.
+                taken = _channel_row(connection, payment.channel_id)
+                charged = 0 if taken is None else max(0, min(charged, taken.signed_max - taken.charged))
             connection.execute(
                 sa.update(x402_payments)
                 .where(x402_payments.c.request_id == request_id)
@@ -196,11 +200,8 @@ class DatabaseBook:
                 )
                 return None
             here = x402_channels.c.channel_id == payment.channel_id
-            connection.execute(
-                sa.update(x402_channels)
-                .where(here)
-                .values(charged=x402_channels.c.charged + charged, busy_with=None, busy_until=0.0)
-            )
+            connection.execute(sa.update(x402_channels).where(here).values(charged=x402_channels.c.charged + charged))
+            _set_free(connection, payment.channel_id, request_id)
             row = _channel_row(connection, payment.channel_id)
         return None if row is None else _channel(row)
 
@@ -351,8 +352,13 @@ def _release(connection: Connection, request_id: bytes) -> None:
             .values(held=x402_credits.c.held - payment.held)
         )
     else:
-        busy = (x402_channels.c.channel_id == payment.channel_id) & (x402_channels.c.busy_with == request_id)
-        connection.execute(sa.update(x402_channels).where(busy).values(busy_with=None, busy_until=0.0))
+        _set_free(connection, payment.channel_id, request_id)
+
+
+def _set_free(connection: Connection, channel_id: bytes, request_id: bytes) -> None:
+    """Let the next request have the channel, unless another has it already."""
+    busy = (x402_channels.c.channel_id == channel_id) & (x402_channels.c.busy_with == request_id)
+    connection.execute(sa.update(x402_channels).where(busy).values(busy_with=None, busy_until=0.0))
 
 
 def _lock_payment(connection: Connection, request_id: bytes) -> Row[Any] | None:

@@ -58,7 +58,9 @@ from market.payments.x402_ports import SettlementPending, X402Desk
 # What the chain said of a channel is believed this long; a payer who starts to leave needs far longer.
 FRESH_SECONDS = 60.0
 SETTLE_SECONDS = 180.0
-SERVE_SECONDS = 120.0
+# Longer than a deposit's confirmations and the longest generation together: a hold that ends while its request is still
+# served is given back, and the work was for nothing. What a dead process held is closed when the next one starts.
+SERVE_SECONDS = SETTLE_SECONDS + 240.0
 SETTLING_AT_ONCE = 32
 
 Infer = Callable[[ParsedVoucher, bytes, int], Awaitable[Answer]]

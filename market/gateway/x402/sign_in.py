@@ -46,6 +46,11 @@ def verify(header: str, *, origin: str, network: str, now: float) -> SignedIn:
     texts = ("domain", "address", "uri", "version", "chainId", "nonce", "issuedAt", "signature")
     if any(not isinstance(proof.get(name), str) for name in texts):
         raise PaymentRefused("invalid_siwx_payload", f"Sign-in needs {', '.join(texts)}.")
+    said = [proof.get(name) for name in ("statement", "expirationTime", "notBefore", "requestId")]
+    resources = proof.get("resources")
+    said += resources if isinstance(resources, list) else [] if resources is None else [0]
+    if any(text is not None and not isinstance(text, str) for text in said):
+        raise PaymentRefused("invalid_siwx_payload", "Everything that is signed is text, resources a list of texts.")
     if proof["domain"] != origin.partition("://")[2]:
         raise PaymentRefused("invalid_siwx_domain_mismatch", f"Signed for {proof['domain']}, not for {origin}.")
     if not (proof["uri"] + "/").startswith(origin + "/"):

@@ -7,8 +7,10 @@ import pytest
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.x402_book import DatabaseBook
+from market.adapters.x402_facilitator import claim_row, claimable
 from market.adapters.x402_housekeeping import Housekeeping
 from market.errors import ChainUnreachable
+from market.payments.x402_channels import ChannelConfig, PayerChannel
 from market.payments.x402_model import EXACT, Authorization
 from market.payments.x402_ports import SettlementPending
 from tests.unit.market.x402.payers import PACK, PRICE, TRANSACTION, Chain, Payer, desk_of
@@ -80,3 +82,14 @@ async def test_a_refund_that_was_decided_is_sent(book):
     await keeper(book, chain).tidy()
     assert chain.count("pay") == 1
     assert book.unsent_refunds() == []
+
+
+@pytest.mark.parametrize(
+    ("charged", "signed", "balance", "least"), [(9, 10, 20, 9), (12, 10, 20, 10), (9, 10, 4, 4), (0, 0, 0, 0)]
+)
+def test_a_claim_asks_no_more_than_the_chain_lets_it(charged, signed, balance, least):
+    """One row above the voucher or the balance would undo every other row of its transaction."""
+    config = ChannelConfig(bytes(20), bytes(20), bytes(20), bytes(20), bytes(20), 900, bytes(32))
+    channel = PayerChannel(bytes(32), config, charged=charged, signed_max=signed, signature=b"", balance=balance)
+    assert claimable(channel) == least
+    assert claim_row(channel)["totalClaimed"] == str(least)

@@ -79,6 +79,19 @@ def test_what_is_no_proof_is_refused(header):
         check(header)
 
 
+@pytest.mark.parametrize("name", ["statement", "requestId", "expirationTime", "notBefore"])
+@pytest.mark.parametrize("value", [5, True, [[]], {"a": 1}])
+def test_what_is_signed_is_text(name, value):
+    with pytest.raises(PaymentRefused, match="text"):
+        check(header_of(decode(Payer().sign_in()) | {name: value}))
+
+
+@pytest.mark.parametrize("resources", [5, True, "https://example.com", {}, ["https://example.com", 5]])
+def test_resources_are_a_list_of_texts(resources):
+    with pytest.raises(PaymentRefused, match="text"):
+        check(header_of(decode(Payer().sign_in()) | {"resources": resources}))
+
+
 def test_a_proof_is_one_job():
     payer = Payer()
     header = payer.sign_in()
