@@ -167,6 +167,8 @@ export interface Channel {
   reserved: string;
   available: string;
   required: string;
+  refundNonce: number;
+  refundPromised: string;
 }
 
 export interface SettledAt {

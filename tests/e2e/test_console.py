@@ -20,6 +20,7 @@ from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.devnet import keys
 from market.sdk.client import Market
+from market.sdk.keys import Keys
 from market.sdk.papers import PaperStore
 from tests.support import models, tiny_llm
 from tests.support.browser import DESKTOP, PHONE, Visit, browser
@@ -212,6 +213,7 @@ def voucher_for(local, market, amount: int) -> str:
     kept = market.channel()
     state = httpx.get(f"{local.gateway_url}/market/v1/channels/{hex0x(kept.channel_id)}").json()
     total = int(state["required"]) + amount
+    market.papers.signed(kept.channel_id, total)
     signature = market.wallet.sign_voucher(kept.channel_id, total, kept.domain)
     return f"{hex0x(kept.channel_id)};{total};{hex0x(signature)}"
 
@@ -428,15 +430,45 @@ def test_the_deposit_grows_and_the_rest_comes_back(payer, local):
     payer.open("playground")
     payer.page.get_by_text("Connect the wallet to add to the deposit").wait_for()
     payer.page.get_by_role("button", name="Connect Test wallet").click()
-    payer.page.get_by_role("button", name="Add to the deposit").click()
-    payer.page.get_by_label("Add, in dollars").fill("0.5")
-    payer.page.get_by_role("button", name="Deposit", exact=True).click()
-    payer.page.get_by_text("$2.50").wait_for()
-    payer.page.get_by_role("button", name="Take the rest back").click()
-    payer.page.get_by_text("to be drawn from").wait_for()
+    top_up(payer, "0.5")
+    payer.page.get_by_text("$2.50").last.wait_for()
     kept = payer.page.evaluate("JSON.parse(localStorage.getItem('console.channels'))[0]")
+    payer.page.get_by_role("button", name="Take the rest back").click()
+    payer.page.get_by_role("button", name="Take the rest back").and_(payer.page.locator(":disabled")).wait_for()
+    payer.page.locator(".step:empty").wait_for(state="attached")
     found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
-    assert int(found["exitAmount"]) > 2_000_000
+    assert found["deposited"] == found["charged"] != "0", "everything that was free is back at once"
+    top_up(payer, "0.1")
+    payer.page.get_by_role("button", name="Leave without the gateway").click()
+    payer.page.get_by_text("to be drawn from").wait_for()
+    found = httpx.get(f"{local.gateway_url}/market/v1/channels/{kept['id']}").json()
+    assert int(found["exitAmount"]) >= 100_000
+
+
+def top_up(payer, amount: str) -> None:
+    payer.page.get_by_role("button", name="Add to the deposit").click()
+    payer.page.get_by_label("Add, in dollars").fill(amount)
+    payer.page.get_by_role("button", name="Deposit", exact=True).click()
+    payer.page.get_by_role("button", name="Deposit", exact=True).wait_for(state="detached")
+
+
+def test_an_api_key_pays_without_a_wallet(visit, market):
+    key = Keys(market).create(limit=300_000, name="console")
+    visit.open(f"playground/{minilm.NAME}")
+    visit.page.get_by_text("Pay by an API key instead").click()
+    visit.expected_status.add(401)
+    visit.page.get_by_label("API key").fill("mk_" + "A" * 43)
+    visit.page.get_by_role("button", name="Use it").click()
+    visit.page.get_by_text("invalid-key").wait_for()
+    visit.page.get_by_label("API key").fill(key.secret)
+    visit.page.get_by_role("button", name="Use it").click()
+    visit.page.get_by_text("$0.30").wait_for()
+    assert "charged $0.001" in run(visit)
+    visit.page.get_by_text("$0.299").wait_for()
+    assert "Authorization: Bearer $MARKET_KEY" in visit.page.get_by_label("The call in curl").inner_text()
+    assert key.secret not in visit.page.content()
+    visit.page.get_by_role("button", name="Stop using this key").click()
+    visit.page.get_by_text("No browser wallet").wait_for()
 
 
 # --- for everybody ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import { useRef, useState } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
 import { useRead, type Model, type Status } from "../api.ts";
 import { money } from "../format.ts";
-import { keptChannel } from "../pay/channel.ts";
+import { means } from "../pay/means.ts";
 import { PayCard } from "../pay/PayCard.tsx";
 import { infer, type Outcome } from "../pay/request.ts";
 import { useSignal } from "../pay/signal.ts";
@@ -62,11 +62,12 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
   const [running, setRunning] = useState(false);
   const results = useRef<HTMLDivElement>(null);
   const asked = usePrice(model, given, () => tensorsOf(model, given));
-  const channel = keptChannel(status);
+  const pays = means(status);
   const origin = window.location.origin;
+  const by = pays?.key ? "key" : "voucher";
   const send = async (event: Event) => {
     event.preventDefault();
-    if (asked.price === undefined || !channel || running) return;
+    if (asked.price === undefined || !pays || running) return;
     setRunning(true);
     setError(undefined);
     try {
@@ -86,11 +87,11 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
             <Form model={model} given={given} change={setGiven} />
             <div class="row apart">
               <Asked model={model} {...asked} />
-              <button type="submit" disabled={asked.price === undefined || !channel || running}>
+              <button type="submit" disabled={asked.price === undefined || !pays || running}>
                 {running ? "Running …" : asked.price === undefined ? "Run" : `Run for ${money(asked.price)}`}
               </button>
             </div>
-            {!channel && <p class="quiet">Open a channel to run it.</p>}
+            {!pays && <p class="quiet">Open a channel, or give an API key, to run it.</p>}
           </form>
         </Card>
         <div ref={results} aria-live="polite">
@@ -107,7 +108,7 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
       </div>
       <div>
         <PayCard status={status} />
-        <Snippets calls={{ curl: curl(model, given, origin), Python: python(model, given, origin), ...openai(model, given, origin) }} />
+        <Snippets calls={{ curl: curl(model, given, origin, by), Python: python(model, given, origin), ...openai(model, given, origin, by) }} />
       </div>
     </div>
   );

@@ -6,7 +6,8 @@ import { useRead, type Channel as ChannelState, type Status } from "../api.ts";
 import { atomic, money, short, time } from "../format.ts";
 import { href } from "../route.ts";
 import { Card, Details, Failure } from "../ui/parts.tsx";
-import { draw, forget, keptChannel, open, startExit, topUp, type Kept, type Tell } from "./channel.ts";
+import { draw, forget, free, keptChannel, open, startExit, takeBack, topUp, type Kept, type Tell } from "./channel.ts";
+import { dropKey, keyFacts, useKey, usedKey, type KeyFacts, type UsedKey } from "./means.ts";
 import { listen, useSignal } from "./signal.ts";
 import { connect, disconnect, said, wallet, wallets } from "./wallet.ts";
 
@@ -16,6 +17,7 @@ export function PayCard({ status }: { status: Status }): JSX.Element {
   const [step, setStep] = useState("");
   const [error, setError] = useState<Error>();
   const kept = keptChannel(status);
+  const key = usedKey();
   /** Runs what takes a while, with its steps told. */
   const run = async (work: (tell: Tell) => Promise<unknown>) => {
     setError(undefined);
@@ -29,12 +31,13 @@ export function PayCard({ status }: { status: Status }): JSX.Element {
   };
   return (
     <Card title="Pay with">
-      <Connection status={status} run={run} busy={step !== ""} />
-      {kept ? (
+      {key ? <KeyBox used={key} /> : <Connection status={status} run={run} busy={step !== ""} />}
+      {key ? null : kept ? (
         <ChannelBox key={kept.id} status={status} kept={kept} run={run} busy={step !== ""} />
       ) : (
         wallet() && <OpenForm status={status} run={run} busy={step !== ""} />
       )}
+      {!key && <KeyForm run={run} busy={step !== ""} />}
       <p role="status" class="quiet step">
         {step}
       </p>
@@ -75,6 +78,71 @@ function Connection({ status, run, busy }: Acting): JSX.Element {
         </button>
       ))}
     </p>
+  );
+}
+
+function KeyForm({ run, busy }: Omit<Acting, "status">): JSX.Element {
+  const [typed, setTyped] = useState("");
+  return (
+    <details class="after">
+      <summary>Pay by an API key instead</summary>
+      <form
+        class="lookup after"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void run((tell) => (tell("Asking what the key may do …"), useKey(typed.trim())));
+        }}
+      >
+        <div class="field">
+          <label for="key">API key</label>
+          <input
+            id="key"
+            type="password"
+            autocomplete="off"
+            placeholder="mk_…"
+            value={typed}
+            onInput={(event) => setTyped(event.currentTarget.value)}
+          />
+        </div>
+        <button type="submit" disabled={busy || typed.trim() === ""}>
+          Use it
+        </button>
+        <p class="hint">Kept in this tab until it is closed. Made with: market keys create --limit 1.00</p>
+      </form>
+    </details>
+  );
+}
+
+function KeyBox({ used }: { used: UsedKey }): JSX.Element {
+  const [facts, setFacts] = useState<KeyFacts | Error>();
+  const look = () => void keyFacts(used.secret).then(setFacts, setFacts);
+  useEffect(() => {
+    look();
+    // The gateway's processes tell each other of a key's spending within a second or so.
+    const timer = window.setInterval(look, 3_000);
+    return () => window.clearInterval(timer);
+  }, [used.secret]);
+  return (
+    <>
+      {facts instanceof Error && <Failure error={facts} />}
+      {facts && !(facts instanceof Error) && (
+        <Details
+          rows={[
+            ["API key", facts.name || short(facts.keyHash)],
+            ["Left to spend", <strong key="l">{money(BigInt(facts.spendingLimit) - BigInt(facts.spent))}</strong>],
+            ["Spent", money(facts.spent)],
+            ["Models", facts.models.length ? facts.models.join(", ") : "all"],
+            ["Until", facts.expiresAt ? time(facts.expiresAt) : "it is revoked"],
+            ["Channel", <a key="c" class="mono" href={href("receipts", facts.channelId)}>{short(facts.channelId)}</a>],
+          ]}
+        />
+      )}
+      <p class="after">
+        <button type="button" class="second" onClick={dropKey}>
+          Stop using this key
+        </button>
+      </p>
+    </>
   );
 }
 
@@ -178,10 +246,18 @@ function ChannelBox({ status, kept, run, busy }: Acting & { kept: Kept }): JSX.E
           <button
             type="button"
             class="second"
+            disabled={busy || free(data) === 0n}
+            onClick={() => act((tell) => takeBack(connected, kept, data, tell))}
+          >
+            Take the rest back
+          </button>
+          <button
+            type="button"
+            class="second"
             disabled={busy || empty}
             onClick={() => act((tell) => startExit(connected, kept, data, tell))}
           >
-            Take the rest back
+            Leave without the gateway
           </button>
           {empty && (
             <button type="button" class="second" onClick={() => forget(kept.id)}>

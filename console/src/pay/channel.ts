@@ -5,11 +5,11 @@
 
 import { bytesToBigInt, encodeFunctionData, parseSignature, type Address, type Hex } from "viem";
 import { generatePrivateKey, privateKeyToAddress, sign } from "viem/accounts";
-import { read, Refused, type Channel as ChannelState, type Status } from "../api.ts";
+import { ask, read, Refused, type Channel as ChannelState, type Status } from "../api.ts";
 import { money } from "../format.ts";
 import { ESCROW, TOKEN } from "../protocol/abi.ts";
 import { view, type ChainReader } from "../protocol/chain.ts";
-import { channelId, voucherDigest, type Channel, type Domain } from "../protocol/typed.ts";
+import { channelId, refundDigest, voucherDigest, type Channel, type Domain } from "../protocol/typed.ts";
 import { emit } from "./signal.ts";
 import { said, type Wallet } from "./wallet.ts";
 
@@ -222,12 +222,14 @@ async function send(wallet: Wallet, to: Address, data: Hex, tell: Tell): Promise
   }
 }
 
-async function seen(id: Hex, deposited: bigint): Promise<void> {
+const seen = (id: Hex, deposited: bigint) => until(id, (found) => BigInt(found.deposited) >= deposited);
+
+async function until(id: Hex, holds: (found: ChannelState) => boolean): Promise<void> {
   const ends = Date.now() + WAIT_MS;
   while (Date.now() < ends) {
     try {
       const found = await read<ChannelState>(`/market/v1/channels/${id}`);
-      if (BigInt(found.deposited) >= deposited) {
+      if (holds(found)) {
         emit("channel");
         return;
       }
@@ -236,10 +238,44 @@ async function seen(id: Hex, deposited: bigint): Promise<void> {
     }
     await pause();
   }
-  throw new Error("The gateway has not seen the deposit yet; it counts once its block is confirmed.");
+  throw new Error("The gateway has not seen the transaction yet; it counts once its block is confirmed.");
 }
 
 const pause = () => new Promise((done) => setTimeout(done, POLL_MS));
+
+/** What is neither charged nor set aside nor on its way out. */
+export function free(state: ChannelState): bigint {
+  const left =
+    BigInt(state.deposited) -
+    BigInt(state.exitAmount) -
+    BigInt(state.charged) -
+    BigInt(state.reserved) -
+    BigInt(state.refundPromised);
+  return left > 0n ? left : 0n;
+}
+
+/** Takes the free money back at once, by the gateway's consent; the session key asks for it, the wallet sends it. */
+export async function takeBack(wallet: Wallet, kept: Kept, state: ChannelState, tell: Tell): Promise<void> {
+  const amount = free(state);
+  const nonce = BigInt(state.refundNonce);
+  tell("Asking the gateway for its consent …");
+  const asked = await sign({ hash: refundDigest(kept.id, nonce, amount, domain(kept)), privateKey: kept.sessionKey, to: "hex" });
+  const answer = await ask(`/market/v1/channels/${kept.id}/refund`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ nonce: Number(nonce), amount: amount.toString(), signature: asked }),
+  });
+  const { signature } = (await answer.json()) as { signature: Hex };
+  tell("Confirm the payout in the wallet …");
+  await act(
+    wallet,
+    kept,
+    encodeFunctionData({ abi: ESCROW, functionName: "refund", args: [preimage(kept), nonce, amount, signature] }),
+    tell,
+  );
+  tell("Waiting until the gateway has seen it …");
+  await until(kept.id, (found) => found.refundNonce > Number(nonce));
+}
 
 /** Starts to take everything unclaimed out; it can be drawn after the escrow's delay. */
 export async function startExit(wallet: Wallet, kept: Kept, state: ChannelState, tell: Tell): Promise<void> {

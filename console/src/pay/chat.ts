@@ -4,7 +4,7 @@ import { ask, read, type Model, type Status, type StoredReceipt } from "../api.t
 import { contentHash, fromValues, packBytes, type Parameters, type Tensor } from "../protocol/tensors.ts";
 import { paperFromHeader, receiptFromJson, type Paper } from "../protocol/typed.ts";
 import { checkPaper, domainOf, type Check } from "../protocol/verify.ts";
-import { keptChannel } from "./channel.ts";
+import { means, meansId } from "./means.ts";
 import { checkRequest, newRequestId, payment, type Paid } from "./request.ts";
 import { emit } from "./signal.ts";
 
@@ -49,10 +49,10 @@ export async function chat(
   stop: AbortSignal,
   tell: (text: string) => void,
 ): Promise<Reply> {
-  const kept = keptChannel(status);
-  if (!kept) throw new Error("Open a channel first.");
+  const by = means(status);
+  if (!by) throw new Error("Open a channel, or give an API key.");
   const requestId = newRequestId();
-  const { headers, ceiling } = await payment(kept, most, requestId);
+  const { headers, ceiling } = await payment(by, most, requestId);
   const body = JSON.stringify({
     model: model.name,
     messages,
@@ -84,11 +84,11 @@ export async function chat(
     reply.finish = "stopped";
   }
   const took = performance.now() - began;
-  paper ??= await fetched(requestId, kept.id);
+  paper ??= await fetched(requestId, meansId(by));
   emit("spent");
   const { tensors, parameters } = asTensors(messages, wishes);
   const checks = [
-    ...checkRequest(paper.receipt, { requestId, kept, model, tensors, parameters, most, ceiling }),
+    ...checkRequest(paper.receipt, { requestId, by, gateway: status.gateway, model, tensors, parameters, most, ceiling }),
     output(paper, reply),
     ...(await checkPaper(paper, domainOf(status))),
   ];

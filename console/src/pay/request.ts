@@ -1,11 +1,12 @@
 // One paid request: what it costs, the voucher for it, and whether the receipt that came back is for it.
 
-import { toHex, type Address, type Hex } from "viem";
+import { toHex, type Hex } from "viem";
 import { ask, read, Refused, type Channel as ChannelState, type Model, type Status } from "../api.ts";
 import { contentHash, decodeBody, encodeBody, type Decoded, type Parameters, type Tensor } from "../protocol/tensors.ts";
 import { paperFromHeader, type Paper, type Receipt } from "../protocol/typed.ts";
 import { checkPaper, domainOf, type Check } from "../protocol/verify.ts";
-import { keptChannel, signVoucher, type Kept } from "./channel.ts";
+import { signVoucher } from "./channel.ts";
+import { bearer, means, meansId, type Means } from "./means.ts";
 import { emit } from "./signal.ts";
 
 /** What a request cost and the paper that says so; `took` in milliseconds. */
@@ -31,8 +32,17 @@ export async function price(model: Model, tensors: Tensor[], parameters: Paramet
 
 export const newRequestId = (): Hex => toHex(crypto.getRandomValues(new Uint8Array(32)));
 
-/** Headers that pay for a request of at most `most` atomic units from the browser's channel. */
-export async function payment(kept: Kept, most: bigint, requestId: Hex): Promise<{ headers: Record<string, string>; ceiling: bigint }> {
+export interface Payment {
+  headers: Record<string, string>;
+  /** The total that was signed for it; none where a key pays, which has its own limit. */
+  ceiling: bigint | undefined;
+}
+
+/** Headers that pay for a request of at most `most` atomic units. */
+export async function payment(by: Means, most: bigint, requestId: Hex): Promise<Payment> {
+  const limits = { "Market-Request-Id": requestId, "Market-Max-Price": most.toString() };
+  if (by.key) return { ceiling: undefined, headers: { ...bearer(by.key.secret), ...limits } };
+  const kept = by.channel;
   const state = await read<ChannelState>(`/market/v1/channels/${kept.id}`);
   const required = BigInt(state.required);
   const signed = BigInt(kept.signed);
@@ -48,11 +58,7 @@ export async function payment(kept: Kept, most: bigint, requestId: Hex): Promise
   const ceiling = required + most;
   return {
     ceiling,
-    headers: {
-      "Market-Voucher": await signVoucher(kept, ceiling),
-      "Market-Request-Id": requestId,
-      "Market-Max-Price": most.toString(),
-    },
+    headers: { "Market-Voucher": await signVoucher(kept, ceiling), ...limits },
   };
 }
 
@@ -64,10 +70,10 @@ export async function infer(
   parameters: Parameters,
   most: bigint,
 ): Promise<Outcome> {
-  const kept = keptChannel(status);
-  if (!kept) throw new Error("Open a channel first.");
+  const by = means(status);
+  if (!by) throw new Error("Open a channel, or give an API key.");
   const requestId = newRequestId();
-  const { headers, ceiling } = await payment(kept, most, requestId);
+  const { headers, ceiling } = await payment(by, most, requestId);
   const body = encodeBody(tensors, parameters);
   const began = performance.now();
   const answer = await ask(`/v2/models/${encodeURIComponent(model.name)}/infer`, {
@@ -82,7 +88,7 @@ export async function infer(
   const paper = paperFromHeader(answer.headers.get("Market-Receipt") ?? "");
   const outputHash = contentHash(decoded.outputs, decoded.parameters);
   const checks: Check[] = [
-    ...checkRequest(paper.receipt, { requestId, kept, model, tensors, parameters, most, ceiling }),
+    ...checkRequest(paper.receipt, { requestId, by, gateway: status.gateway, model, tensors, parameters, most, ceiling }),
     {
       name: "It covers what came back",
       holds: paper.receipt.outputHash === outputHash,
@@ -95,33 +101,36 @@ export async function infer(
 
 export interface Sent {
   requestId: Hex;
-  kept: Kept;
+  by: Means;
+  gateway: string;
   model: Model;
   tensors: Tensor[];
   parameters: Parameters;
   most: bigint;
-  ceiling: bigint;
+  ceiling: bigint | undefined;
 }
 
 /** Whether a receipt is for what was sent, and within what was signed for it. */
 export function checkRequest(receipt: Receipt, sent: Sent): Check[] {
-  const { requestId, kept, model, most, ceiling } = sent;
+  const { requestId, by, model, most, ceiling } = sent;
   const inputHash = contentHash(sent.tensors, sent.parameters);
   return [
     {
       name: "It is for this request",
       holds:
         receipt.requestId === requestId &&
-        receipt.channelId === kept.id &&
+        receipt.channelId === meansId(by) &&
         receipt.modelId === model.modelId.toLowerCase() &&
-        sameAddress(receipt.payer, kept.payer) &&
-        sameAddress(receipt.gateway, kept.gateway),
-      detail: "Request, channel, model, payer and gateway are those that were sent.",
+        (by.key !== undefined || sameAddress(receipt.payer, by.channel.payer)) &&
+        sameAddress(receipt.gateway, sent.gateway),
+      detail: by.key
+        ? "Request, model and gateway are those that were sent; the channel is the one that the key spends from."
+        : "Request, channel, model, payer and gateway are those that were sent.",
     },
     {
       name: "It charges no more than was signed",
-      holds: receipt.price <= most && receipt.cumulative <= ceiling,
-      detail: "Price and total stay within the voucher.",
+      holds: receipt.price <= most && (ceiling === undefined || receipt.cumulative <= ceiling),
+      detail: ceiling === undefined ? "The price is no more than was asked." : "Price and total stay within the voucher.",
     },
     {
       name: "It covers what was sent",
@@ -131,4 +140,4 @@ export function checkRequest(receipt: Receipt, sent: Sent): Check[] {
   ];
 }
 
-const sameAddress = (a: Address, b: Address): boolean => a.toLowerCase() === b.toLowerCase();
+const sameAddress = (a: string, b: string): boolean => a.toLowerCase() === b.toLowerCase();

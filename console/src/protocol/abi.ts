@@ -12,6 +12,7 @@ export const ESCROW = parseAbi([
   "function depositWithPermit(Channel channel, uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)",
   "function initiateExit(Channel channel, uint128 amount)",
   "function finalizeExit(Channel channel)",
+  "function refund(Channel channel, uint64 nonce, uint128 amount, bytes gatewaySignature)",
 ]);
 
 export const WORKERS = parseAbi([

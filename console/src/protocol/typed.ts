@@ -104,6 +104,20 @@ export const batchDigest = (root: Hex, domain: Domain): Hex =>
     message: { root },
   });
 
+export const refundDigest = (id: Hex, nonce: bigint, amount: bigint, domain: Domain): Hex =>
+  hashTypedData({
+    domain: viemDomain(domain),
+    types: {
+      Refund: [
+        { name: "channelId", type: "bytes32" },
+        { name: "nonce", type: "uint64" },
+        { name: "amount", type: "uint128" },
+      ],
+    },
+    primaryType: "Refund",
+    message: { channelId: id, nonce, amount },
+  });
+
 const SIGNATURE_BYTES = 65;
 const STEP_BYTES = 32;
 

@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { useMemo, useRef, useState } from "preact/hooks";
 import type { Model, Status } from "../api.ts";
 import { money, plural } from "../format.ts";
-import { keptChannel } from "../pay/channel.ts";
+import { means } from "../pay/means.ts";
 import { asTensors, chat, type Message, type Reply, type Wishes } from "../pay/chat.ts";
 import { PayCard } from "../pay/PayCard.tsx";
 import { useSignal } from "../pay/signal.ts";
@@ -34,11 +34,11 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
     return tensors;
   };
   const asked = usePrice(model, request, needed, parameters);
-  const channel = keptChannel(status);
+  const pays = means(status);
   const running = growing !== undefined;
   const send = async (event: Event) => {
     event.preventDefault();
-    if (asked.price === undefined || !channel || running) return;
+    if (asked.price === undefined || !pays || running) return;
     const sent = messages;
     stop.current = new AbortController();
     setError(undefined);
@@ -120,12 +120,12 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
                   Stop
                 </button>
               ) : (
-                <button type="submit" disabled={asked.price === undefined || !channel}>
+                <button type="submit" disabled={asked.price === undefined || !pays}>
                   {asked.price === undefined ? "Send" : `Send for at most ${money(asked.price)}`}
                 </button>
               )}
             </div>
-            {!channel && <p class="quiet">Open a channel to send it.</p>}
+            {!pays && <p class="quiet">Open a channel, or give an API key, to send it.</p>}
           </form>
         </Card>
         <div aria-live="polite">
@@ -145,7 +145,7 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
       </div>
       <div>
         <PayCard status={status} />
-        <Snippets calls={chatCalls(model, messages, wishes, window.location.origin)} />
+        <Snippets calls={chatCalls(model, messages, wishes, window.location.origin, pays?.key ? "key" : "voucher")} />
       </div>
     </div>
   );

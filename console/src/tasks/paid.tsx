@@ -98,6 +98,11 @@ export function Snippets({ calls }: { calls: Record<string, string> }): JSX.Elem
       <pre tabIndex={0} aria-label={`The call in ${shown}`}>
         {text}
       </pre>
+      {text.includes("MARKET_KEY") && (
+        <p class="after quiet">
+          <code>MARKET_KEY</code> is the API key.
+        </p>
+      )}
       {text.includes("MARKET_VOUCHER") && (
         <p class="after quiet">
           <code>MARKET_VOUCHER</code> is a voucher that covers the price: channel id, total, signature.

@@ -20,9 +20,15 @@ export function plainBody(model: Model, given: Given): string {
   }
 }
 
-export function curl(model: Model, given: Given, origin: string): string {
+/** How the shown call pays: by a voucher or an API key in the environment. */
+export type By = "voucher" | "key";
+
+const header = (by: By): string =>
+  by === "key" ? '"Authorization: Bearer $MARKET_KEY"' : '"Market-Voucher: $MARKET_VOUCHER"';
+
+export function curl(model: Model, given: Given, origin: string, by: By): string {
   const url = `${origin}/v2/models/${model.name}/infer`;
-  const pay = `  -H "Market-Voucher: $MARKET_VOUCHER"`;
+  const pay = `  -H ${header(by)}`;
   if (kindOf(model) === "image") {
     // One file is the whole body: the data of the model's only input.
     return [
@@ -87,24 +93,25 @@ export function python(model: Model, given: Given, origin: string): string {
   ].join("\n");
 }
 
-const OPENAI_HEAD = (origin: string): string[] => [
+const OPENAI_HEAD = (origin: string, by: By): string[] => [
   "import os",
   "",
   "from openai import OpenAI",
   "",
   "client = OpenAI(",
   `    base_url=${JSON.stringify(`${origin}/v1`)},`,
-  '    api_key="unused",',
-  '    default_headers={"Market-Voucher": os.environ["MARKET_VOUCHER"]},',
+  ...(by === "key"
+    ? ['    api_key=os.environ["MARKET_KEY"],']
+    : ['    api_key="unused",', '    default_headers={"Market-Voucher": os.environ["MARKET_VOUCHER"]},']),
   ")",
 ];
 
 /** The call for OpenAI's own client, where its API has one. */
-export function openai(model: Model, given: Given, origin: string): Record<string, string> {
+export function openai(model: Model, given: Given, origin: string, by: By): Record<string, string> {
   if (model.task !== "text-embedding") return {};
   const input = JSON.stringify(linesOf(given.text));
   const lines = [
-    ...OPENAI_HEAD(origin),
+    ...OPENAI_HEAD(origin, by),
     `answer = client.embeddings.create(model=${JSON.stringify(model.name)}, input=${input})`,
     "print([len(row.embedding) for row in answer.data], answer.usage)",
   ];
@@ -112,18 +119,18 @@ export function openai(model: Model, given: Given, origin: string): Record<strin
 }
 
 /** A chat for other programs. */
-export function chatCalls(model: Model, messages: Message[], wishes: Wishes, origin: string): Record<string, string> {
+export function chatCalls(model: Model, messages: Message[], wishes: Wishes, origin: string, by: By): Record<string, string> {
   const body = { model: model.name, messages, max_tokens: wishes.maxTokens, temperature: wishes.temperature };
   const python = JSON.stringify(messages);
   return {
     curl: [
       `curl -sSN ${origin}/v1/chat/completions \\`,
-      `  -H "Market-Voucher: $MARKET_VOUCHER" \\`,
+      `  -H ${header(by)} \\`,
       "  -H 'Content-Type: application/json' \\",
       `  -d ${quote(JSON.stringify({ ...body, stream: true }))}`,
     ].join("\n"),
     openai: [
-      ...OPENAI_HEAD(origin),
+      ...OPENAI_HEAD(origin, by),
       "stream = client.chat.completions.create(",
       `    model=${JSON.stringify(model.name)},`,
       `    messages=${python},`,
