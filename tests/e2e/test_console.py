@@ -294,7 +294,7 @@ def test_texts_are_embedded_and_compared_and_charged_by_the_token(payer):
     assert len(cells) == 9
     assert cells[0] == cells[1] == "1.00"
     assert cells[2] != "1.00"
-    assert "charged $0.016" in said, "16 tokens with those around the texts"
+    assert "charged $0.00016" in said, "16 tokens with those around the texts"
 
 
 def test_texts_are_classified_by_their_labels(payer):
