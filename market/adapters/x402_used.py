@@ -66,17 +66,23 @@ class UsedAuthorizations:
             raise SettlementPending("")
         found = logs[-1]
         transaction = hex0x(bytes(found["transactionHash"]))
-        if bytes(found["topics"][0]) == _CANCELED or not self._arrived(transaction, authorization):
+        cancelled = bytes(found["topics"][0]) == _CANCELED
+        if cancelled or not self._arrived(transaction, found["logIndex"] + 1, authorization):
             return None
         if head["number"] - found["blockNumber"] < self._confirmations:
             raise SettlementPending(transaction)
         return transaction
 
-    def _arrived(self, transaction: str, authorization: Mapping[str, Any]) -> bool:
+    def _arrived(self, transaction: str, log_index: int, authorization: Mapping[str, Any]) -> bool:
+        """Tell whether the log at this place is the transfer to us.
+
+        The token writes it right after the authorization's own (EIP-3009's reference, USDC). Any other log of the
+        transaction may be another payment's: one payment must not pay for two authorizations.
+        """
         with named():
             receipt = self._web3.eth.get_transaction_receipt(transaction)  # type: ignore[arg-type]
         return verify_eip3009_transfer_event(
-            list(receipt["logs"]),
+            [log for log in receipt["logs"] if log["logIndex"] == log_index],
             checksum(self._token),
             from_address=authorization["from"],
             to=checksum(self._receiver),

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from eth_abi import encode
 from eth_account import Account
 from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.schemas import PaymentRequirements
@@ -13,6 +14,7 @@ from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum
 from market.adapters.x402_facilitator import InProcessFacilitator
 from market.adapters.x402_signer import HouseSigner
+from market.devnet import x402
 from market.devnet.services import rpc
 from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
@@ -28,14 +30,14 @@ def facilitator(shop, outbox):
     return InProcessFacilitator(signer, transactor, shop.chain.contracts.token, shop.merchant)
 
 
-def payment(shop, name, seconds):
+def payment(shop, name, seconds, to=None):
     shop.chain.give_tokens(name, PACK)
     requirements = {
         "scheme": "exact",
         "network": shop.merchant.network,
         "asset": checksum(shop.merchant.token),
         "amount": str(PACK),
-        "payTo": checksum(shop.merchant.receiver),
+        "payTo": checksum(to or shop.merchant.receiver),
         "maxTimeoutSeconds": seconds,
         "extra": {"name": shop.token_name, "version": shop.token_version},
     }
@@ -89,3 +91,33 @@ def test_a_cancelled_authorization_has_paid_nothing(shop):
         facilitator(shop, MemoryOutbox()).verify(paid, requirements)
     with pytest.raises(PaymentRefused):
         facilitator(shop, MemoryOutbox()).settle(paid, requirements)
+
+
+def test_one_payment_does_not_pay_for_another_authorization_of_the_same_transaction(shop, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("x402.mechanisms.evm.exact.client.create_nonce", lambda: "0x" + "77" * 32)
+        unpaid, requirements = payment(shop, "gus", seconds=300)
+        to_another, _ = payment(shop, "gus", seconds=300, to=key("stranger").address)
+    paid, _ = payment(shop, "gus", seconds=300)
+    before = shop.balance("house")
+    calls = [(checksum(shop.merchant.token), False, transfer(done["payload"])) for done in (to_another, paid)]
+    shop.chain.send("payer", x402.MULTICALL3, call("aggregate3", ["(address,bool,bytes)[]"], [calls]))
+    assert shop.balance("house") == before + PACK
+    with pytest.raises(PaymentRefused):
+        facilitator(shop, MemoryOutbox()).verify(unpaid, requirements)
+    with pytest.raises(PaymentRefused):
+        facilitator(shop, MemoryOutbox()).settle(unpaid, requirements)
+    assert facilitator(shop, MemoryOutbox()).settle(paid, requirements).amount == str(PACK)
+
+
+def call(function, types, values):
+    return keccak256(f"{function}({','.join(types)})".encode())[:4] + encode(types, values)
+
+
+def transfer(inner):
+    """The call that uses an authorization."""
+    said = inner["authorization"]
+    values = [said["from"], said["to"], *(int(said[name]) for name in ("value", "validAfter", "validBefore"))]
+    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "bytes"]
+    signed = [bytes.fromhex(text[2:]) for text in (said["nonce"], inner["signature"])]
+    return call("transferWithAuthorization", types, values + signed)
