@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep mutants gas parity docs format lock clean bench bench-llm proto console console-check screenshots
+        solidity solidity-deep coverage mutants gas parity docs format lock clean bench bench-llm proto console console-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -74,6 +74,9 @@ solidity-deep: install ## the same with the long fuzzing profile
 
 gas: install ## settlement's gas against its limits and its snapshot
 	cd contracts && FOUNDRY_PROFILE=ci toolchain/forge test --match-contract Gas
+
+coverage: install ## how much of contracts/src its tests run: at least 95 % of lines and branches
+	$(VENV)/python contracts/toolchain/coverage.py
 
 mutants: install ## break the escrow on purpose, each break must be caught
 	$(VENV)/python contracts/toolchain/mutants.py
