@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from celery import Celery
 
-from contracts.protocol.messages import worker_bookkeeping, worker_queue
+from contracts.protocol.messages import worker_queue
 from workers.settings import WorkerSettings
 
-# Longer than any job may take; a shorter one would hand the same pack out twice.
-VISIBILITY_TIMEOUT_SECONDS = 3_600
+# A pack belongs to the worker from the moment it is taken (ADR 15): kombu's imitation of acknowledgements costs two
+# round trips a pack, to run a dead worker's jobs an hour after the gateway gave them to another.
+BROKER_OPTIONS = {"ack_emulation": False}
 
 app = Celery("workers", include=["workers.tasks"])
 
@@ -22,16 +23,12 @@ def configure(settings: WorkerSettings, worker: bytes) -> str:
     app.conf.update(
         broker_url=celery_url(settings.redis_url),
         broker_connection_retry_on_startup=True,
-        broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
-            **worker_bookkeeping(worker),
-        },
+        broker_transport_options=BROKER_OPTIONS,
         accept_content=["msgpack"],
         task_serializer="msgpack",
         task_default_queue=queue,
         task_ignore_result=True,
         task_acks_late=True,
-        task_reject_on_worker_lost=True,
         task_store_errors_even_if_ignored=False,
         worker_prefetch_multiplier=2,
         worker_enable_remote_control=False,

@@ -32,15 +32,6 @@ def worker_queue(worker: bytes) -> str:
     return f"worker.{worker.hex()}"
 
 
-def worker_bookkeeping(worker: bytes) -> dict[str, str]:
-    """Name the keys in which a worker's Celery keeps what it has taken and not finished, by transport option.
-
-    One set a worker: by Celery's own names all workers would share one, and read and drop each other's jobs.
-    """
-    options = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
-    return {option: f"{option.removesuffix('_key')}.{worker.hex()}" for option in options}
-
-
 def reply_key(gateway_process_id: str) -> str:
     """Name the Redis list on which one gateway process awaits results."""
     return f"reply:{gateway_process_id}"

@@ -1,6 +1,6 @@
 """What a worker of the own lane may do at the broker, as lines of a Redis ACL file.
 
-Decides the least that a Celery worker of ours needs: its own queue and its own bookkeeping, its own announcement,
+Decides the least that a Celery worker of ours needs: its own queue, its own announcement,
 adding to reply lists, and tensors whose names nobody can guess. Printed by `market broker-acl`.
 """
 
@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import hashlib
 
-from contracts.protocol.messages import ANNOUNCE_KEY_PREFIX, ANNOUNCED_SET, worker_bookkeeping, worker_queue
+from contracts.protocol.messages import ANNOUNCE_KEY_PREFIX, ANNOUNCED_SET, worker_queue
 
 _QUEUE = "+brpop +rpop +lpush +rpush +llen +lrem"
-_BOOKKEEPING = (
-    "+hset +hget +hdel +hlen +zadd +zrem +zrange +zrevrangebyscore +zrangebyscore"
-    " +set +setnx +get +del +expire +pexpire"
-)
 _BINDING = "+sadd +smembers +srem"
 _SESSION = "+hello +auth +ping +select +client|setinfo +client|setname +multi +exec +discard +watch +unwatch"
-_SCRIPTS = "+eval +evalsha +script|load"
 
 
 def worker_user(worker: bytes) -> str:
@@ -31,7 +26,6 @@ def acl_line(worker: bytes, password: str) -> str:
     secret = hashlib.sha256(password.encode()).hexdigest()
     selectors = (
         f"~{queue}* {_QUEUE}",  # with Celery's queues of other priorities behind the same name
-        f"{' '.join(f'~{key}' for key in worker_bookkeeping(worker).values())} {_BOOKKEEPING} {_SCRIPTS}",
         f"~_kombu.binding.{queue} ~_kombu.binding_permanent.{queue} {_BINDING}",
         f"~{ANNOUNCE_KEY_PREFIX}{worker.hex()} +set +del",
         f"~{ANNOUNCED_SET} +sadd",

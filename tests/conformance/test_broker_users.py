@@ -19,7 +19,6 @@ from contracts.protocol.messages import (
     INLINE_LIMIT_BYTES,
     blob_key,
     reply_key,
-    worker_bookkeeping,
     worker_queue,
 )
 from market.adapters.redis_acl import acl_line, worker_user
@@ -143,8 +142,8 @@ ATTACKS = [
     ("RPOP", worker_queue(OTHER)),
     ("LPUSH", worker_queue(OTHER), "x"),
     ("DEL", worker_queue(OTHER)),
-    *(("HGETALL", key) for key in worker_bookkeeping(OTHER).values()),
-    *(("HGET", key, "x") for key in worker_bookkeeping(OTHER).values()),
+    ("HGETALL", "unacked"),
+    ("ZRANGE", "unacked_index", "0", "-1"),
     ("LRANGE", REPLY, "0", "-1"),
     ("BLPOP", REPLY, "1"),
     ("DEL", REPLY),

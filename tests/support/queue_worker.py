@@ -21,7 +21,6 @@ from contracts.protocol.messages import (
     decode_pack,
     decode_papers,
     encode_results,
-    worker_bookkeeping,
     worker_queue,
 )
 
@@ -38,7 +37,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
 )
-app.conf.broker_transport_options = worker_bookkeeping(ADDRESS)
+app.conf.broker_transport_options = {"ack_emulation": False}
 client = redis.Redis.from_url(URL)
 
 

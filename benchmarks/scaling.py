@@ -1,0 +1,192 @@
+"""How the market's figures move with workers, channels and models.
+
+Run as `python -m benchmarks.scaling [--parts workers,channels,models]`. One market at a time; within a part the sizes
+are measured in turns where they can be, else one after another, and what counts are the ratios to the first size. Load
+generator, gateway, Valkey, node and workers share the machine: two workers need two free cores to be twice as fast.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import time
+from types import SimpleNamespace
+
+from benchmarks.models import Workload, build
+from benchmarks.report import machine, memory_of
+from benchmarks.servers import (
+    OwnMarket,
+    Running,
+    body_of,
+    build_load_generator,
+    load,
+    request_bytes,
+    scratch_folder,
+    write_requests,
+)
+from contracts.protocol.hexes import hex0x
+from contracts.protocol.money import ATOMIC_PER_TOKEN
+from contracts.protocol.typed_data import Channel, Voucher
+from market.demo.network import MAX_PRICE, MIN_PRICE, STAKE, program
+from market.devnet import keys
+
+INDEX_SECONDS = 120.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="workers,channels,models")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--channels", default="10,100,1000")
+    parser.add_argument("--models", default="1,100,1000")
+    options = parser.parse_args()
+    scratch = scratch_folder()
+    program_file = build_load_generator(scratch)
+    workloads = build(scratch / "packages")
+    print(machine(), flush=True)
+    for part in options.parts.split(","):
+        with OwnMarket(list(workloads.values()), scratch / part) as own:
+            {"workers": _workers, "channels": _channels, "models": _models}[part](own, workloads, program_file, options)
+
+
+def _cell(program_file, server: Running, connections: int, seconds: float) -> dict[str, float]:
+    load(program_file, server, connections, 0.7)
+    return load(program_file, server, connections, seconds)
+
+
+def _gateway_memory(own: OwnMarket) -> float:
+    return memory_of({child.name: child.pid for child in own.local.supervisor.children})["gateway"]
+
+
+# --- workers -----------------------------------------------------------------------------------------------------
+
+
+def _workers(own: OwnMarket, workloads, program_file, options) -> None:
+    """One worker against several on the same model: the others are stopped by SIGSTOP for the rounds of one."""
+    others = [_start_worker(own, number) for number in range(2, options.workers + 1)]
+    time.sleep(10)  # they load and warm up
+    for name, connections in (("embed", 16), ("embed", 64), ("tiny", 64)):
+        server = own.paid(f"workers {name} {connections}", workloads[name], vouchers=1)
+        found: dict[int, list[float]] = {1: [], options.workers: []}
+        for _ in range(options.rounds):
+            for count, rates in found.items():
+                _set_running(others, count > 1)
+                time.sleep(4)  # a stopped worker's offer runs out, a woken one's comes back
+                rates.append(_cell(program_file, server, connections, options.seconds)["rps"])
+        one, many = (statistics.median(rates) for rates in found.values())
+        print(
+            f"workers {name} c={connections}: 1 worker {one:.0f}/s, {options.workers} workers {many:.0f}/s, "
+            f"ratio {many / one:.2f}",
+            flush=True,
+        )
+    _set_running(others, running=True)
+
+
+def _start_worker(own: OwnMarket, number: int):
+    local = own.local
+    account = keys.load_or_create(local.data_dir, f"worker{number}")
+    operator = local.wallet("operator")
+    local.chain.mint(local.wallet("deployer"), operator.address, STAKE)
+    local.chain.register_worker(operator, account.key, stake=STAKE, region="local", hardware="cpu", endpoint="")
+    environment = {
+        **local.worker_environment(),
+        "WORKER_KEYSTORE": str(account.keystore),
+        "WORKER_MODEL_DIR": str(local.data_dir / f"models{number}"),
+        "WORKER_STATE_DIR": str(local.data_dir / f"worker{number}"),
+        "WORKER_METRICS_PORT": "0",
+    }
+    return local.supervisor.start(f"worker{number}", program("worker", "run"), environment)
+
+
+def _set_running(children, running: bool) -> None:
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGCONT if running else signal.SIGSTOP)
+
+
+# --- channels ----------------------------------------------------------------------------------------------------
+
+
+def _channels(own: OwnMarket, workloads: dict[str, Workload], program_file, options) -> None:
+    """More and more open channels, each used in turn; memory of the gateway after each size."""
+    opened: list[Channel] = []
+    first = _gateway_memory(own)
+    for count in (int(size) for size in options.channels.split(",")):
+        opened += _open(own, count - len(opened))
+        server = _server(own, workloads["tiny"], opened)
+        used = _cell(program_file, server, 64, max(options.seconds, count / 400))
+        cells = [_cell(program_file, server, 64, options.seconds) for _ in range(options.rounds)]
+        memory = _gateway_memory(own)
+        print(
+            f"channels {count}: {statistics.median(cell['rps'] for cell in cells):.0f}/s, "
+            f"p50 {statistics.median(cell['p50'] for cell in cells):.1f} ms, refused {used['refused']:.0f}; gateway "
+            f"{memory:.0f} MB, {first:.0f} MB at rest: {(memory - first) / count * 1_000:.2f} MB per 1,000 channels",
+            flush=True,
+        )
+
+
+def _open(own: OwnMarket, count: int) -> list[Channel]:
+    local = own.local
+    made = [
+        local.chain.open_channel(own.wallet, local.accounts["gateway"].address, 10 * ATOMIC_PER_TOKEN)
+        for _ in range(count)
+    ]
+    last = hex0x(made[-1].digest(local.chain.domain))
+    deadline = time.monotonic() + INDEX_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            if int(own.market.get(f"/market/v1/channels/{last}")["deposited"]):
+                return made
+        time.sleep(0.2)
+    raise RuntimeError("the gateway did not see the channels")
+
+
+def _server(own: OwnMarket, workload: Workload, channels: list[Channel]) -> Running:
+    """One session voucher for each channel; requests go round among them."""
+    domain, amount = own.local.chain.domain, 10 * ATOMIC_PER_TOKEN
+    requests = []
+    for channel in channels:
+        channel_id = channel.digest(domain)
+        signature = own.wallet.key.sign_digest(Voucher(channel_id, amount).digest(domain))
+        voucher = f"{hex0x(channel_id)};{amount};{hex0x(signature)}"
+        body = body_of("oip", workload)
+        requests.append(request_bytes(f"/v2/models/{workload.name}/infer", body, {"Market-Voucher": voucher}))
+    file = write_requests(own.local.data_dir / f"{len(channels)}.bin", requests)
+    return Running("channels", int(own.local.gateway_url.rpartition(":")[2]), file)
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def _models(own: OwnMarket, workloads: dict[str, Workload], program_file, options) -> None:
+    """More and more listings on chain that nobody here serves, beside the one that is measured."""
+    local = own.local
+    listed = 0
+    server = own.paid("models", workloads["tiny"], vouchers=1)
+    for count in (int(size) for size in options.models.split(",")):
+        for number in range(listed, count):
+            stranger = SimpleNamespace(model_id=(number + 1).to_bytes(32, "big"), unit=local.manifest.unit)
+            local.chain.list_model(
+                local.wallet("owner"),
+                stranger,
+                name=f"stranger-{number}",
+                min_price=MIN_PRICE,
+                max_price=MAX_PRICE,
+                royalty_ppm=0,
+                uri="https://example.invalid/",
+            )
+        listed = max(listed, count)
+        time.sleep(5)  # folded from the events
+        cells = [_cell(program_file, server, 64, options.seconds) for _ in range(options.rounds)]
+        print(
+            f"models {count}: {statistics.median(cell['rps'] for cell in cells):.0f}/s, "
+            f"p50 {statistics.median(cell['p50'] for cell in cells):.1f} ms; gateway {_gateway_memory(own):.0f} MB",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
