@@ -1,6 +1,6 @@
 """Flame graphs of the paid path: where gateway and worker spend their time under 64 connections.
 
-Run as `python -m benchmarks.flame`; writes docs/performance-flame.svg (gateway) and docs/performance-flame-worker.svg by
+Run as `python -m benchmarks.flame`; writes docs/performance-flame.svg and docs/performance-flame-worker.svg, by
 py-spy, which is installed beside the peers if it is not there. Only running threads are sampled: no waiting is shown.
 """
 

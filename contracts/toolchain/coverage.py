@@ -36,7 +36,7 @@ def main() -> int:
     sums = [sum(counts[place] for _, counts in rows) for place in range(4)]
     line_percent, branch_percent = 100 * sums[0] / sums[1], 100 * sums[2] / sums[3]
     print(
-        f"contracts/src: {line_percent:.1f} % of lines, {branch_percent:.1f} % of branches (least {LEAST_PERCENT:.0f} %)"
+        f"contracts/src: {line_percent:.1f} % of lines, {branch_percent:.1f} % of branches (least {LEAST_PERCENT:.0f})"
     )
     return 0 if min(line_percent, branch_percent) >= LEAST_PERCENT else 1
 
