@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from benchmarks.servers import (
     scratch_folder,
 )
 
-SESSION, EACH = "market, session voucher", "market, voucher a request"
+OURS = SESSION, EACH = "market, session voucher", "market, voucher a request"
 CONNECTIONS = {"tiny": (1, 16, 64), "embed": (1, 16, 64)}
 EMBED_PEERS = ("triton", "mosec", "kserve")
 WARM_SECONDS = 0.7
@@ -86,21 +87,31 @@ def _rounds(own: OwnMarket, workload: Workload, servers: list[Running], program:
         # the order turns, so that nobody is always behind the same neighbour
         turn = number % len(servers)
         for server in servers[turn:] + servers[:turn]:
-            server.wake()
-            if server.name in (SESSION, EACH):
-                own.wait_awake(workload)
-            load(program, server, 16, WARM_SECONDS)
-            for connections in CONNECTIONS[workload.name]:
-                cell = load(program, server, connections, options.seconds * LONGER[workload.name])
-                cells.setdefault(server.name, {}).setdefault(str(connections), []).append(cell)
-                print(
-                    f"  {server.name:28s} c={connections:3d} {cell['rps']:9.1f}/s  p50 {cell['p50']:8.2f}  "
-                    f"p99 {cell['p99']:8.2f} ms  refused {cell['refused']} broken {cell['broken']}",
-                    flush=True,
-                )
+            try:
+                _measure(own, workload, server, program, options, cells)
+            except subprocess.CalledProcessError as error:
+                if server.name in OURS:
+                    raise
+                print(f"  {server.name} is gone, its earlier rounds count: {error.stderr.strip()}", flush=True)
+                servers.remove(server)
             server.pause()
             time.sleep(0.1)
     return cells, raw
+
+
+def _measure(own: OwnMarket, workload: Workload, server: Running, program: Path, options, cells: report.Cells) -> None:
+    server.wake()
+    if server.name in OURS:
+        own.wait_awake(workload)
+    load(program, server, 16, WARM_SECONDS)
+    for connections in CONNECTIONS[workload.name]:
+        cell = load(program, server, connections, options.seconds * LONGER[workload.name])
+        cells.setdefault(server.name, {}).setdefault(str(connections), []).append(cell)
+        print(
+            f"  {server.name:28s} c={connections:3d} {cell['rps']:9.1f}/s  p50 {cell['p50']:8.2f}  "
+            f"p99 {cell['p99']:8.2f} ms  refused {cell['refused']} broken {cell['broken']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
