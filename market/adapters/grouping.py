@@ -1,6 +1,7 @@
 """Carries work from the event loop to one thread that takes whatever waits, all at once and without a timer.
 
 The cost of a transaction (above all its flush to the disk) is shared by everything that arrived during the last one.
+What one turn of the loop brings is handed over together: the first item would else be a transaction of its own.
 Used by the database ledger, once for writing and once for reading.
 """
 
@@ -28,20 +29,33 @@ class GroupThread(Generic[Item, Outcome]):
     ) -> None:
         self._handle = handle
         self._max_group = max_group
-        self._queue: SimpleQueue[tuple[Item, asyncio.Future[Outcome]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[tuple[Item, asyncio.Future[Outcome]]] | None] = SimpleQueue()
+        self._fresh: dict[asyncio.AbstractEventLoop, list[tuple[Item, asyncio.Future[Outcome]]]] = {}
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, item: Item) -> Outcome:
         """Hand an item over and wait for its outcome; the item is processed even if the caller is cancelled."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.put((item, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        fresh = self._fresh.get(loop)
+        if fresh is None:
+            self._fresh[loop] = fresh = []
+            loop.call_soon(self._hand_over, loop)
+        fresh.append((item, future))
         return await future
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
+        for loop in list(self._fresh):
+            self._hand_over(loop)
         self._queue.put(None)
         self._thread.join()
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        fresh = self._fresh.pop(loop, None)
+        if fresh:
+            self._queue.put(fresh)
 
     def _work(self) -> None:
         closing = False
@@ -52,15 +66,15 @@ class GroupThread(Generic[Item, Outcome]):
                 if entry is None:
                     closing = True
                 else:
-                    group.append(entry)
+                    group += entry
                 if len(group) >= self._max_group:
                     break
                 try:
                     entry = self._queue.get_nowait()
                 except Empty:
                     break
-            if group:
-                self._serve(group)
+            for start in range(0, len(group), self._max_group):
+                self._serve(group[start : start + self._max_group])
 
     def _serve(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: Sequence[Outcome | BaseException]
