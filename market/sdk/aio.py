@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import httpx
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.typed_data import Channel, Domain
+from market.sdk import streams
+from market.sdk.chat_stream import AsyncChatStream
 from market.sdk.client import deposit, unreachable
 from market.sdk.exchange import Inputs, ModelInfo, Outcome
 from market.sdk.kernel import (
@@ -32,7 +34,7 @@ from market.sdk.kernel import (
     Turn,
 )
 from market.sdk.papers import KeptChannel, PaperStore
-from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, embeddings, text_inputs
+from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, chat_parameters, embeddings, text_inputs
 from market.sdk.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -124,12 +126,43 @@ class AsyncMarket:
         """Return the vectors of texts; raises as `client.Market.infer`."""
         return embeddings(await self.infer(model, text_inputs(texts), max_price=max_price))
 
+    @overload
     async def chat(
-        self, model: str, messages: Sequence[Mapping[str, str]], *, max_price: int | None = None, **parameters: Any
-    ) -> Chat:
-        """Return the answer to a conversation; raises as `client.Market.infer`."""
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: Literal[False] = False,
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> Chat: ...
+
+    @overload
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: Literal[True],
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> AsyncChatStream: ...
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: bool = False,
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> Chat | AsyncChatStream:
+        """Return the answer to a conversation; see `client.Market.chat`."""
+        if stream:
+            steps = streams.chat(self._kernel, model, messages, parameters, max_price)
+            return AsyncChatStream(self._http, self._do, steps)
         outcome = await self.infer(
-            model, chat_inputs(messages), parameters={**parameters, "format": "chat"}, max_price=max_price
+            model, chat_inputs(messages), parameters=chat_parameters(parameters), max_price=max_price
         )
         return chat_answer(outcome)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import httpx
 
@@ -17,6 +17,8 @@ from contracts.protocol.errors import CodedError, ProtocolError
 from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
 from contracts.protocol.signing import SIGNATURE_BYTES, is_signed_by
 from contracts.protocol.typed_data import Channel, Domain, Refund
+from market.sdk import streams
+from market.sdk.chat_stream import ChatStream
 from market.sdk.errors import GatewayMisbehaved, GatewayUnreachable, NoChannel, NotSettled
 from market.sdk.exchange import Inputs, ModelInfo, Outcome
 from market.sdk.kernel import (
@@ -33,7 +35,7 @@ from market.sdk.kernel import (
     Turn,
 )
 from market.sdk.papers import KeptChannel, PaperStore, Settlement, SignedReceipt
-from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, embeddings, text_inputs
+from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, chat_parameters, embeddings, text_inputs
 from market.sdk.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -204,13 +206,44 @@ class Market:
         """Return the vectors of texts, float32[texts, D]; raises as `infer`."""
         return embeddings(self.infer(model, text_inputs(texts), max_price=max_price))
 
+    @overload
     def chat(
-        self, model: str, messages: Sequence[Mapping[str, str]], *, max_price: int | None = None, **parameters: Any
-    ) -> Chat:
-        """Return the answer to a conversation; `parameters` such as max_tokens or temperature; raises as `infer`."""
-        outcome = self.infer(
-            model, chat_inputs(messages), parameters={**parameters, "format": "chat"}, max_price=max_price
-        )
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: Literal[False] = False,
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> Chat: ...
+
+    @overload
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: Literal[True],
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> ChatStream: ...
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        stream: bool = False,
+        max_price: int | None = None,
+        **parameters: Any,
+    ) -> Chat | ChatStream:
+        """Return the answer to a conversation; `parameters` such as max_tokens or temperature; raises as `infer`.
+
+        With `stream` its pieces can be iterated over as they come. Leaving early ends it, and costs what was sent.
+        """
+        if stream:
+            return ChatStream(self._http, self._do, streams.chat(self._kernel, model, messages, parameters, max_price))
+        outcome = self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), max_price=max_price)
         return chat_answer(outcome)
 
     # --- papers -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ CodedError
     ├── GatewayUnreachable   no answer
     ├── GatewayMisbehaved    the answer breaks the protocol; what it proves is in the receipt store
     ├── ReceiptInvalid       a receipt does not hold against the chain
+    ├── StreamOpen           a stream was not read to its end
     └── SpendingLimit        the price is above what the caller allows
 """
 
@@ -65,6 +66,12 @@ class ReceiptInvalid(ClientError):
     """A receipt cannot be read; `field` names what is wrong."""
 
     code = "receipt-invalid"
+
+
+class StreamOpen(ClientError):
+    """The stream was not read to its end, so there is no checked answer."""
+
+    code = "stream-open"
 
 
 class NotSettled(ClientError):

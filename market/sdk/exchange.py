@@ -67,7 +67,8 @@ class ModelInfo:
 class Call:
     """A request ready to be sent and paid for; repeating it with the same `request_id` is charged once.
 
-    `header_bytes` is how much of the body is JSON where tensors follow it in binary, else None.
+    `header_bytes` is how much of the body is JSON where tensors follow it in binary, else None; `route` is where it
+    goes if not to the model's infer route.
     """
 
     model: str
@@ -77,6 +78,17 @@ class Call:
     request_id: bytes
     tensors: tuple[Tensor, ...]
     header_bytes: int | None = None
+    route: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is sent."""
+        return f"/v2/models/{self.model}/infer" if self.route is None else self.route
+
+    @property
+    def stream(self) -> bool:
+        """Whether its answer comes in pieces: what does not go to the infer route does."""
+        return self.route is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,28 @@ def check_answer(
     """
     paper = SignedReceipt.from_header(headers.get("market-receipt", ""), model=call.model)
     outputs, parameters = _outputs(body)
+    output_hash = content_hash(encode_tensors(outputs, parameters))
+    check_paper(call, paper, [output_hash], channel=channel, domain=domain, signed=signed)
+    receipt = paper.receipt
+    return Outcome({t.name: t.to_numpy() for t in outputs}, paper, receipt.price, receipt.cumulative)
+
+
+def check_paper(
+    call: Call,
+    paper: SignedReceipt,
+    output_hashes: Sequence[bytes] | None,
+    *,
+    channel: Channel,
+    domain: Domain,
+    signed: int,
+) -> None:
+    """Check a receipt against its request, the channel and both signatures; it must name one of the outputs' hashes.
+
+    None stands for outputs that are not known here, since the client left before their end.
+
+    Raises:
+        GatewayMisbehaved: something does not hold; `field` names it.
+    """
     receipt, digest = paper.receipt, paper.receipt.digest(domain)
     checks = {
         "requestId": receipt.request_id == call.request_id,
@@ -169,7 +203,7 @@ def check_answer(
         "gateway": receipt.gateway == channel.gateway,
         "modelId": receipt.model_id == call.model_id,
         "inputHash": receipt.input_hash == call.input_hash,
-        "outputHash": receipt.output_hash == content_hash(encode_tensors(outputs, parameters)),
+        "outputHash": output_hashes is None or receipt.output_hash in output_hashes,
         "cumulative": receipt.cumulative <= signed and receipt.price <= receipt.cumulative,
         "workerSignature": is_receipt_signed_by(digest, paper.worker_signature, receipt.worker, domain),
         "gatewaySignature": is_receipt_signed_by(digest, paper.gateway_signature, receipt.gateway, domain),
@@ -177,7 +211,6 @@ def check_answer(
     for field, holds in checks.items():
         if not holds:
             raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=field)
-    return Outcome({t.name: t.to_numpy() for t in outputs}, paper, receipt.price, receipt.cumulative)
 
 
 def _is_text(tensor: Tensor) -> bool:

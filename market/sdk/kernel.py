@@ -21,7 +21,7 @@ from contracts.protocol.money import format_amount
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
 from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare
-from market.sdk.papers import KeptChannel, PaperStore
+from market.sdk.papers import KeptChannel, PaperStore, SignedReceipt
 from market.sdk.wallet import Wallet
 
 DEFAULT_MAX_PRICE = 100_000
@@ -39,12 +39,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request; the answer is a `Reply`, or `GatewayUnreachable` is thrown."""
+    """Send a request; the answer is a `Reply`, or `GatewayUnreachable` is thrown.
+
+    With `stream` the content of a 200 is left on the connection, to be read by `Read`.
+    """
 
     method: str
     path: str
     content: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,23 @@ class Turn:
             callback()
 
 
-Effect = Send | Pause | Deposit | Turn
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Return what comes next of the streamed answer, None at its end; `GatewayUnreachable` is thrown if it breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Hand a piece of text to whoever iterates over the stream; `Left` is thrown if nobody does any more."""
+
+    text: str
+
+
+class Left(Exception):
+    """Whoever iterated over a stream has left it; the connection is closed by now."""
+
+
+Effect = Send | Pause | Deposit | Turn | Read | Give
 Steps = Generator[Effect, Any, _T]
 
 
@@ -251,10 +271,25 @@ class Kernel:
         """Pay for one inference; see `client.Market.infer`."""
         info = yield from self.model(model)
         call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
-        limit = self._max_price if max_price is None else max_price
-        return (yield from self._pay(call, info.expected_price(call.tensors), limit, worker))
 
-    def _pay(self, call: Call, expected: int, limit: int, worker: str | None) -> Steps[Outcome]:
+        def take(reply: Reply, kept: KeptChannel) -> Steps[Outcome]:
+            yield from ()
+            return self._keep(call, reply, kept)
+
+        return (yield from self.pay(call, info, take, max_price=max_price, worker=worker))
+
+    def pay(
+        self,
+        call: Call,
+        info: ModelInfo,
+        take: Callable[[Reply, KeptChannel], Steps[_T]],
+        *,
+        max_price: int | None,
+        worker: str | None = None,
+    ) -> Steps[_T]:
+        """Send a call until it is paid and answered; `take` reads the answer, while its money is still set aside."""
+        limit = self._max_price if max_price is None else max_price
+        expected = info.expected_price(call.tensors)
         wallet, kept = yield from self.payer()
         _check_limit(expected, limit)
         hold = yield from self._hold(expected)
@@ -265,9 +300,9 @@ class Kernel:
                 signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
                 self.papers.signed(kept.channel_id, ceiling)
                 headers = payment_headers(call, kept.channel_id, ceiling, signature, worker=worker)
-                reply = yield from self._send_surely(Send("POST", f"/v2/models/{call.model}/infer", call.body, headers))
+                reply = yield from self._send_surely(Send("POST", call.path, call.body, headers, call.stream))
                 if reply.status == OK:
-                    return self._keep(call, reply, kept)
+                    return (yield from take(reply, kept))
                 refused = refusal(reply)
                 attempt += 1
                 last = attempt == _PAYMENT_ATTEMPTS
@@ -395,13 +430,20 @@ class Kernel:
         return True
 
     def _keep(self, call: Call, reply: Reply, kept: KeptChannel) -> Outcome:
-        signed = self._newest(kept.channel).signed
         outcome = check_answer(
-            call, reply.headers, reply.content, channel=kept.channel, domain=kept.domain, signed=signed
+            call, reply.headers, reply.content, channel=kept.channel, domain=kept.domain, signed=self.signed(kept)
         )
-        self.papers.keep(outcome.paper)
-        self._charged(outcome.cumulative)
+        self.keep(outcome.paper)
         return outcome
+
+    def signed(self, kept: KeptChannel) -> int:
+        """Return the most that was ever signed for a channel."""
+        return self._newest(kept.channel).signed
+
+    def keep(self, paper: SignedReceipt) -> None:
+        """Keep a checked receipt and count its charge."""
+        self.papers.keep(paper)
+        self._charged(paper.receipt.cumulative)
 
 
 def refusal(reply: Reply) -> GatewayRefused:
@@ -410,7 +452,15 @@ def refusal(reply: Reply) -> GatewayRefused:
         problem = orjson.loads(reply.content)
     except ValueError:
         problem = {}
-    return GatewayRefused(reply.status, problem if isinstance(problem, dict) else {})
+    return GatewayRefused(reply.status, plain_problem(problem) if isinstance(problem, dict) else {})
+
+
+def plain_problem(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a problem as the market writes it, also where it came in the shape of OpenAI's API."""
+    inner = problem.get("error")
+    if not isinstance(inner, dict):
+        return dict(problem)
+    return {**problem, **inner, "detail": inner.get("message"), "field": inner.get("param")}
 
 
 def _worth_repeating(reply: Reply) -> bool:

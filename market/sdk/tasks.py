@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from market.sdk.errors import GatewayMisbehaved
 from market.sdk.exchange import Inputs, Outcome
 
+_SEEDS = 1 << 53
+# What OpenAI calls its newer models' system role.
+_ROLES = {"developer": "system"}
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -44,8 +48,26 @@ def text_inputs(texts: Sequence[str]) -> Inputs:
 
 def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
     """Return the tensors of a conversation; a message has role and content."""
-    conversation = json.dumps([dict(one) for one in messages], ensure_ascii=False, separators=(",", ":"))
+    plain = [{"role": _ROLES.get(one["role"], one["role"]), "content": one["content"]} for one in messages]
+    conversation = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return {"prompt": np.array([conversation.encode()], dtype=object)}
+
+
+def chat_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a chat as the worker is sent them, by any route, so that both hash alike."""
+    sent = {name: value for name, value in given.items() if value is not None}
+    if "max_completion_tokens" in sent:
+        sent["max_tokens"] = sent.pop("max_completion_tokens")
+    for name in ("temperature", "top_p"):
+        if type(sent.get(name)) is int:
+            sent[name] = float(sent[name])
+    if type(sent.get("seed")) is int:
+        sent["seed"] %= _SEEDS
+    stops = sent.get("stop")
+    if stops is not None:
+        texts = [stops] if isinstance(stops, str) else list(stops)
+        sent["stop"] = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+    return {**sent, "format": "chat"}
 
 
 def embeddings(outcome: Outcome) -> Embeddings:

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
+from tests.support import tiny_llm
+
+pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -21,7 +24,8 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     package = folder / minilm.TEXT_NAME
     minilm.build_text_package(package)
-    options = Options(folder / "market", keep_state=False, packages=(package,))
+    tiny_llm.package(folder / "writer")
+    options = Options(folder / "market", keep_state=False, packages=(package, folder / "writer"))
     with LocalMarket(options) as found:
         found.start_services()
         found.deploy()
@@ -36,10 +40,11 @@ def test_the_examples_run_in_order(local, capsys):
     opened = CliRunner().invoke(app, ["channel", "open", "1.00", "--json", "--data-dir", str(local.data_dir)])
     assert json.loads(opened.output)["deposited"] == "1000000"
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     scope: dict = {}
     for block in blocks:
         placed = block.replace("http://127.0.0.1:8080", local.gateway_url).replace(".market/", f"{local.data_dir}/")
         exec(compile(placed, str(README), "exec"), scope)
     shown = capsys.readouterr().out
+    assert "for 40 tokens" in shown
     assert "receipts checked and kept" in shown

@@ -1,5 +1,6 @@
 """Texts, images and generated text through the whole market: packages that `market model init` made, tokens charged."""
 
+import asyncio
 import io
 import json
 import time
@@ -13,7 +14,9 @@ from PIL import Image
 from contracts.protocol.money import split_price
 from market.demo.network import ROYALTY_PPM, TOKEN_PRICE, UNIT_PRICE, LocalMarket, Options
 from market.sdk import drafts
+from market.sdk.aio import AsyncMarket
 from market.sdk.client import Market
+from market.sdk.errors import GatewayRefused
 from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
 from tests.support import models, tiny_llm
@@ -146,6 +149,58 @@ def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):
     while charged(market) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert charged(market) == before + (usage["prompt_tokens"] + 6) * TOKEN_PRICE
+
+
+MESSAGES = [{"role": "user", "content": "A"}]
+
+
+def test_the_sdk_streams_a_chat_and_keeps_its_checked_receipt(market):
+    with market.chat("writer", MESSAGES, stream=True, temperature=0, max_tokens=9, stop=["I"]) as stream:
+        pieces = list(stream)
+    answer = stream.answer
+    assert "".join(pieces) == answer.text == "BCDEFGH"
+    assert answer.finish_reason == "stop"
+    assert answer.outcome.charged == (answer.prompt_tokens + answer.completion_tokens) * TOKEN_PRICE
+    [kept] = market.papers.receipts(request_id=answer.outcome.paper.receipt.request_id)
+    assert kept.worker_signature == answer.outcome.paper.worker_signature
+    whole = market.chat("writer", MESSAGES, temperature=0, max_tokens=9, stop="I")
+    assert (whole.text, whole.finish_reason) == (answer.text, answer.finish_reason)
+
+
+def test_leaving_a_stream_ends_it_and_keeps_the_receipt_of_what_was_sent(market):
+    before, known = charged(market), len(list(market.papers.receipts()))
+    with market.chat("writer", MESSAGES, stream=True, temperature=0, max_tokens=64) as stream:
+        assert next(stream) == "B"
+    with pytest.raises(Exception, match="not read to its end"):
+        _ = stream.answer
+    fresh = len(list(market.papers.receipts())) - known
+    assert fresh == (charged(market) > before), "what was charged has its receipt"
+    again = market.chat("writer", MESSAGES, temperature=0, max_tokens=4)
+    assert again.text == "BCDE", "the channel is free again"
+
+
+async def test_streams_go_side_by_side_within_a_window(market, local):
+    wallet, kept = market.payer()
+    async with AsyncMarket(local.gateway_url, wallet, papers=market.papers, window=2_000_000) as many:
+        many.use_channel(kept.channel, kept.domain)
+
+        async def ask(prompt):
+            messages = [{"role": "user", "content": prompt}]
+            stream = await many.chat("writer", messages, stream=True, temperature=0, max_tokens=8)
+            async with stream:
+                return "".join([piece async for piece in stream]), stream.answer.outcome
+
+        answers = await asyncio.gather(*(ask(prompt) for prompt in "ABab"))
+    assert [text for text, _ in answers] == [tiny_llm.SCRIPT.split(c, 1)[1].encode()[:8].decode() for c in "ABab"]
+    ids = {outcome.paper.receipt.request_id for _, outcome in answers}
+    assert len(ids) == 4
+    assert ids <= {paper.receipt.request_id for paper in market.papers.receipts()}
+
+
+def test_a_refusal_comes_before_the_first_piece(market):
+    with pytest.raises(GatewayRefused) as refused:
+        next(market.chat("writer", MESSAGES, stream=True, temperature=9))
+    assert (refused.value.code, refused.value.field) == ("invalid-request", "temperature")
 
 
 def test_many_generations_at_once_are_each_charged_for_themselves(market, local):
