@@ -41,6 +41,18 @@ class GatewayNotReady(StartError):
     code = "worker-gateway"
 
 
+class ClockOff(StartError):
+    """This machine's clock differs from the gateway's or the chain's."""
+
+    code = "worker-clock"
+
+
+class DiskFull(StartError):
+    """A folder of the worker has no room, or cannot be written."""
+
+    code = "worker-disk"
+
+
 class NotRegistered(StartError):
     """The worker's key is not registered on chain with enough stake."""
 

@@ -31,6 +31,7 @@ HANG_SECONDS = 30.0
 log = structlog.get_logger(__name__)
 
 Deliver = Callable[[Sequence[tuple[Job, Result]], Sequence[SignedWork]], None]
+_GENERATED, _READ = telemetry.TOKENS.labels("generated"), telemetry.TOKENS.labels("read")
 LookUp = Callable[[Sequence[Job]], Sequence[int | None]]
 
 
@@ -125,6 +126,7 @@ class Generations:
         else:
             ((result, signed),) = self._signer.sign([sealed])
         telemetry.JOBS.labels(result.code or "ok").inc()
+        telemetry.GENERATION_SECONDS.observe(time.perf_counter() - one.started)
         self.tell(job, result, signed)
         self._running.discard(one)
 
@@ -187,6 +189,7 @@ class _Generation:
         """Pass new text on."""
         self._texts.append(text)
         self._tokens.append(tokens)
+        _GENERATED.inc(tokens)
         job = self.admitted.job
         if job.stream and self._sent is None:
             outputs = encode_tensors(
@@ -200,6 +203,7 @@ class _Generation:
 
     def finished(self, end: Finished) -> None:
         """Make the answer, cut to what the client was sent if it left."""
+        _READ.inc(end.prompt_tokens)
         reason, made, texts = end.reason, end.completion_tokens, self._texts
         if self._sent is not None:
             reason, made, texts = "cancelled", 0, []

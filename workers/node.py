@@ -49,10 +49,21 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
+class ChainSide:
+    """The worker's key and the contracts it works under."""
+
+    key: PrivateKey
+    contracts: Contracts
+    domain: Domain
+    disputes: bytes
+
+
+@dataclass(frozen=True)
 class Node:
     """A worker ready to serve."""
 
     settings: WorkerSettings
+    side: ChainSide
     key: PrivateKey
     domain: Domain
     operator: bytes
@@ -62,16 +73,6 @@ class Node:
     executor: Executor
     journal: Journal
     redis: redis.Redis
-
-
-@dataclass(frozen=True)
-class ChainSide:
-    """The worker's key and the contracts it works under."""
-
-    key: PrivateKey
-    contracts: Contracts
-    domain: Domain
-    disputes: bytes
 
 
 def open_chain(settings: WorkerSettings) -> ChainSide:
@@ -258,6 +259,7 @@ def build(settings: WorkerSettings) -> Node:
     )
     return Node(
         settings=settings,
+        side=side,
         key=side.key,
         domain=side.domain,
         operator=operator,

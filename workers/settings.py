@@ -34,6 +34,10 @@ class WorkerSettings(BaseSettings):
     unit_price: int = Field(1_000, ge=0, description="Price of one unit where a model has no own, atomic token units.")
     max_fee_ppm: int = Field(100_000, ge=0, le=1_000_000, description="Highest gateway fee accepted, millionths.")
     gateways: str = Field("", description="Gateway addresses to work for, by comma.")
+    gateway_url: str | None = Field(
+        None, description="Gateway of another operator that `worker run` links to, https://…; unset: the own lane."
+    )
+    processes: int = Field(1, ge=0, le=64, description="Worker processes behind a link.")
     allow_plain_link: bool = Field(
         False, description="Link to a gateway by http:// across a network; inputs and outputs are then readable there."
     )
@@ -58,6 +62,11 @@ class WorkerSettings(BaseSettings):
     generation_memory_bytes: int = Field(
         2 << 30, ge=1, description="Memory of the texts that are being generated, per model."
     )
+
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="Port of Prometheus metrics, /metrics; 0 takes a free one, unset: none."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
 
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from contracts.protocol.messages import (
     decode_papers,
     encode_results,
 )
+from workers import telemetry
 from workers.announce import Announcer
 from workers.app import app
 from workers.node import Node
@@ -50,6 +52,7 @@ def join(node: Node, announcer: Announcer) -> None:
 def run(data: bytes) -> None:
     """Run a pack of jobs and push their results to where the gateway listens."""
     node, announcer = _joined[0]
+    started = time.perf_counter()
     try:
         pack = decode_pack(data)
     except MessageError as error:
@@ -69,6 +72,7 @@ def run(data: bytes) -> None:
     left = [pair for pair in served if id(pair[1]) not in told]
     tell(left, work, pack.papers if _says_something(pack.papers) else None)
     announcer.in_flight = 0
+    telemetry.PACK_SECONDS.observe(time.perf_counter() - started)
 
 
 @app.task(name=TASK_FILE_PAPERS)

@@ -1,4 +1,7 @@
-"""Logs and counters of a worker: structlog to stderr, Prometheus by code and stage, never an address as a label."""
+"""Logs and counters of a worker: structlog to stderr, Prometheus by code and stage, never an address as a label.
+
+`METRICS` counts what one serving process does; `NODE_METRICS` are facts of the whole node, sampled by its one front.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import logging
 import sys
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 METRICS = CollectorRegistry()
 JOBS = Counter("worker_jobs_total", "Jobs by outcome code.", ["code"], registry=METRICS)
@@ -14,6 +19,29 @@ PACKS = Histogram("worker_pack_jobs", "Jobs in a pack.", buckets=(1, 2, 4, 8, 16
 COMPUTE = Histogram("worker_compute_seconds", "Time of one model run.", registry=METRICS)
 EARNED = Counter("worker_earned_units_total", "Atomic token units signed for.", registry=METRICS)
 LOADED_MODELS = Gauge("worker_loaded_models", "Models in memory.", registry=METRICS)
+TOKENS = Counter("worker_tokens_total", "Tokens read from inputs, and generated.", ["kind"], registry=METRICS)
+IN_FLIGHT = Gauge("worker_jobs_in_flight", "Jobs being served now.", registry=METRICS)
+SERVED_MODELS = Gauge("worker_served_models", "Models offered, by execution provider.", ["provider"], registry=METRICS)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+PACK_SECONDS = Histogram(
+    "worker_pack_seconds", "From a pack's arrival to its last answer.", buckets=_SECONDS, registry=METRICS
+)
+GENERATION_SECONDS = Histogram(
+    "worker_generation_seconds", "From a generation's start to its end.", buckets=_SECONDS, registry=METRICS
+)
+
+NODE_METRICS = CollectorRegistry()
+QUEUE = Gauge("worker_queue_packs", "Packs of jobs that wait in this worker's queue.", registry=NODE_METRICS)
+LINKED = Gauge("worker_linked", "1 while the link to the gateway is up.", registry=NODE_METRICS)
+STAKE = Gauge("worker_stake_units", "Atomic token units at stake.", registry=NODE_METRICS)
+THAWING = Gauge("worker_stake_thawing_units", "Atomic token units of the stake that thaw.", registry=NODE_METRICS)
+MIN_STAKE = Gauge("worker_stake_needed_units", "Smallest stake that counts, atomic token units.", registry=NODE_METRICS)
+ACTIVE = Gauge("worker_active", "1 while the worker is registered with enough stake.", registry=NODE_METRICS)
+BLOCK_AGE = Gauge("worker_block_age_seconds", "Age of the node's newest block.", registry=NODE_METRICS)
+CHAIN_REACHED = Gauge("worker_chain_reached", "1 while the chain's node answers.", registry=NODE_METRICS)
+GPU_USED = Gauge("worker_gpu_memory_used_bytes", "Memory in use on a card.", ["gpu"], registry=NODE_METRICS)
+GPU_TOTAL = Gauge("worker_gpu_memory_bytes", "Memory of a card.", ["gpu"], registry=NODE_METRICS)
+GPU_BUSY = Gauge("worker_gpu_busy_ratio", "Share of time a card was busy, 0 to 1.", ["gpu"], registry=NODE_METRICS)
 
 
 def configure_logging(level: str, log_format: str) -> None:

@@ -49,6 +49,7 @@ from contracts.protocol.link_frames import (
 from contracts.protocol.messages import REPLY_TTL_SECONDS
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain, WorkerSession
+from workers import telemetry
 from workers.link.bridge import Bridge
 
 SESSION_SECONDS = 3_600
@@ -155,6 +156,7 @@ class GatewayLink:
                 queue.put_nowait(frame)
             self._queue = queue
             self._linked.set()
+            telemetry.LINKED.set(1)
             works = [
                 asyncio.create_task(self._read(socket, Seal(keys.from_gateway))),
                 asyncio.create_task(self._write(socket, Seal(keys.from_node), queue)),
@@ -166,6 +168,7 @@ class GatewayLink:
             finally:
                 self._queue = None
                 self._linked.clear()
+                telemetry.LINKED.set(0)
                 await _end_all(works)
             for work in done:
                 work.result()

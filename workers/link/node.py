@@ -25,6 +25,7 @@ from workers.link.bridge import Bridge
 from workers.link.broker import EmbeddedBroker
 from workers.link.connection import GatewayLink
 from workers.link.programs import WorkerProcess
+from workers.metrics import SUFFIX, published
 from workers.node import ChainSide, check_registered, open_chain
 from workers.settings import WorkerSettings
 
@@ -38,7 +39,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = structlog.get_logger(__name__)
 
 
-def run(settings: WorkerSettings, url: str, *, workers: int, env_file: Path | None) -> None:
+def run(
+    settings: WorkerSettings, url: str, *, workers: int, env_file: Path | None, metrics_file: Path | None = None
+) -> None:
     """Serve a gateway until told to stop; the jobs in hand are finished first.
 
     Raises:
@@ -54,7 +57,8 @@ def run(settings: WorkerSettings, url: str, *, workers: int, env_file: Path | No
             folder = settings.state_dir.expanduser() / f"broker-{side.key.address.hex()}"
             broker_url = stack.enter_context(EmbeddedBroker(folder)).url
         log.info("node-starts", worker=checksum(side.key.address), gateway=checksum(gateway), workers=workers)
-        uvloop.run(_serve(side, url, gateway, broker_url, workers, env_file))
+        folder = stack.enter_context(published(settings, side, broker_url, to_file=metrics_file, behind_link=True))
+        uvloop.run(_serve(side, url, gateway, broker_url, workers, env_file, folder))
 
 
 def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
@@ -78,7 +82,7 @@ def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
         status = httpx.get(f"{url.rstrip('/')}/market/v1/status", timeout=STATUS_SECONDS).raise_for_status().json()
         gateway = address_from_hex(status["gateway"], field="gateway")
         escrow = address_from_hex(status["escrow"], field="escrow")
-        chain_id = int(status["chain_id"])
+        chain_id = int(status["chainId"])
     except (httpx.HTTPError, InvalidHex, KeyError, TypeError, ValueError) as error:
         if len(known) == 1:
             # It may come; the connection proves the address.
@@ -97,7 +101,7 @@ def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
 
 
 async def _serve(
-    side: ChainSide, url: str, gateway: bytes, broker_url: str, workers: int, env_file: Path | None
+    side: ChainSide, url: str, gateway: bytes, broker_url: str, workers: int, env_file: Path | None, folder: Path
 ) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -107,7 +111,9 @@ async def _serve(
     await bridge.recover()
     environment = {"WORKER_REDIS_URL": broker_url, "WORKER_GATEWAYS": checksum(gateway)}
     file = None if env_file is None else str(env_file)
-    programs = [WorkerProcess(number, file, environment) for number in range(workers)]
+    programs = [
+        WorkerProcess(number, file, environment, str(folder / f"{number}{SUFFIX}")) for number in range(workers)
+    ]
     link = GatewayLink(
         url,
         gateway=gateway,

@@ -38,9 +38,10 @@ def die_with_parent() -> None:
 class WorkerProcess:
     """One `worker run` in the own lane of the node's broker."""
 
-    def __init__(self, number: int, env_file: str | None, environment: Mapping[str, str]) -> None:
+    def __init__(self, number: int, env_file: str | None, environment: Mapping[str, str], metrics_file: str) -> None:
         self._number = number
-        self._arguments = [] if env_file is None else ["--env-file", env_file]
+        self._arguments = ["--plain", "--behind-link", "--metrics-file", metrics_file]
+        self._arguments += [] if env_file is None else ["--env-file", env_file]
         self._environment = {**os.environ, **environment}
         self._environment.pop("WORKER_GATEWAY_URL", None)
         self._process: asyncio.subprocess.Process | None = None

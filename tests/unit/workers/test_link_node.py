@@ -17,7 +17,7 @@ SIDE = SimpleNamespace(key=PrivateKey(sha256(b"w")), domain=Domain(31_337, b"\xe
 
 class Status:
     def __init__(self, **changes) -> None:
-        self.said = {"gateway": checksum(GATEWAY), "escrow": checksum(b"\xee" * 20), "chain_id": 31_337, **changes}
+        self.said = {"gateway": checksum(GATEWAY), "escrow": checksum(b"\xee" * 20), "chainId": 31_337, **changes}
 
     def raise_for_status(self):
         return self
@@ -59,7 +59,7 @@ def test_another_gateway_than_the_settings_name_is_refused(monkeypatch):
 
 
 def test_a_gateway_of_another_escrow_or_chain_is_refused(monkeypatch):
-    for changes in ({"escrow": checksum(b"\xdd" * 20)}, {"chain_id": 1}):
+    for changes in ({"escrow": checksum(b"\xdd" * 20)}, {"chainId": 1}):
         answers(monkeypatch, Status(**changes))
         with pytest.raises(GatewayNotReady, match="settles on"):
             node.find_gateway(WorkerSettings(), "https://gateway.example", SIDE)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from workers import node as nodes
+from workers.commands.output import EXIT_REFUSED, AsJson, EnvFile, messages, print_json
 from workers.errors import ModelUnusable
 from workers.settings import WorkerSettings, load_settings
 from workers.telemetry import configure_logging
 
 
-def check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a model package.")],
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a package as this worker would and try a request on it; say every problem and its remedy."""
+    with messages(as_json=as_json):
+        if not _check(folder, env_file, as_json=as_json):
+            raise typer.Exit(EXIT_REFUSED)
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="Name or id of a listed model, or the folder of a package.")],
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model here by precision, provider, threads and batch, and keep the best for `worker run`."""
+    with messages(as_json=as_json):
+        _tune(model, env_file, as_json=as_json)
+
+
+def _check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
     """Check a package's folder and print what was found; tells whether it would be served."""
     from workers import checking
     from workers.models.runtime import choose_provider
@@ -33,7 +53,7 @@ def check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
         for error in report.problems
     ]
     if as_json:
-        _json(report.facts | {"problems": problems})
+        print_json(report.facts | {"problems": problems})
     else:
         for name, value in report.facts.items():
             typer.echo(f"{name.ljust(24)} {value}")
@@ -43,7 +63,7 @@ def check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
     return not problems
 
 
-def tune(model: str, env_file: Path | None, *, as_json: bool) -> None:
+def _tune(model: str, env_file: Path | None, *, as_json: bool) -> None:
     """Measure a model on this machine, keep the best, and print what was measured.
 
     Raises:
@@ -67,7 +87,7 @@ def tune(model: str, env_file: Path | None, *, as_json: bool) -> None:
         raise ModelUnusable("it did not run in any way that this machine has.", field="model")
     path = TunedStore(settings.state_dir).put(package.model_id, best)
     if as_json:
-        _json({"measured": [asdict(row) for row in rows], "best": asdict(best), "file": str(path)})
+        print_json({"measured": [asdict(row) for row in rows], "best": asdict(best), "file": str(path)})
     else:
         typer.echo(f"best: {best.entry} on {best.provider}, {best.threads} thread(s), batch {best.batch}")
         typer.echo(f"kept in {path}; the next `worker run` uses it")
@@ -85,7 +105,3 @@ def _package(model: str, settings: WorkerSettings) -> Any:
     side = nodes.open_chain(settings)
     ((model_id, listing, _),) = nodes.find_models(side, settings.model_copy(update={"models": model}))
     return nodes.open_store(settings).get(model_id, listing.uri)
-
-
-def _json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""The commands of `worker`, one module a group; `workers.cli` gives them their names."""

@@ -1,0 +1,87 @@
+"""The questions of `worker init`: an option answers one, else the person at the terminal, else its default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import typer
+
+from workers.commands.findings import TIMEOUT_SECONDS
+from workers.errors import GatewayNotReady, ModelNotListed, OfferOutsideBounds, StartError
+
+
+class Answers:
+    """Where answers come from."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def text(self, name: str, given: object, question: str, default: object = None) -> str:
+        """Return the answer to one question.
+
+        Raises:
+            StartError: nobody is asked, and there is no default.
+        """
+        if given is not None:
+            return str(given)
+        if not self.quiet:
+            return str(typer.prompt(question, default=None if default is None else str(default)))
+        if default is None:
+            raise StartError(f"{question}: no answer.", field=name, remedy=f"Add --{name}.")
+        return str(default)
+
+
+def choose_models(ask: Answers, url: str, given: str | None, price: int | None) -> str:
+    """Return what to serve as `WORKER_MODELS` takes it, each model with its price inside its owner's bounds.
+
+    Raises:
+        GatewayNotReady: the gateway does not tell its models.
+        ModelNotListed | OfferOutsideBounds: a choice is not to be had.
+    """
+    listed = {row["name"]: row for row in _listed(url) if row["active"]}
+    if not listed:
+        raise ModelNotListed("the gateway knows no active model.", field="models", remedy="Ask an owner to list one.")
+    if not ask.quiet:
+        for name, row in listed.items():
+            typer.echo(
+                f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {row['unit']}, "
+                f"{len(row['offers'])} offer(s), lowest {_lowest(row) or 'none'}"
+            )
+    chosen = ask.text("models", given, "Models to serve, by comma", ",".join(listed))
+    return ",".join(_priced(ask, item.strip(), listed, price) for item in chosen.split(",") if item.strip())
+
+
+def _listed(url: str) -> list[dict[str, Any]]:
+    try:
+        found = httpx.get(f"{url.rstrip('/')}/market/v1/models", timeout=TIMEOUT_SECONDS).raise_for_status().json()
+        return [row for row in found if {"name", "active", "minPrice", "maxPrice", "offers"} <= row.keys()]
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError) as error:
+        raise GatewayNotReady(f"{url} does not tell its models.", field="gateway") from error
+
+
+def _priced(ask: Answers, item: str, listed: dict[str, dict[str, Any]], price: int | None) -> str:
+    name, _, own = item.partition("=")
+    row = listed.get(name) or next((row for row in listed.values() if row["modelId"] == name), None)
+    if row is None:
+        raise ModelNotListed(
+            f"{name} is not a model of this gateway.", field="models", remedy=f"It has {_some(listed)}."
+        )
+    least, most = int(row["minPrice"]), int(row["maxPrice"])
+    # As low as the lowest offer there is, else the middle of what the owner allows.
+    usual = _lowest(row) or (least + most) // 2
+    text = own or ask.text("price", price, f"Price of a {row['unit']} of {name}, {least} to {most}", usual)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise OfferOutsideBounds(
+            f"{text} for {name}; its owner allows {least} to {most}.", field="price", remedy=f"Write {name}={usual}."
+        )
+    return f"{name}={text}"
+
+
+def _some(listed: dict[str, Any]) -> str:
+    names = list(listed)
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+
+def _lowest(row: dict[str, Any]) -> int | None:
+    return min((int(offer["unitPrice"]) for offer in row["offers"]), default=None)
