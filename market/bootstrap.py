@@ -296,6 +296,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             fee_ppm=settings.fee_ppm,
             timeout_seconds=settings.request_timeout_seconds,
             generation_timeout_seconds=settings.generation_timeout_seconds,
+            max_queue_seconds=settings.max_queue_seconds,
         ),
     )
 

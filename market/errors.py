@@ -447,6 +447,14 @@ class WorkerFailed(WorkerFault):
     default_remedy = "Send the request again; the voucher stays good."
 
 
+class WorkerHangs(WorkerFault):
+    """The worker did not answer while another one could; nothing is charged."""
+
+    code = "worker-hangs"
+    retry = Retry.OTHER_WORKER
+    default_remedy = "Send the request again; the voucher stays good."
+
+
 class DeadlineExceeded(WorkerFault):
     """No worker answered in time; nothing is charged."""
 

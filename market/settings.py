@@ -62,6 +62,11 @@ class MarketSettings(BaseSettings):
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, description="Largest request body.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="A body must have arrived after this long.")
     request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of one inference, failover included.")
+    max_queue_seconds: float = Field(
+        2.0,
+        gt=0,
+        description="Refuse with 429 where more waits than is answered in this time.",
+    )
     generation_timeout_seconds: float = Field(
         100.0,
         gt=0,

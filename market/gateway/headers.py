@@ -24,13 +24,17 @@ VOUCHER = "Market-Voucher"
 REQUEST_ID = "Market-Request-Id"
 MAX_PRICE = "Market-Max-Price"
 WORKER = "Market-Worker"
+REGION = "Market-Region"
+MIN_STAKE = "Market-Min-Stake"
 RECEIPT = "Market-Receipt"
 CHARGED = "Market-Charged"
 CUMULATIVE = "Market-Cumulative"
 REPEATED = "Market-Repeated"
 AUTHORIZATION = "authorization"
 _BEARER = "bearer "
-_VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER = (name.lower() for name in (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER))
+REQUEST_HEADERS = (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE)
+_VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER, _REGION, _MIN_STAKE = (name.lower() for name in REQUEST_HEADERS)
+_MAX_REGION = 64
 
 _MAX_DIGITS = len(str(MAX_UINT128))
 
@@ -47,6 +51,8 @@ class PaymentHeaders:
     request_id: bytes | None
     max_price: int | None
     worker: bytes | None
+    region: str | None = None
+    min_stake: int = 0
     x402: X402Headers | None = None
     bearer: str | None = field(default=None, repr=False)
 
@@ -68,12 +74,15 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
     """
     voucher, request_id = headers.get(_VOUCHER), headers.get(_REQUEST_ID)
     max_price, worker = headers.get(_MAX_PRICE), headers.get(_WORKER)
+    region, min_stake = headers.get(_REGION), headers.get(_MIN_STAKE)
     try:
         return PaymentHeaders(
             voucher=None if voucher is None else parse_voucher(voucher),
             request_id=None if request_id is None else from_hex(request_id, 32, field=REQUEST_ID),
             max_price=None if max_price is None else _amount(max_price, MAX_PRICE),
             worker=None if worker is None else address_from_hex(worker, field=WORKER),
+            region=None if region is None else _region(region),
+            min_stake=0 if min_stake is None else _amount(min_stake, MIN_STAKE),
             x402=x402_headers(headers) if voucher is None else None,
             bearer=bearer_of(headers) if voucher is None else None,
         )
@@ -102,6 +111,12 @@ def answer_headers(answer: Answer) -> dict[str, str]:
     if answer.repeated:
         headers[REPEATED] = "true"
     return headers
+
+
+def _region(text: str) -> str:
+    if not (text.isascii() and text.isprintable() and 0 < len(text) <= _MAX_REGION):
+        raise InvalidRequest(f"expected 1 to {_MAX_REGION} printable ASCII characters.", field=REGION)
+    return text
 
 
 def _amount(text: str, field: str) -> int:

@@ -80,6 +80,8 @@ class _Checked:
             request_id=request_id,
             max_price=max_price,
             worker=payment.worker,
+            region=payment.region,
+            min_stake=payment.min_stake,
             key=self.key,
         )
 

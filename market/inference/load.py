@@ -1,40 +1,104 @@
-"""What this process knows of each worker's load: requests under way here and a moving mean of answer times.
+"""What this process knows of each worker's load: requests under way here, answer times, and how much it gets done.
 
-Feeds selection; other gateway processes balance their own share, so no number crosses processes.
+Feeds selection, back-pressure and the patience of an attempt; other gateway processes balance their own share, so no
+number crosses processes.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
 _WEIGHT = 0.2
+_FAULT_WEIGHT = 0.05
+_FORGIVEN_SECONDS = 30.0
+# How much of the slowest recent answer and of the best recent rate is left after each further answer.
+_FADE = 0.99
+LEAST_PATIENCE_SECONDS = 3.0
+_PATIENCE = 10.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    in_flight: int = 0
+    latency_ms: float = 0.0
+    slowest_ms: float = 0.0
+    rate: float = 0.0
+    reliability: float = 1.0
+    judged_at: float = 0.0
+
+
+_NOTHING = _Worker()
 
 
 class WorkerLoad:
     """Counts begun and ended requests per worker."""
 
-    def __init__(self) -> None:
-        self._in_flight: dict[bytes, int] = {}
-        self._latency_ms: dict[bytes, float] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._workers: dict[bytes, _Worker] = {}
+        self._clock = clock
 
     def in_flight(self, worker: bytes) -> int:
         """Return how many requests of this process the worker has now."""
-        return self._in_flight.get(worker, 0)
+        return self._workers.get(worker, _NOTHING).in_flight
 
     def latency_ms(self, worker: bytes) -> float:
         """Return the moving mean of answer times; 0 while unknown."""
-        return self._latency_ms.get(worker, 0.0)
+        return self._workers.get(worker, _NOTHING).latency_ms
 
-    def begin(self, worker: bytes) -> None:
-        """Count a request sent."""
-        self._in_flight[worker] = self._in_flight.get(worker, 0) + 1
+    def reliability(self, worker: bytes) -> float:
+        """Return the moving share of requests that it did not fail; 1 while unknown.
 
-    def end(self, worker: bytes, seconds: float | None) -> None:
-        """Count a request ended; `seconds` is None if it gave no answer worth counting."""
-        left = self._in_flight.get(worker, 0) - 1
-        if left > 0:
-            self._in_flight[worker] = left
-        else:
-            self._in_flight.pop(worker, None)
+        What is missing to 1 halves every half minute: a worker that nobody asks any more could not make it good.
+        """
+        known = self._workers.get(worker, _NOTHING)
+        if known.reliability == 1.0:
+            return 1.0
+        left = math.exp2(-(self._clock() - known.judged_at) / _FORGIVEN_SECONDS)
+        return 1.0 - (1.0 - known.reliability) * left
+
+    def judge(self, worker: bytes, *, fault: bool) -> None:
+        """Count whether the worker was at fault in a request that ended."""
+        known = self._workers.get(worker)
+        if known is not None and (fault or known.reliability < 1.0):
+            before = self.reliability(worker)
+            known.reliability = before + _FAULT_WEIGHT * ((0.0 if fault else 1.0) - before)
+            known.judged_at = self._clock()
+
+    def queue_seconds(self, worker: bytes) -> float:
+        """Return how long what is under way will keep the worker busy; 0 while its rate is unknown.
+
+        Its rate is the best of late of requests beside each other over their answer time (Little's law), which
+        counts a batch as what it is and does not take few requests for little power.
+        """
+        known = self._workers.get(worker, _NOTHING)
+        return known.in_flight / known.rate if known.rate else 0.0
+
+    def patience_seconds(self, worker: bytes, most: float) -> float:
+        """Return how long to wait for an answer before another worker is asked, at most `most`.
+
+        Ten times the slowest answer of late, never below three seconds; all of `most` while nothing is known, since a
+        model's first answer may wait for its loading.
+        """
+        slowest = self._workers.get(worker, _NOTHING).slowest_ms
+        return most if slowest == 0.0 else min(most, max(LEAST_PATIENCE_SECONDS, _PATIENCE * slowest / 1_000))
+
+    def begin(self, worker: bytes) -> int:
+        """Count a request sent; returns how many the worker has with it, for `end`."""
+        known = self._workers.get(worker)
+        if known is None:
+            known = self._workers[worker] = _Worker()
+        known.in_flight += 1
+        return known.in_flight
+
+    def end(self, worker: bytes, seconds: float | None, beside: int = 1) -> None:
+        """Count a request ended; `seconds` is None without an answer worth counting, `beside` is what `begin` said."""
+        known = self._workers[worker]
+        known.in_flight -= 1
         if seconds is not None:
-            known = self._latency_ms.get(worker)
             sample = seconds * 1_000
-            self._latency_ms[worker] = sample if known is None else known + _WEIGHT * (sample - known)
+            known.latency_ms += (_WEIGHT if known.latency_ms else 1.0) * (sample - known.latency_ms)
+            known.slowest_ms = max(sample, _FADE * known.slowest_ms)
+            known.rate = max(beside / max(seconds, 1e-6), _FADE * known.rate)

@@ -25,8 +25,8 @@ class InferenceRequest:
     """A request as read from the wire, not yet checked against a model.
 
     `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a
-    random one. `max_price` in atomic units; `worker` restricts the choice; `key` is the API key that the voucher stands
-    for; `received_at` unix seconds.
+    random one. `max_price` and `min_stake` in atomic units; these, `worker` and `region` restrict the choice; `key` is
+    the API key that the voucher stands for; `received_at` unix seconds.
     """
 
     model_ref: str
@@ -38,8 +38,15 @@ class InferenceRequest:
     request_id: bytes | None = None
     max_price: int | None = None
     worker: bytes | None = None
+    region: str | None = None
+    min_stake: int = 0
     key: KeySpending | None = None
     received_at: float = field(default_factory=time.time)
+
+    @property
+    def limits_workers(self) -> bool:
+        """Whether not every live worker may serve it."""
+        return not (self.max_price is None and self.worker is None and self.region is None and self.min_stake == 0)
 
 
 @dataclass(frozen=True, slots=True)

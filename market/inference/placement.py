@@ -5,69 +5,122 @@ Decides nothing about payment. Raises what a client should hear when no offer fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from contracts.protocol.money import split_price
 from contracts.protocol.pricing import price_up
-from market.errors import MarketError, NoCapacity, PriceAboveLimit
+from market.errors import MarketError, NoCapacity, Overloaded, PriceAboveLimit
+from market.inference.breaker import Breakers
 from market.inference.load import WorkerLoad
 from market.inference.model import InferenceRequest, PriceTerms
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
-from market.registry.selection import Candidate, Limits, choose
+from market.registry.selection import Candidate, Limits, choose, rank
 
 
 class Placement:
-    """Chooses among live offers and prices the choice; `fee_ppm` is the gateway's share in millionths."""
+    """Chooses among live offers and prices the choice.
 
-    def __init__(self, offers: LiveOffers, load: WorkerLoad, fee_ppm: int) -> None:
+    `fee_ppm` is the gateway's share in millionths. `max_queue_seconds` is how long what waits for a worker may keep it
+    busy before more is refused; two batches may always be there.
+    """
+
+    def __init__(
+        self, offers: LiveOffers, load: WorkerLoad, breakers: Breakers, fee_ppm: int, max_queue_seconds: float
+    ) -> None:
         self._offers = offers
         self._load = load
+        self._breakers = breakers
         self._fee_ppm = fee_ppm
+        self._max_queue_seconds = max_queue_seconds
 
     def choose(
         self, listing: Listing, units: int, request: InferenceRequest, failed: Mapping[bytes, MarketError]
-    ) -> LiveOffer:
-        """Return the best offer of a worker that has not `failed` this request.
+    ) -> tuple[LiveOffer, bool]:
+        """Return the best offer of a worker that has not `failed` this request, and whether others would do too.
 
         Raises:
-            NoCapacity: no live worker offers the model, or not the one asked for.
+            NoCapacity: no live worker offers the model within the request's limits, or all of them fail of late.
+            Overloaded: as much waits for each of them as it takes.
             PriceAboveLimit: every offer costs more than the request allows.
             MarketError: the last failure, if there was one and nobody is left.
         """
         live = {offer.offer.worker: offer for offer in self._offers.offers(listing.model_id)}
-        if len(live) == 1 and not failed and request.max_price is None and request.worker is None:
-            return next(iter(live.values()))
-        candidates = [
-            Candidate(
-                worker=worker,
-                operator=offer.worker.operator,
-                unit_price=offer.offer.unit_price,
-                in_flight=self._load.in_flight(worker),
-                latency_ms=self._load.latency_ms(worker),
-                stake=offer.worker.stake,
-            )
-            for worker, offer in live.items()
-        ]
+        if len(live) == 1 and not failed and not request.limits_workers:
+            # The common small market: nothing to compare.
+            (worker,) = live
+            if self._breakers.lets_through(worker, listing.model_id) and not self._busy(worker, listing.model_id):
+                return live[worker], False
+        candidates = [self._candidate(worker, offer, listing.model_id) for worker, offer in live.items()]
         limits = Limits(
             max_unit_price=None if request.max_price is None else request.max_price // units,
             only_worker=request.worker,
+            region=request.region,
+            min_stake=request.min_stake,
             excluded=frozenset(failed),
         )
-        chosen = choose(candidates, limits)
-        if chosen is not None:
-            return live[chosen.worker]
+        ranked = rank(candidates, limits)
+        if ranked:
+            return live[ranked[0].worker], len(ranked) > 1
         if failed:
             raise list(failed.values())[-1]
-        cheapest = choose(candidates, Limits(only_worker=request.worker))
-        if cheapest is not None:
-            raise PriceAboveLimit(
-                f"The cheapest offer asks {price_up(cheapest.unit_price, units)}; "
+        raise self._nobody(listing, units, request, candidates, limits)
+
+    def _candidate(self, worker: bytes, offer: LiveOffer, model_id: bytes) -> Candidate:
+        load = self._load
+        return Candidate(
+            worker=worker,
+            operator=offer.worker.operator,
+            unit_price=offer.offer.unit_price,
+            in_flight=load.in_flight(worker),
+            latency_ms=load.latency_ms(worker),
+            stake=offer.worker.stake,
+            region=offer.worker.region,
+            reliability=load.reliability(worker),
+            open=not self._breakers.lets_through(worker, model_id),
+            busy=self._busy(worker, model_id),
+        )
+
+    def _busy(self, worker: bytes, model_id: bytes) -> bool:
+        load = self._load
+        return load.queue_seconds(worker) > self._max_queue_seconds and load.in_flight(
+            worker
+        ) >= 2 * self._offers.max_batch(worker, model_id)
+
+    def _nobody(
+        self,
+        listing: Listing,
+        units: int,
+        request: InferenceRequest,
+        candidates: Sequence[Candidate],
+        limits: Limits,
+    ) -> MarketError:
+        """Say why no candidate will do: the nearest reason first."""
+        rested = [replace(candidate, open=False, busy=False) for candidate in candidates]
+        fitting = {candidate.worker for candidate in rank(rested, limits)}
+        busy = [candidate.worker for candidate in candidates if candidate.busy and candidate.worker in fitting]
+        if busy:
+            wait = min(self._load.queue_seconds(worker) for worker in busy) - self._max_queue_seconds
+            error = Overloaded(
+                f"Every worker of {listing.name} has more waiting than it answers in {self._max_queue_seconds:g} s."
+            )
+            error.headers = {"Retry-After": str(max(1, math.ceil(wait)))}
+            return error
+        if fitting:
+            return NoCapacity(f"The workers of {listing.name} fail of late; they are tried again within a minute.")
+        affordable = choose(rested, replace(limits, max_unit_price=None))
+        if affordable is not None:
+            return PriceAboveLimit(
+                f"The cheapest offer asks {price_up(affordable.unit_price, units)}; "
                 f"the request allows {request.max_price}.",
                 field="Market-Max-Price",
             )
         wanted = "" if request.worker is None else " at the worker that was asked for"
-        raise NoCapacity(f"No live worker offers {listing.name}{wanted}.", field="model")
+        wanted += "" if request.region is None else f" in the region {request.region!r}"
+        wanted += f" with a stake of {request.min_stake} or more" if request.min_stake else ""
+        return NoCapacity(f"No live worker offers {listing.name}{wanted}.", field="model")
 
     def terms(self, listing: Listing, units: int, live: LiveOffer, *, metered: bool) -> PriceTerms:
         """Return what `units` cost at an offer, rounded up, and how that is split; ceilings where it is `metered`."""

@@ -36,8 +36,10 @@ from market.errors import (
     RequestInProgress,
     UnknownModel,
     WorkerFailed,
+    WorkerHangs,
 )
 from market.inference.activity import Activity
+from market.inference.breaker import Breakers
 from market.inference.countersign import Countersigner
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, Partial, PriceTerms, Quote
@@ -61,6 +63,8 @@ ANSWER_KEPT_SECONDS = 3_600.0
 RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
 GENERATION = "text-generation"
+# A worker without room for one more generation; says nothing against it.
+CROWDED_OUT = "crowded-out"
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -69,7 +73,7 @@ _REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
 
 @dataclass(frozen=True, slots=True)
 class InferenceLimits:
-    """What the operator sets: the fee in millionths and the deadline of one request, failover included.
+    """What the operator sets: the fee in millionths, the deadline of one request, failover included, and its queue.
 
     Generations have a deadline of their own; a little before it a stream is ended with what there is.
     """
@@ -77,6 +81,7 @@ class InferenceLimits:
     fee_ppm: int
     timeout_seconds: float
     generation_timeout_seconds: float = 100.0
+    max_queue_seconds: float = 2.0
 
 
 @dataclass(slots=True)
@@ -127,9 +132,10 @@ class InferenceService:
         self._limits = limits
         self._wall_clock = wall_clock
         self._clock = clock
-        self._load = WorkerLoad()
+        self._load = WorkerLoad(clock)
         self.activity = Activity(wall_clock=wall_clock)
-        self._placement = Placement(offers, self._load, limits.fee_ppm)
+        self._breakers = Breakers(clock)
+        self._placement = Placement(offers, self._load, self._breakers, limits.fee_ppm, limits.max_queue_seconds)
         self._background: set[asyncio.Task[Any]] = set()
 
     def quote(self, model_ref: str) -> list[Quote]:
@@ -214,7 +220,7 @@ class InferenceService:
         reservation: Reservation | None = None
         try:
             while True:
-                live = self._placement.choose(running.listing, running.units, running.request, failed)
+                live, others = self._placement.choose(running.listing, running.units, running.request, failed)
                 metered = running.manifest.is_metered
                 terms = self._placement.terms(running.listing, running.units, live, metered=metered)
                 if reservation is not None and reservation.price != terms.price:
@@ -224,7 +230,7 @@ class InferenceService:
                     with stage("reserve"):
                         reservation = await self._reserve(running, terms.price)
                 job = self._job(running, terms, reservation, attempt=str(len(failed)))
-                outcome = await self._watched(self._attempt(running, job, live), live)
+                outcome = await self._watched(self._attempt(running, job, live, others), live)
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
@@ -248,19 +254,28 @@ class InferenceService:
         self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
     ) -> CheckedResult | MarketError:
         """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
+        worker, model_id = live.offer.worker, live.offer.model_id
         began = self._clock()
+        self._breakers.begun(worker, model_id)
+        fault: bool | None = None
+        grave = False
         try:
             outcome = await attempt
+            failure = outcome if isinstance(outcome, MarketError) else None
+            fault, grave = _is_fault(failure), isinstance(failure, ReceiptMismatch)
+            self.activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
+            return outcome
         except MarketError as error:
             if not isinstance(error, RequestError):
-                self._count(live, self._clock() - began, error.code)
+                self.activity.record(worker, model_id, self._clock() - began, error.code)
+                # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
+                fault = True if isinstance(error, DeadlineExceeded) else None
             raise
-        code = outcome.code if isinstance(outcome, MarketError) else None
-        self._count(live, self._clock() - began, code)
-        return outcome
-
-    def _count(self, live: LiveOffer, seconds: float, code: str | None) -> None:
-        self.activity.record(live.offer.worker, live.offer.model_id, seconds, code)
+        finally:
+            if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
+                log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
+            if fault is not None:
+                self._load.judge(worker, fault=fault)
 
     async def _reserve(self, running: _Running, price: int) -> Reservation:
         voucher = running.request.voucher
@@ -302,10 +317,13 @@ class InferenceService:
             stream=running.feed is not None,
         )
 
-    async def _attempt(self, running: _Running, job: Job, live: LiveOffer) -> CheckedResult | MarketError:
-        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised."""
+    async def _attempt(self, running: _Running, job: Job, live: LiveOffer, others: bool) -> CheckedResult | MarketError:
+        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised.
+
+        With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
+        """
         worker = live.offer.worker
-        self._load.begin(worker)
+        beside = self._load.begin(worker)
         started = self._clock()
         seconds = None
         try:
@@ -313,15 +331,21 @@ class InferenceService:
                 if running.generates:
                     on_partial = None if running.feed is None else running.feed.begin(job)
                     result = await self._dispatcher.run(job, worker, on_partial, long=True)
+                elif others:
+                    left = (running.deadline_at - self._wall_clock()) / 2
+                    async with asyncio.timeout(self._load.patience_seconds(worker, left)):
+                        result = await self._dispatcher.run(job, worker)
                 else:
                     result = await self._dispatcher.run(job, worker)
             seconds = self._clock() - started
         except WorkerGone:
             return WorkerFailed("The worker stopped giving signs of life.")
+        except TimeoutError:
+            return WorkerHangs()
         except Overloaded as error:
             return error
         finally:
-            self._load.end(worker, seconds)
+            self._load.end(worker, seconds, beside)
         if not result.ok:
             return _worker_error(result)
         if result.outputs is None:
@@ -476,6 +500,11 @@ class InferenceService:
         return task
 
 
+def _is_fault(failure: MarketError | None) -> bool | None:
+    """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
+    return None if isinstance(failure, Overloaded) else failure is not None
+
+
 def _worker_error(result: Result) -> MarketError:
     """Return the failure if another worker may do better.
 
@@ -483,6 +512,8 @@ def _worker_error(result: Result) -> MarketError:
         RequestError: the request itself is at fault, by the code of the market's own errors.
         WorkerFailed: the worker says that nobody else would do better.
     """
+    if result.code == CROWDED_OUT:
+        return Overloaded(result.detail)
     failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
     if result.retry in (Retry.OTHER_WORKER, Retry.LATER):
         return failure

@@ -108,6 +108,8 @@ class AsyncMarket:
         parameters: Mapping[str, Any] | None = None,
         max_price: int | None = None,
         worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         request_id: bytes | None = None,
     ) -> Outcome:
         """Pay for and run one inference; raises as `client.Market.infer`."""
@@ -118,6 +120,8 @@ class AsyncMarket:
             parameters=parameters,
             max_price=max_price,
             worker=worker,
+            region=region,
+            min_stake=min_stake,
             request_id=request_id,
         )
         return await self._run(steps)

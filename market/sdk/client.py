@@ -181,9 +181,13 @@ class Market:
         parameters: Mapping[str, Any] | None = None,
         max_price: int | None = None,
         worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         request_id: bytes | None = None,
     ) -> Outcome:
         """Pay for and run one inference; the receipt is kept before this returns.
+
+        `worker` (an address), `region` and `min_stake` (atomic units) say which workers will do.
 
         Raises:
             GatewayRefused: the gateway said no; nothing is charged.
@@ -198,6 +202,8 @@ class Market:
             parameters=parameters,
             max_price=max_price,
             worker=worker,
+            region=region,
+            min_stake=min_stake,
             request_id=request_id,
         )
         return self._run(steps)

@@ -144,9 +144,13 @@ def prepare(
     )
 
 
-def payment_headers(
-    call: Call, channel_id: bytes, cumulative: int, signature: bytes, *, worker: str | None = None
-) -> dict[str, str]:
+def worker_headers(worker: str | None, region: str | None, min_stake: int) -> dict[str, str]:
+    """Return the headers that say which workers will do."""
+    wishes = {"Market-Worker": worker, "Market-Region": region, "Market-Min-Stake": str(min_stake or "")}
+    return {name: value for name, value in wishes.items() if value}
+
+
+def payment_headers(call: Call, channel_id: bytes, cumulative: int, signature: bytes) -> dict[str, str]:
     """Return the headers that pay for a call."""
     headers = {
         "Content-Type": "application/json",
@@ -158,8 +162,6 @@ def payment_headers(
             "Content-Type": "application/octet-stream",
             "Inference-Header-Content-Length": str(call.header_bytes),
         }
-    if worker is not None:
-        headers["Market-Worker"] = worker
     return headers
 
 

@@ -20,11 +20,12 @@ from contracts.protocol.hexes import address_from_hex, hex0x
 from contracts.protocol.money import format_amount
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
-from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare
+from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare, worker_headers
 from market.sdk.papers import KeptChannel, PaperStore, SignedReceipt
 from market.sdk.wallet import Wallet
 
 DEFAULT_MAX_PRICE = 100_000
+_NO_WISHES: Mapping[str, str] = {}
 DEFAULT_RETRIES = 2
 OK = 200
 _MODEL_INFO_SECONDS = 60.0
@@ -266,6 +267,8 @@ class Kernel:
         parameters: Mapping[str, Any] | None = None,
         max_price: int | None = None,
         worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         request_id: bytes | None = None,
     ) -> Steps[Outcome]:
         """Pay for one inference; see `client.Market.infer`."""
@@ -276,7 +279,8 @@ class Kernel:
             yield from ()
             return self._keep(call, reply, kept)
 
-        return (yield from self.pay(call, info, take, max_price=max_price, worker=worker))
+        wishes = worker_headers(worker, region, min_stake)
+        return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
 
     def pay(
         self,
@@ -285,7 +289,7 @@ class Kernel:
         take: Callable[[Reply, KeptChannel], Steps[_T]],
         *,
         max_price: int | None,
-        worker: str | None = None,
+        wishes: Mapping[str, str] = _NO_WISHES,
     ) -> Steps[_T]:
         """Send a call until it is paid and answered; `take` reads the answer, while its money is still set aside."""
         limit = self._max_price if max_price is None else max_price
@@ -299,7 +303,7 @@ class Kernel:
                 ceiling = max(required, self._ceiling())
                 signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
                 self.papers.signed(kept.channel_id, ceiling)
-                headers = payment_headers(call, kept.channel_id, ceiling, signature, worker=worker)
+                headers = {**payment_headers(call, kept.channel_id, ceiling, signature), **wishes}
                 reply = yield from self._send_surely(Send("POST", call.path, call.body, headers, call.stream))
                 if reply.status == OK:
                     return (yield from take(reply, kept))

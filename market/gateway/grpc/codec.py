@@ -16,15 +16,7 @@ from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, pack_bytes
 from market.errors import InvalidRequest, TensorData
 from market.gateway.grpc.messages import ModelInferRequest, ModelInferResponse, fill_parameters, plain_parameters
-from market.gateway.headers import (
-    MAX_PRICE,
-    REQUEST_ID,
-    VOUCHER,
-    WORKER,
-    PaymentHeaders,
-    answer_headers,
-    read_headers,
-)
+from market.gateway.headers import REQUEST_HEADERS, PaymentHeaders, answer_headers, read_headers
 from market.gateway.serving import Served
 from market.gateway.tensors_check import check_all, check_datatype, check_shape, input_spec, raw_tensor
 from market.gateway.tensors_json import (
@@ -53,7 +45,7 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 PARAMETER_PREFIX = "market_"
-_PAYMENT_PARAMETERS = {name.lower().replace("-", "_"): name for name in (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER)}
+_PAYMENT_PARAMETERS = {name.lower().replace("-", "_"): name for name in REQUEST_HEADERS}
 
 
 def parse(data: bytes) -> Any:

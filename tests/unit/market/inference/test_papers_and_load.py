@@ -1,3 +1,5 @@
+import pytest
+
 from contracts.protocol.signing import recover
 from market.inference import papers as papers_module
 from market.inference.load import WorkerLoad
@@ -57,6 +59,34 @@ def test_an_absent_worker_costs_bounded_memory(monkeypatch):
     for i in range(5):
         of.add(WORKER, bytes([i]) * 32, b"1" * 65, PAYEE, i)
     assert [request_id[0] for request_id, _ in of.take(WORKER).countersigned] == [2, 3, 4]
+
+
+def test_what_a_worker_failed_is_forgiven_with_time_and_with_good_work():
+    now = [0.0]
+    load = WorkerLoad(lambda: now[0])
+    load.begin(WORKER)
+    for _ in range(20):
+        load.judge(WORKER, fault=True)
+    low = load.reliability(WORKER)
+    assert low < 0.4
+    now[0] += 30.0
+    assert load.reliability(WORKER) == pytest.approx(1 - (1 - low) / 2)
+    for _ in range(20):
+        load.judge(WORKER, fault=False)
+    assert load.reliability(WORKER) > 0.85
+    assert load.reliability(PAYEE) == 1.0
+
+
+def test_the_rate_counts_a_batch_as_what_it_is():
+    load = WorkerLoad()
+    beside = [load.begin(WORKER) for _ in range(8)]
+    assert load.queue_seconds(WORKER) == 0.0, "nothing is known yet"
+    for one in beside[:4]:
+        load.end(WORKER, 0.4, one)
+    assert load.queue_seconds(WORKER) == pytest.approx(4 / (4 / 0.4))
+    assert load.patience_seconds(WORKER, 15.0) == 4.0
+    assert load.patience_seconds(WORKER, 2.0) == 2.0
+    assert load.patience_seconds(PAYEE, 15.0) == 15.0
 
 
 def test_load_counts_and_smooths():

@@ -1,0 +1,147 @@
+"""What becomes of requests when workers hang, fail again and again, fill up or do not fit the request's limits."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from contracts.protocol.errors import Retry
+from contracts.protocol.messages import Result
+from market.errors import NoCapacity, Overloaded, PriceAboveLimit, ReceiptMismatch, WorkerFailed
+from market.inference import load
+from market.inference.breaker import FIRST_PAUSE_SECONDS, THRESHOLD
+from tests.support.money import World
+
+
+def refuse(job, result):
+    return Result(job.request_id, job.attempt, ok=False, code="model-not-loaded", detail="", retry=Retry.OTHER_WORKER)
+
+
+def no_room(job, result):
+    return Result(job.request_id, job.attempt, ok=False, code="crowded-out", detail="full", retry=Retry.OTHER_WORKER)
+
+
+def forge(job, result):
+    return replace(result, output_hash=b"\x01" * 32)
+
+
+async def test_a_worker_that_hangs_is_not_waited_for_and_is_not_paid(monkeypatch):
+    monkeypatch.setattr(load, "LEAST_PATIENCE_SECONDS", 0.05)
+    world = World()
+    hung = await world.add_worker("w1", price=50)
+    await world.service.infer(world.request())
+    other = await world.add_worker("w2", price=100)
+    hung.gate = asyncio.Event()
+    answer = await world.service.infer(world.request())
+    assert answer.receipt.worker == other.key.address
+    hung.gate.set()
+    await world.service.close()
+    assert (await world.account()).charged == 50 + 100
+    assert (await world.account()).reserved == 0
+
+
+async def test_alone_it_is_waited_for_until_the_deadline(monkeypatch):
+    monkeypatch.setattr(load, "LEAST_PATIENCE_SECONDS", 0.01)
+    world = World()
+    slow = await world.add_worker("w1")
+    await world.service.infer(world.request())
+    slow.pause = 0.3
+    assert (await world.service.infer(world.request())).charged == 100
+
+
+async def test_one_that_fails_in_a_row_rests_and_is_probed(monkeypatch):
+    world = World()
+    now = [1000.0]
+    world.service._breakers._clock = lambda: now[0]
+    bad = await world.add_worker("w1", price=10, tamper=refuse)
+    good = await world.add_worker("w2", price=20)
+    for _ in range(THRESHOLD + 5):
+        assert (await world.service.infer(world.request())).receipt.worker == good.key.address
+    assert bad.served == THRESHOLD
+    now[0] += FIRST_PAUSE_SECONDS
+    await world.service.infer(world.request())
+    assert bad.served == THRESHOLD + 1
+    bad.tamper = None
+    now[0] += 2 * FIRST_PAUSE_SECONDS
+    assert (await world.service.infer(world.request())).receipt.worker == bad.key.address
+
+
+async def test_one_answer_its_signature_does_not_cover_is_enough():
+    world = World()
+    liar = await world.add_worker("w1", price=10, tamper=forge)
+    with pytest.raises(ReceiptMismatch):
+        await world.service.infer(world.request())
+    with pytest.raises(NoCapacity) as refused:
+        await world.service.infer(world.request())
+    assert "fail of late" in refused.value.detail
+    assert liar.served == 1
+
+
+async def test_inputs_that_no_worker_can_run_open_no_circuit():
+    world = World()
+    worker = await world.add_worker("w1")
+    worker.tamper = lambda job, result: Result(
+        job.request_id, job.attempt, ok=False, code="execution-failed", detail="", retry=Retry.NEVER
+    )
+    for _ in range(THRESHOLD + 1):
+        with pytest.raises(WorkerFailed):
+            await world.service.infer(world.request())
+    worker.tamper = None
+    assert (await world.service.infer(world.request())).charged == 100
+
+
+async def test_no_room_speaks_for_nobodys_failing():
+    world = World()
+    full = await world.add_worker("w1", tamper=no_room)
+    for _ in range(THRESHOLD + 1):
+        with pytest.raises(Overloaded):
+            await world.service.infer(world.request())
+    assert full.served == THRESHOLD + 1
+
+
+async def test_more_than_is_answered_in_time_is_refused_before_it_waits():
+    world = World()
+    worker = await world.add_worker("w1", pause=0.2)
+    await world.service.infer(world.request())  # 5 a second; the rest waits at the gate
+    worker.gate = asyncio.Event()
+    waiting = [asyncio.create_task(world.service.infer(world.request())) for _ in range(16)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded) as refused:
+        await world.service.infer(world.request())
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    assert worker.served == 17
+    worker.gate.set()
+    await asyncio.gather(*waiting)
+    assert (await world.service.infer(world.request())).charged == 100
+
+
+async def test_two_batches_may_always_wait():
+    world = World()
+    worker = await world.add_worker("w1", pause=0.5)
+    await world.service.infer(world.request())
+    answers = await asyncio.gather(*(world.service.infer(world.request()) for _ in range(15)))
+    assert len(answers) == 15
+    assert worker.served == 16
+
+
+async def test_region_and_stake_limit_who_serves():
+    world = World()
+    cheap = await world.add_worker("w1", price=10)
+    dear = await world.add_worker("w2", price=20)
+    records = world.registry.records
+    records[cheap.key.address] = replace(records[cheap.key.address], region="us", stake=5)
+    records[dear.key.address] = replace(records[dear.key.address], region="eu-west", stake=50)
+    await world.offers.refresh()
+
+    async def served_by(**limits):
+        return (await world.service.infer(world.request(**limits))).receipt.worker
+
+    assert await served_by() == cheap.key.address
+    assert await served_by(region="EU") == dear.key.address
+    assert await served_by(min_stake=6) == dear.key.address
+    with pytest.raises(NoCapacity) as refused:
+        await served_by(region="as", min_stake=7)
+    assert "'as'" in refused.value.detail
+    assert "stake of 7" in refused.value.detail
+    with pytest.raises(PriceAboveLimit):
+        await served_by(region="eu", max_price=19)
