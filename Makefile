@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs format lock clean bench bench-llm proto console console-check screenshots
+        solidity solidity-deep coverage mutants gas parity docs format lock clean bench bench-llm bench-settlement bench-scaling proto console console-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -86,6 +86,12 @@ bench: install ## measure the market beside its peers on this machine; writes do
 
 bench-llm: install ## measure a chat streamed through the market beside onnxruntime-genai alone (needs a model, see the file)
 	$(VENV)/python -m benchmarks.llm $(ARGS)
+
+bench-settlement: install ## measure how fast one gateway settles full batches on a real EVM node
+	PYTHONPATH=. $(VENV)/python -m benchmarks.settlement $(ARGS)
+
+bench-scaling: install ## measure how the figures move with workers, channels and models (wants free cores)
+	$(VENV)/python -m benchmarks.scaling $(ARGS)
 
 proto: install ## rebuild the gRPC descriptor after a change of its .proto
 	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto
