@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
-from contracts.protocol.errors import InvalidHex, Retry
+from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.messages import Job, Result
+from contracts.protocol.messages import Job
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
@@ -29,32 +29,28 @@ from market.errors import (
     MarketError,
     NoCapacity,
     NoPayment,
-    Overloaded,
-    ReceiptMismatch,
-    RequestError,
     RequestIdReused,
     RequestInProgress,
     UnknownModel,
-    WorkerFailed,
-    WorkerHangs,
 )
 from market.inference.activity import Activity
+from market.inference.attempt import Attempts
 from market.inference.breaker import Breakers
 from market.inference.countersign import Countersigner
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, Partial, PriceTerms, Quote
 from market.inference.papers import PapersDesk
 from market.inference.placement import Placement
-from market.inference.ports import Dispatcher, WorkerGone
+from market.inference.ports import Dispatcher
 from market.inference.streaming import TokenFeed, stream
 from market.payments.authorize import Authorizer
-from market.payments.model import ChannelFacts, Charge, Evidence, Recorded, Reservation, StoredAnswer
+from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
 from market.registry.ports import RegistryView
 from market.telemetry import stage
-from market.verification.result_check import CheckedResult, Mismatch, check_result
+from market.verification.result_check import CheckedResult
 
 MAX_ATTEMPTS = 3
 REQUEST_ID_BYTES = 32
@@ -63,12 +59,9 @@ ANSWER_KEPT_SECONDS = 3_600.0
 RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
 GENERATION = "text-generation"
-# A worker without room for one more generation; says nothing against it.
-CROWDED_OUT = "crowded-out"
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
-_REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +125,19 @@ class InferenceService:
         self._limits = limits
         self._wall_clock = wall_clock
         self._clock = clock
-        self._load = WorkerLoad(clock)
         self.activity = Activity(wall_clock=wall_clock)
-        self._breakers = Breakers(clock)
-        self._placement = Placement(offers, self._load, self._breakers, limits.fee_ppm, limits.max_queue_seconds)
+        load, breakers = WorkerLoad(clock), Breakers(clock)
+        self._placement = Placement(offers, load, breakers, limits.fee_ppm, limits.max_queue_seconds)
+        self._attempts = Attempts(
+            domain=domain,
+            dispatcher=dispatcher,
+            ledger=ledger,
+            load=load,
+            breakers=breakers,
+            activity=self.activity,
+            wall_clock=wall_clock,
+            clock=clock,
+        )
         self._background: set[asyncio.Task[Any]] = set()
 
     def quote(self, model_ref: str) -> list[Quote]:
@@ -230,7 +232,14 @@ class InferenceService:
                     with stage("reserve"):
                         reservation = await self._reserve(running, terms.price)
                 job = self._job(running, terms, reservation, attempt=str(len(failed)))
-                outcome = await self._watched(self._attempt(running, job, live, others), live)
+                outcome = await self._attempts.run(
+                    job,
+                    live,
+                    channel_id=running.facts.channel_id,
+                    generates=running.generates,
+                    feed=running.feed,
+                    others=others,
+                )
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
@@ -249,33 +258,6 @@ class InferenceService:
             if reservation is not None:
                 await self._give_back(reservation)
             raise
-
-    async def _watched(
-        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
-    ) -> CheckedResult | MarketError:
-        """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
-        worker, model_id = live.offer.worker, live.offer.model_id
-        began = self._clock()
-        self._breakers.begun(worker, model_id)
-        fault: bool | None = None
-        grave = False
-        try:
-            outcome = await attempt
-            failure = outcome if isinstance(outcome, MarketError) else None
-            fault, grave = _is_fault(failure), isinstance(failure, ReceiptMismatch)
-            self.activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
-            return outcome
-        except MarketError as error:
-            if not isinstance(error, RequestError):
-                self.activity.record(worker, model_id, self._clock() - began, error.code)
-                # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
-                fault = True if isinstance(error, DeadlineExceeded) else None
-            raise
-        finally:
-            if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
-                log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
-            if fault is not None:
-                self._load.judge(worker, fault=fault)
 
     async def _reserve(self, running: _Running, price: int) -> Reservation:
         voucher = running.request.voucher
@@ -316,52 +298,6 @@ class InferenceService:
             unit_price=terms.unit_price,
             stream=running.feed is not None,
         )
-
-    async def _attempt(self, running: _Running, job: Job, live: LiveOffer, others: bool) -> CheckedResult | MarketError:
-        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised.
-
-        With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
-        """
-        worker = live.offer.worker
-        beside = self._load.begin(worker)
-        started = self._clock()
-        seconds = None
-        try:
-            with stage("dispatch"):
-                if running.generates:
-                    on_partial = None if running.feed is None else running.feed.begin(job)
-                    result = await self._dispatcher.run(job, worker, on_partial, long=True)
-                elif others:
-                    left = (running.deadline_at - self._wall_clock()) / 2
-                    async with asyncio.timeout(self._load.patience_seconds(worker, left)):
-                        result = await self._dispatcher.run(job, worker)
-                else:
-                    result = await self._dispatcher.run(job, worker)
-            seconds = self._clock() - started
-        except WorkerGone:
-            return WorkerFailed("The worker stopped giving signs of life.")
-        except TimeoutError:
-            return WorkerHangs()
-        except Overloaded as error:
-            return error
-        finally:
-            self._load.end(worker, seconds, beside)
-        if not result.ok:
-            return _worker_error(result)
-        if result.outputs is None:
-            return WorkerFailed("The outputs got lost on their way.")
-        with stage("verify"):
-            checked = check_result(
-                job, result, worker, self._domain, channel_id=running.facts.channel_id, now=self._wall_clock()
-            )
-        if isinstance(checked, Mismatch):
-            await self._keep_evidence(worker, checked, result)
-            return ReceiptMismatch(checked.reason)
-        contradiction = None if running.feed is None else running.feed.contradiction(checked.outputs)
-        if contradiction is not None:
-            await self._keep_evidence(worker, Mismatch(contradiction, checked.receipt), result)
-            return ReceiptMismatch(contradiction)
-        return checked
 
     async def _charge(
         self, running: _Running, checked: CheckedResult, reservation: Reservation, live: LiveOffer
@@ -470,18 +406,6 @@ class InferenceService:
             repeated=True,
         )
 
-    async def _keep_evidence(self, worker: bytes, mismatch: Mismatch, result: Result) -> None:
-        log.warning("receipt-mismatch", worker=worker.hex(), reason=mismatch.reason)
-        evidence = Evidence(
-            kind="receipt-mismatch",
-            worker=worker,
-            receipt=mismatch.receipt,
-            signature=result.signature,
-            detail=mismatch.reason,
-            recorded_at=self._wall_clock(),
-        )
-        await self._ledger.keep_evidence(evidence)
-
     def _resolve(self, model_ref: str) -> Listing:
         listing = self._registry.listing_by_name(model_ref)
         if listing is None and model_ref.startswith("0x"):
@@ -498,24 +422,3 @@ class InferenceService:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def _is_fault(failure: MarketError | None) -> bool | None:
-    """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
-    return None if isinstance(failure, Overloaded) else failure is not None
-
-
-def _worker_error(result: Result) -> MarketError:
-    """Return the failure if another worker may do better.
-
-    Raises:
-        RequestError: the request itself is at fault, by the code of the market's own errors.
-        WorkerFailed: the worker says that nobody else would do better.
-    """
-    if result.code == CROWDED_OUT:
-        return Overloaded(result.detail)
-    failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
-    if result.retry in (Retry.OTHER_WORKER, Retry.LATER):
-        return failure
-    kind = _REQUEST_ERRORS.get(result.code)
-    raise failure if kind is None else kind(result.detail, field=result.field)

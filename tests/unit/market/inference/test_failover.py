@@ -52,7 +52,7 @@ async def test_alone_it_is_waited_for_until_the_deadline(monkeypatch):
 async def test_one_that_fails_in_a_row_rests_and_is_probed(monkeypatch):
     world = World()
     now = [1000.0]
-    world.service._breakers._clock = lambda: now[0]
+    world.service._attempts._breakers._clock = lambda: now[0]
     bad = await world.add_worker("w1", price=10, tamper=refuse)
     good = await world.add_worker("w2", price=20)
     for _ in range(THRESHOLD + 5):

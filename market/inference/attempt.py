@@ -1,0 +1,191 @@
+"""One attempt of a request at one worker: send the job, wait as long as is wise, check the answer, judge the worker.
+
+Decides what counts as the worker's fault, which feeds its circuit and its reliability, and whether another worker may
+do better. Charges nothing. An answer that its signature does not cover is kept as evidence and never returned. Called
+by the use case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from contracts.protocol.errors import Retry
+from contracts.protocol.messages import Job, Result
+from contracts.protocol.typed_data import Domain
+from market.errors import (
+    DeadlineExceeded,
+    MarketError,
+    Overloaded,
+    ReceiptMismatch,
+    RequestError,
+    WorkerFailed,
+    WorkerHangs,
+)
+from market.inference.activity import Activity
+from market.inference.breaker import Breakers
+from market.inference.load import WorkerLoad
+from market.inference.ports import Dispatcher, WorkerGone
+from market.inference.streaming import TokenFeed
+from market.payments.model import Evidence
+from market.payments.ports import Ledger
+from market.registry.offers import LiveOffer
+from market.telemetry import stage
+from market.verification.result_check import CheckedResult, Mismatch, check_result
+
+# A worker without room for one more generation; says nothing against it.
+CROWDED_OUT = "crowded-out"
+_REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
+
+log = structlog.get_logger(__name__)
+
+
+class Attempts:
+    """The attempts of one gateway process, and what they teach of its workers."""
+
+    def __init__(
+        self,
+        *,
+        domain: Domain,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        load: WorkerLoad,
+        breakers: Breakers,
+        activity: Activity,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._domain = domain
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._load = load
+        self._breakers = breakers
+        self._activity = activity
+        self._wall_clock = wall_clock
+        self._clock = clock
+
+    async def run(
+        self,
+        job: Job,
+        live: LiveOffer,
+        *,
+        channel_id: bytes,
+        generates: bool,
+        feed: TokenFeed | None,
+        others: bool,
+    ) -> CheckedResult | MarketError:
+        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised.
+
+        With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
+        """
+        return await self._watched(self._ask(job, live, channel_id, generates, feed, others), live)
+
+    async def _watched(
+        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
+    ) -> CheckedResult | MarketError:
+        """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
+        worker, model_id = live.offer.worker, live.offer.model_id
+        began = self._clock()
+        self._breakers.begun(worker, model_id)
+        fault: bool | None = None
+        grave = False
+        try:
+            outcome = await attempt
+            failure = outcome if isinstance(outcome, MarketError) else None
+            fault, grave = _is_fault(failure), isinstance(failure, ReceiptMismatch)
+            self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
+            return outcome
+        except MarketError as error:
+            if not isinstance(error, RequestError):
+                self._activity.record(worker, model_id, self._clock() - began, error.code)
+                # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
+                fault = True if isinstance(error, DeadlineExceeded) else None
+            raise
+        finally:
+            if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
+                log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
+            if fault is not None:
+                self._load.judge(worker, fault=fault)
+
+    async def _ask(
+        self,
+        job: Job,
+        live: LiveOffer,
+        channel_id: bytes,
+        generates: bool,
+        feed: TokenFeed | None,
+        others: bool,
+    ) -> CheckedResult | MarketError:
+        worker = live.offer.worker
+        beside = self._load.begin(worker)
+        started = self._clock()
+        seconds = None
+        try:
+            with stage("dispatch"):
+                if generates:
+                    on_partial = None if feed is None else feed.begin(job)
+                    result = await self._dispatcher.run(job, worker, on_partial, long=True)
+                elif others:
+                    left = (job.deadline_at - self._wall_clock()) / 2
+                    async with asyncio.timeout(self._load.patience_seconds(worker, left)):
+                        result = await self._dispatcher.run(job, worker)
+                else:
+                    result = await self._dispatcher.run(job, worker)
+            seconds = self._clock() - started
+        except WorkerGone:
+            return WorkerFailed("The worker stopped giving signs of life.")
+        except TimeoutError:
+            return WorkerHangs()
+        except Overloaded as error:
+            return error
+        finally:
+            self._load.end(worker, seconds, beside)
+        if not result.ok:
+            return _worker_error(result)
+        if result.outputs is None:
+            return WorkerFailed("The outputs got lost on their way.")
+        with stage("verify"):
+            checked = check_result(job, result, worker, self._domain, channel_id=channel_id, now=self._wall_clock())
+        if isinstance(checked, Mismatch):
+            await self._keep_evidence(worker, checked, result)
+            return ReceiptMismatch(checked.reason)
+        contradiction = None if feed is None else feed.contradiction(checked.outputs)
+        if contradiction is not None:
+            await self._keep_evidence(worker, Mismatch(contradiction, checked.receipt), result)
+            return ReceiptMismatch(contradiction)
+        return checked
+
+    async def _keep_evidence(self, worker: bytes, mismatch: Mismatch, result: Result) -> None:
+        log.warning("receipt-mismatch", worker=worker.hex(), reason=mismatch.reason)
+        evidence = Evidence(
+            kind="receipt-mismatch",
+            worker=worker,
+            receipt=mismatch.receipt,
+            signature=result.signature,
+            detail=mismatch.reason,
+            recorded_at=self._wall_clock(),
+        )
+        await self._ledger.keep_evidence(evidence)
+
+
+def _is_fault(failure: MarketError | None) -> bool | None:
+    """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
+    return None if isinstance(failure, Overloaded) else failure is not None
+
+
+def _worker_error(result: Result) -> MarketError:
+    """Return the failure if another worker may do better.
+
+    Raises:
+        RequestError: the request itself is at fault, by the code of the market's own errors.
+        WorkerFailed: the worker says that nobody else would do better.
+    """
+    if result.code == CROWDED_OUT:
+        return Overloaded(result.detail)
+    failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
+    if result.retry in (Retry.OTHER_WORKER, Retry.LATER):
+        return failure
+    kind = _REQUEST_ERRORS.get(result.code)
+    raise failure if kind is None else kind(result.detail, field=result.field)
