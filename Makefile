@@ -104,6 +104,7 @@ format: install ## write the standard format into all sources
 docs: install ## write the generated parts of docs/ anew
 	PYTHONPATH=. $(VENV)/python docs/make_settings.py
 	PYTHONPATH=. $(VENV)/python docs/make_worker_errors.py
+	$(VENV)/python docs/deploy/make_dashboards.py
 	$(VENV)/python -m market.commands.error_table > docs/errors.md
 
 lock: .venv/bin/uv ## renew the lock files after a change of dependencies

@@ -28,6 +28,7 @@ from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import address_from_hex
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
+from market import telemetry
 from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.chain_reader import Web3ChainReader
 from market.adapters.chain_window import ChainWindow
@@ -441,6 +442,22 @@ class Jobs:
         """Take one step of settlement; returns a batch when it is confirmed."""
         self.view.refresh()
         return self.settler.step()
+
+    def measure(self) -> None:
+        """Note what waits for settlement, how far the index lies behind and how much stake thaws.
+
+        Raises:
+            ChainUnreachable: the node does not answer; what waits was noted.
+        """
+        now, backlog = time.time(), self.settler.backlog()
+        telemetry.UNSETTLED_UNITS.set(backlog.value)
+        telemetry.UNSETTLED_RECEIPTS.set(backlog.receipts)
+        telemetry.UNSETTLED_AGE.set(self.settler.waited_seconds(backlog))
+        telemetry.THAWING.set(sum(found.thawing for found in self.view.workers()))
+        behind, newest_at = self.indexer.lag()
+        telemetry.BLOCKS_BEHIND.set(behind)
+        if newest_at is not None:
+            telemetry.BLOCK_AGE.set(max(0.0, now - newest_at))
 
     def sweep(self) -> int:
         """Drop stored answers whose time has passed; returns how many."""

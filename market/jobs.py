@@ -8,19 +8,26 @@ A gateway's beats have a queue of their own, so that gateways which share a Redi
 from __future__ import annotations
 
 import logging
+import os
+import time
+import warnings
 from collections.abc import Callable
 
 import structlog
 from celery import Celery
 from celery.beat import EmbeddedService, Scheduler
+from celery.exceptions import SecurityWarning
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import Jobs, build_jobs
 from market.settings import MarketSettings
+from market.telemetry import JOB_DONE_AT, JOB_FAILURES, SETTLEMENTS, serve_metrics
 
 INDEX_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
+MEASURE_SECONDS = 5.0
+BEATS = {"index": INDEX_SECONDS, "settle": SETTLE_SECONDS, "sweep": SWEEP_SECONDS, "measure": MEASURE_SECONDS}
 
 log = structlog.get_logger(__name__)
 app = Celery("market.jobs")
@@ -41,6 +48,9 @@ def run(settings: MarketSettings) -> None:
     logging.getLogger("celery.beat").setLevel(logging.WARNING)
     # In memory, since nothing is lost when a beat is; the default scheduler writes a file into the current folder.
     beat = EmbeddedService(app, max_interval=INDEX_SECONDS, scheduler_cls=Scheduler, thread=True)
+    if os.environ.get("C_FORCE_ROOT"):  # root is meant, as in a container; nothing here takes pickles
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+    stop_metrics = serve_metrics(settings.metrics_host, settings.metrics_port)
     beat.start()
     try:
         app.Worker(
@@ -55,6 +65,7 @@ def run(settings: MarketSettings) -> None:
         ).start()
     finally:
         beat.stop()
+        stop_metrics()
 
 
 def queue_name(gateway: bytes) -> str:
@@ -78,7 +89,7 @@ def configure(redis_url: str, queue: str) -> None:
         worker_send_task_events=False,
         beat_schedule={
             name: {"task": f"market.jobs.{name}", "schedule": seconds, "options": {"expires": max(1.0, seconds)}}
-            for name, seconds in (("index", INDEX_SECONDS), ("settle", SETTLE_SECONDS), ("sweep", SWEEP_SECONDS))
+            for name, seconds in BEATS.items()
         },
     )
 
@@ -87,11 +98,13 @@ def _step(name: str, work: Callable[[Jobs], object]) -> None:
     try:
         work(_joined[0])
     except CodedError as error:
+        JOB_FAILURES.labels(name, error.code).inc()
         # Said once for each new reason: a node that is away for an hour is one line, not an hour of them.
         if _failing.get(name) != error.code:
             _failing[name] = error.code
             log.warning("job-failed", job=name, code=error.code, detail=str(error))
     else:
+        JOB_DONE_AT.labels(name).set(time.time())
         if _failing.pop(name, None) is not None:
             log.info("job-recovered", job=name)
 
@@ -105,7 +118,23 @@ def index() -> None:
 @app.task(name="market.jobs.settle")
 def settle() -> None:
     """Carry the open settlement on, or start one if it is time."""
-    _step("settle", lambda joined: joined.settle())
+    _step("settle", _settle)
+
+
+def _settle(joined: Jobs) -> None:
+    try:
+        confirmed = joined.settle()
+    except CodedError as error:
+        SETTLEMENTS.labels(error.code).inc()
+        raise
+    if confirmed is not None:
+        SETTLEMENTS.labels("ok").inc()
+
+
+@app.task(name="market.jobs.measure")
+def measure() -> None:
+    """Note for the metrics what waits and what lies behind."""
+    _step("measure", lambda joined: joined.measure())
 
 
 @app.task(name="market.jobs.sweep")

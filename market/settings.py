@@ -103,6 +103,11 @@ class MarketSettings(BaseSettings):
         True, description="Pass reads of this market's contracts on to the node, for browsers without a wallet."
     )
 
+    metrics_port: Port | None = Field(
+        None, description="Port of the jobs' Prometheus metrics; unset: none. The gateway serves its own at /metrics."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the jobs' metrics are served on.")
+
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
 

@@ -1,7 +1,7 @@
 """What the market logs and counts: structlog events with bound ids, Prometheus counters by code, histograms by stage.
 
 Decides the names of metrics and the look of log lines. It never logs a key, a voucher's signature or a tensor, and no
-metric has an address as a label. Every layer may import it; it imports none.
+metric has an address as a label. Every layer may import it; it imports the errors alone.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import logging
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from market.errors import ConfigurationError
 
 METRICS = CollectorRegistry(auto_describe=True)
 
@@ -52,8 +54,14 @@ _STAGES = _Stages()
 METRICS.register(_STAGES)
 IN_FLIGHT = Gauge("market_requests_in_flight", "Inference requests being served now.", registry=METRICS)
 CHARGED_UNITS = Counter("market_charged_units_total", "Atomic token units charged.", registry=METRICS)
+UNSETTLED_RECEIPTS = Gauge("market_unsettled_receipts", "Receipts charged and not settled.", registry=METRICS)
+UNSETTLED_AGE = Gauge("market_unsettled_seconds", "How long the oldest receipt has waited.", registry=METRICS)
 UNSETTLED_UNITS = Gauge("market_unsettled_units", "Atomic token units charged and not settled.", registry=METRICS)
 BLOCKS_BEHIND = Gauge("market_blocks_behind", "Confirmed blocks that the index has not folded.", registry=METRICS)
+BLOCK_AGE = Gauge("market_block_age_seconds", "Age of the newest block of the chain's node.", registry=METRICS)
+THAWING = Gauge("market_stake_thawing_units", "Atomic token units of all workers' stake that thaw.", registry=METRICS)
+JOB_DONE_AT = Gauge("market_job_done_at", "When a job last succeeded, unix seconds.", ["job"], registry=METRICS)
+JOB_FAILURES = Counter("market_job_failures_total", "Steps of jobs that failed.", ["job", "code"], registry=METRICS)
 SETTLEMENTS = Counter("market_settlements_total", "Settlement transactions by outcome.", ["code"], registry=METRICS)
 HOUSE_UNITS = Gauge(
     "market_x402_house_units", "Atomic token units the house channel can still pay onward.", registry=METRICS
@@ -83,6 +91,32 @@ class stage:  # noqa: N801 - used as a function
 def requests_by(code: str) -> Counter:
     """Return the counter of requests with this outcome."""
     return REQUESTS.labels(code)
+
+
+def serve_metrics(host: str, port: int | None) -> Callable[[], None]:
+    """Serve the metrics of a program without HTTP on a port of their own, if one is set; returns how to end it.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    if port is None:
+        return lambda: None
+    try:
+        server, thread = start_http_server(port, host, METRICS)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}.",
+            field="MARKET_METRICS_PORT",
+            remedy="Stop the program that has the port, or set MARKET_METRICS_HOST and MARKET_METRICS_PORT.",
+        ) from error
+    get_logger(__name__).info("metrics-served", url=f"http://{host}:{server.server_port}/metrics")
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+    return stop
 
 
 def configure_logging(level: str = "info", log_format: str = "text", *, service: str = "market") -> None:

@@ -32,7 +32,7 @@ GENERATION_SECONDS = Histogram(
 
 NODE_METRICS = CollectorRegistry()
 QUEUE = Gauge("worker_queue_packs", "Packs of jobs that wait in this worker's queue.", registry=NODE_METRICS)
-LINKED = Gauge("worker_linked", "1 while the link to the gateway is up.", registry=NODE_METRICS)
+LINKED = Gauge("worker_linked", "1 while the link to the gateway is up, and in the own lane.", registry=NODE_METRICS)
 STAKE = Gauge("worker_stake_units", "Atomic token units at stake.", registry=NODE_METRICS)
 THAWING = Gauge("worker_stake_thawing_units", "Atomic token units of the stake that thaw.", registry=NODE_METRICS)
 MIN_STAKE = Gauge("worker_stake_needed_units", "Smallest stake that counts, atomic token units.", registry=NODE_METRICS)

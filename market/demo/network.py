@@ -72,6 +72,7 @@ class LocalMarket:
         self.supervisor = Supervisor(self.data_dir / "logs", self.data_dir)
         self.accounts: dict[str, LocalAccount] = {}
         self.redis_url = self.rpc_url = self.database_url = self.gateway_url = self.grpc_address = ""
+        self.jobs_metrics_url = ""
         self._chain: Chain | None = None
         self._manifest: Manifest | None = None
 
@@ -168,6 +169,9 @@ class LocalMarket:
             grpc_port = free_port()
             self.grpc_address = f"127.0.0.1:{grpc_port}"
             environment["MARKET_GRPC_PORT"] = str(grpc_port)
+        metrics_port = free_port()
+        self.jobs_metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        environment["MARKET_METRICS_PORT"] = str(metrics_port)
         self.supervisor.start("jobs", program("market", "jobs"), environment)
         gateway = self.supervisor.start("gateway", program("market", "serve"), environment)
         worker = self.start_worker()

@@ -64,6 +64,18 @@ class Indexer:
             return 0
         return last - first + 1
 
+    def lag(self) -> tuple[int, int | None]:
+        """Return how many confirmed blocks are not read yet, and the newest block's time, unix seconds.
+
+        Raises:
+            ChainUnreachable: the node does not answer.
+        """
+        head = self._chain.head()
+        cursor = self._store.cursor()
+        read = self._first_block - 1 if cursor is None else cursor.number
+        newest = self._chain.block(head)
+        return max(0, head - self._confirmations - read), None if newest is None else newest.timestamp
+
     def catch_up(self) -> int:
         """Step until there is nothing new; returns how many blocks were applied."""
         total = 0

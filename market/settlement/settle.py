@@ -76,6 +76,14 @@ class Settler:
                 return None
         return self._carry_on(batch)
 
+    def backlog(self) -> Backlog:
+        """Return what waits to be settled."""
+        return self._book.backlog(self.gateway)
+
+    def waited_seconds(self, backlog: Backlog) -> float:
+        """Return how long this process has seen the oldest receipt of a backlog wait."""
+        return self._clock() - self._waiting[1] if backlog.receipts and backlog.oldest == self._waiting[0] else 0.0
+
     def is_due(self) -> bool:
         """Tell whether enough waits, or has waited long enough, or must be settled before a payer leaves."""
         backlog = self._book.backlog(self.gateway)

@@ -156,10 +156,11 @@ class Terminal:
         raise AssertionError(self.shown[-4_000:])
 
 
-def metric(port, name) -> float:
-    """Add up one metric; 0 while there is none."""
+def metric(where, name) -> float:
+    """Add up one metric of a URL, or of a port here; 0 while there is none."""
+    url = where if isinstance(where, str) else f"http://127.0.0.1:{where}/metrics"
     try:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        text = httpx.get(url, timeout=10).text
     except httpx.HTTPError:
         return 0.0
     rows = (line.rpartition(" ") for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
@@ -188,3 +189,17 @@ def test_run_serves_earns_and_shows_it(made, local, market, home, metrics_port):
         status = terminal.interrupt()
     assert status == 0
     assert "ended with status 0" in terminal.shown
+
+
+def test_the_jobs_tell_what_settles_and_how_far_they_have_read(local, market):
+    market.infer(minilm.NAME, TENSORS)
+    until = time.monotonic() + SECONDS
+    wanted = ("market_settlements_total", "market_job_done_at", "market_block_age_seconds")
+    while not all(metric(local.jobs_metrics_url, name) for name in wanted):
+        assert time.monotonic() < until, httpx.get(local.jobs_metrics_url).text
+        time.sleep(0.3)
+    text = httpx.get(local.jobs_metrics_url).text
+    assert 'market_settlements_total{code="ok"}' in text
+    for name in ("market_unsettled_units", "market_blocks_behind", "market_stake_thawing_units"):
+        assert f"\n{name} " in text
+    assert {f'market_job_done_at{{job="{name}"}}' in text for name in ("index", "settle", "measure")} == {True}

@@ -81,6 +81,7 @@ def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: 
         )
         _stop_offering_on_shutdown(announcer)
         if not behind_link:
+            telemetry.LINKED.set(1)
             with metrics.published(settings, node.side, settings.redis_url, to_file=metrics_file):
                 worker.start()
         else:
