@@ -1,7 +1,6 @@
-"""One suite for every adapter of `payments.ports.Ledger`; PostgreSQL joins where MARKET_TEST_POSTGRES names one."""
+"""One suite for every adapter of `payments.ports.Ledger`; SQLite and PostgreSQL are real."""
 
 import asyncio
-import os
 import threading
 from dataclasses import replace
 
@@ -21,20 +20,20 @@ from market.errors import DatabaseUnreachable, InsufficientVoucher
 from market.payments.model import Evidence
 from market.payments.ports import DuplicateCharge
 from tests.support.money import GATEWAY, charge
+from tests.support.postgres import server_url
 
 WORKER_PAYEE, OWNER_PAYEE = b"\x07" * 20, b"\x08" * 20
-POSTGRES = os.environ.get("MARKET_TEST_POSTGRES")
 
 
 def fresh_postgres() -> sa.Engine:
-    engine = open_engine(POSTGRES)
+    engine = open_engine(server_url())
     with engine.begin() as connection:
         connection.execute(sa.text("DROP SCHEMA public CASCADE"))
         connection.execute(sa.text("CREATE SCHEMA public"))
     return engine
 
 
-SERVERS = ["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no server"))]
+SERVERS = ["sqlite", "postgres"]
 
 
 def open_database(kind, folder) -> sa.Engine:

@@ -1,7 +1,6 @@
-"""One suite for every adapter of `registry.ports.RegistryStore`; PostgreSQL joins where MARKET_TEST_POSTGRES names one."""
+"""One suite for every adapter of `registry.ports.RegistryStore`; SQLite and PostgreSQL are real."""
 
 import contextlib
-import os
 import random
 
 import pytest
@@ -13,8 +12,8 @@ from market.adapters.database.registry_store import DatabaseRegistryStore, Datab
 from market.adapters.memory_chain import MemoryChain, MemoryRegistryStore
 from market.errors import ChainUnreachable
 from market.registry.indexer import KEPT_BLOCKS, Indexer, ReorgTooDeep
+from tests.support.postgres import server_url
 
-POSTGRES = os.environ.get("MARKET_TEST_POSTGRES")
 MIN_STAKE = 100
 GATEWAY, PAYER, WORKER, OPERATOR = (bytes((n,)) * 20 for n in (1, 2, 3, 4))
 CHANNEL = b"\xcc" * 32
@@ -106,14 +105,12 @@ def database(url: str) -> Kept:
     return Kept(DatabaseRegistryStore(engine, min_stake=MIN_STAKE), DatabaseRegistryView(engine), again)
 
 
-@pytest.fixture(
-    params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no server"))]
-)
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def kept(request, tmp_path) -> Kept:
     if request.param == "memory":
         store = MemoryRegistryStore(min_stake=MIN_STAKE)
         return Kept(store, store.view, lambda: store.view)
-    return database(POSTGRES if request.param == "postgres" else f"sqlite:///{tmp_path}/chain.db")
+    return database(server_url() if request.param == "postgres" else f"sqlite:///{tmp_path}/chain.db")
 
 
 @pytest.fixture

@@ -1,28 +1,22 @@
 """What the database tells of the past is what was charged, in whole steps, and says where it does not reach."""
 
-import os
 from dataclasses import replace
 
 import pytest
 
 from market.adapters.database import statistics
-from market.adapters.database.engine import open_engine
 from market.adapters.database.ledger import DatabaseLedger
-from market.adapters.database.migrate import upgrade
 from market.adapters.database.statistics import DatabaseStatistics
+from tests.conformance.test_ledger import SERVERS, open_database
 from tests.support.money import GATEWAY, charge
 
-POSTGRES = os.environ.get("MARKET_TEST_POSTGRES")
-SERVERS = ["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no server"))]
 WORKER_PAYEE, OWNER_PAYEE = b"\x07" * 20, b"\x08" * 20
 HOUR = 3_600
 
 
 @pytest.fixture(params=SERVERS)
 async def past(request, tmp_path, monkeypatch):
-    url = f"sqlite:///{tmp_path}/past.db" if request.param == "sqlite" else POSTGRES
-    engine = open_engine(url)
-    upgrade(engine)
+    engine = open_database(request.param, tmp_path)
     ledger = DatabaseLedger(engine, GATEWAY.address)
     for number, served_at in enumerate((HOUR, HOUR + 5, 3 * HOUR + 10), start=1):
         made = charge(100, 1_000, request=number, seq=number)

@@ -222,14 +222,15 @@ class DatabaseBook:
     def begin_refund(self, request_id: bytes, payer: bytes, *, now: float) -> tuple[int, str] | None:
         """See `Book.begin_refund`."""
         with writing(self._engine) as connection:
+            # The credit is locked first: who waited for the same refund then finds it decided.
+            row = connection.execute(
+                sa.select(x402_credits).where(x402_credits.c.payer == payer).with_for_update()
+            ).one_or_none()
             known = connection.execute(
                 sa.select(x402_refunds).where(x402_refunds.c.request_id == request_id)
             ).one_or_none()
             if known is not None:
                 return known.amount, known.sent_in or ""
-            row = connection.execute(
-                sa.select(x402_credits).where(x402_credits.c.payer == payer).with_for_update()
-            ).one_or_none()
             amount = 0 if row is None else row.balance - row.held
             if amount <= 0:
                 return None

