@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import httpx
 import typer
 
+from contracts.protocol.errors import CodedError
 from workers.commands.findings import TIMEOUT_SECONDS
 from workers.errors import GatewayNotReady, ModelNotListed, OfferOutsideBounds, StartError
+
+T = TypeVar("T")
 
 
 class Answers:
@@ -31,6 +35,21 @@ class Answers:
             raise StartError(f"{question}: no answer.", field=name, remedy=f"Add --{name}.")
         return str(default)
 
+    def checked(self, name: str, given: object, question: str, default: object, check: Callable[[str], T]) -> T:
+        """Return what `check` makes of the answer; a person whose answer it refuses is asked again.
+
+        Raises:
+            CodedError: nobody is asked, and the option or the default is refused.
+        """
+        while True:
+            answer = self.text(name, given, question, default)
+            try:
+                return check(answer)
+            except CodedError as error:
+                if self.quiet or given is not None:
+                    raise
+                typer.echo(f"  {error}", err=True)
+
 
 def choose_models(ask: Answers, url: str, given: str | None, price: int | None) -> str:
     """Return what to serve as `WORKER_MODELS` takes it, each model with its price inside its owner's bounds.
@@ -48,8 +67,12 @@ def choose_models(ask: Answers, url: str, given: str | None, price: int | None) 
                 f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {row['unit']}, "
                 f"{len(row['offers'])} offer(s), lowest {_lowest(row) or 'none'}"
             )
-    chosen = ask.text("models", given, "Models to serve, by comma", ",".join(listed))
-    return ",".join(_priced(ask, item.strip(), listed, price) for item in chosen.split(",") if item.strip())
+
+    def split(text: str) -> list[tuple[dict[str, Any], str, str]]:
+        return [_named(item.strip(), listed) for item in text.split(",") if item.strip()]
+
+    chosen = ask.checked("models", given, "Models to serve, by comma", ",".join(listed), split)
+    return ",".join(f"{name}={_price(ask, name, own, row, price)}" for row, name, own in chosen)
 
 
 def _listed(url: str) -> list[dict[str, Any]]:
@@ -60,22 +83,34 @@ def _listed(url: str) -> list[dict[str, Any]]:
         raise GatewayNotReady(f"{url} does not tell its models.", field="gateway") from error
 
 
-def _priced(ask: Answers, item: str, listed: dict[str, dict[str, Any]], price: int | None) -> str:
+def _named(item: str, listed: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], str, str]:
+    """Return a choice's listing, its name, and the price beside it, empty if there is none."""
     name, _, own = item.partition("=")
     row = listed.get(name) or next((row for row in listed.values() if row["modelId"] == name), None)
     if row is None:
         raise ModelNotListed(
             f"{name} is not a model of this gateway.", field="models", remedy=f"It has {_some(listed)}."
         )
+    if own:
+        _within(own, name, row)
+    return row, name, own
+
+
+def _price(ask: Answers, name: str, own: str, row: dict[str, Any], price: int | None) -> int:
     least, most = int(row["minPrice"]), int(row["maxPrice"])
     # As low as the lowest offer there is, else the middle of what the owner allows.
     usual = _lowest(row) or (least + most) // 2
-    text = own or ask.text("price", price, f"Price of a {row['unit']} of {name}, {least} to {most}", usual)
+    question = f"Price of a {row['unit']} of {name}, {least} to {most}"
+    return ask.checked("price", own or price, question, usual, lambda text: _within(text, name, row))
+
+
+def _within(text: str, name: str, row: dict[str, Any]) -> int:
+    least, most = int(row["minPrice"]), int(row["maxPrice"])
     if not text.isdecimal() or not least <= int(text) <= most:
         raise OfferOutsideBounds(
-            f"{text} for {name}; its owner allows {least} to {most}.", field="price", remedy=f"Write {name}={usual}."
+            f"{text} for {name}; its owner allows {least} to {most}.", field="price", remedy=f"Write {name}=PRICE."
         )
-    return f"{name}={text}"
+    return int(text)
 
 
 def _some(listed: dict[str, Any]) -> str:

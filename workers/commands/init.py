@@ -77,8 +77,7 @@ def init(
         ask = Answers(quiet=yes or as_json or not sys.stdin.isatty())
         if not ask.quiet:
             _introduce()
-        url = ask.text("gateway", gateway, "Gateway to work for (https://…)")
-        status, _ = findings.gateway_answer(url)
+        url, status = ask.checked("gateway", gateway, "Gateway to work for (https://…)", None, _answering)
         node_url = ask.text("rpc-url", rpc_url, f"JSON-RPC node of chain {status['chainId']}", "http://127.0.0.1:8545")
         chosen = asking.choose_models(ask, url, models, price)
         contracts = _deployment(status, deployment, path)
@@ -149,6 +148,10 @@ def _introduce() -> None:
     named = ", ".join(f"{g.name} ({gibibytes(g.memory_bytes)})" if g.memory_bytes else g.name for g in cards)
     typer.echo(f"cards: {named or 'none found by nvidia-smi'}")
     typer.echo(f"onnxruntime {version()}: {', '.join(available_providers())}\n")
+
+
+def _answering(url: str) -> tuple[str, dict[str, Any]]:
+    return url.rstrip("/"), findings.gateway_answer(url)[0]
 
 
 def _path(text: str) -> Path:

@@ -1,13 +1,16 @@
 """What an operator is told: cards, clocks, room; and how the view reads a worker's metrics."""
 
+import socket
 import time
+import warnings
 from collections import deque
 
 import pytest
+from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from workers import machine, metrics
-from workers.commands import asking, findings, live
+from workers.commands import asking, findings, live, serve
 from workers.commands.asking import Answers
 from workers.commands.findings import Checks, Noted
 from workers.errors import ClockOff, DiskFull, ModelNotListed, OfferOutsideBounds, RedisNotReady, StartError
@@ -211,3 +214,29 @@ def test_a_choice_outside_what_is_listed_is_refused(monkeypatch, given, code):
     monkeypatch.setattr(asking, "_listed", lambda _: [{**LISTED, "offers": []}])
     with pytest.raises(code):
         asking.choose_models(Answers(quiet=True), "http://gateway", given, None)
+
+
+def test_a_person_whose_answer_is_refused_is_asked_again(monkeypatch, capsys):
+    said = iter(["gpt-9", "minilm", "99", "150"])
+    monkeypatch.setattr(asking.typer, "prompt", lambda *_, **__: next(said))
+    monkeypatch.setattr(asking, "_listed", lambda _: [{**LISTED, "offers": []}])
+    assert asking.choose_models(Answers(quiet=False), "http://gateway", None, None) == "minilm=150"
+    told = capsys.readouterr().err
+    assert "gpt-9" in told
+    assert "100 to 900" in told
+
+
+def test_a_port_that_is_taken_keeps_the_worker_from_starting_and_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError) as refused:
+        metrics._serve("127.0.0.1", taken.getsockname()[1], CollectorRegistry())
+    assert refused.value.field == "WORKER_METRICS_PORT"
+
+
+def test_celerys_warning_about_root_is_left_out_only_where_root_is_meant(monkeypatch):
+    for meant in (False, True):
+        monkeypatch.setenv("C_FORCE_ROOT", "1" if meant else "")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            serve._accept_root()
+            warnings.warn("root", SecurityWarning, stacklevel=1)
+        assert bool(said) != meant
