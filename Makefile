@@ -126,7 +126,7 @@ clean: ## remove everything that was installed or built here
 
 .venv/.dev: .venv/bin/uv pyproject.toml uv.lock
 	@echo "Installing Python packages with the test tools ..."
-	@$(UV) sync --quiet --frozen --extra $(RUNTIME) --extra $(LLM) --extra demo
+	@$(UV) sync --quiet --frozen --extra $(RUNTIME) --extra $(LLM) --extra demo --extra otel
 	@touch $@ .venv/.runtime
 
 contracts/node_modules/.runtime: contracts/package-lock.json

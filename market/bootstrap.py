@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from contracts import tracing
 from contracts.bindings.deploy import Contracts, bind
 from contracts.bindings.errors import ChainError, NodeUnreachable
 from contracts.bindings.keystore import KeystoreError, load_keystore
@@ -42,6 +43,7 @@ from market.adapters.database.refund_promises import DatabaseRefundPromises
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.adapters.database.statistics import DatabaseStatistics
+from market.adapters.database.traces import DatabaseTraces
 from market.adapters.database.x402_book import DatabaseBook
 from market.adapters.house_channel import HouseChannel
 from market.adapters.lane_router import JoinedAnnouncements, LanePapers, LaneRouter
@@ -433,6 +435,7 @@ class Jobs:
     settler: Settler
     view: DatabaseRegistryView
     ledger: DatabaseLedger
+    traces: DatabaseTraces
 
     def index(self) -> int:
         """Apply what the chain has confirmed; returns how many blocks."""
@@ -441,7 +444,11 @@ class Jobs:
     def settle(self) -> Batch | None:
         """Take one step of settlement; returns a batch when it is confirmed."""
         self.view.refresh()
-        return self.settler.step()
+        began_at = time.time()
+        batch = self.settler.step()
+        if batch is not None and tracing.is_on():
+            self.traces.tell(batch, began_at, time.time())
+        return batch
 
     def measure(self) -> None:
         """Note what waits for settlement, how far the index lies behind and how much stake thaws.
@@ -500,4 +507,5 @@ def build_jobs(settings: MarketSettings) -> Jobs:
         ),
         view=view,
         ledger=DatabaseLedger(services.engine, gateway),
+        traces=DatabaseTraces(services.engine),
     )

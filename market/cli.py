@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from market.commands import broker, channel, client, keys, local, money, owner, services
+from market.commands import broker, channel, client, keys, local, money, owner, services, trace
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -19,6 +19,7 @@ app.command("jobs")(services.jobs)
 app.command("broker-acl")(broker.broker_acl)
 app.command("status")(client.status)
 app.command("infer")(client.infer)
+app.command("trace")(trace.trace)
 app.add_typer(client.receipts_app, name="receipts")
 app.add_typer(channel.channel_app, name="channel")
 app.add_typer(keys.keys_app, name="keys")

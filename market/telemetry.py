@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from contracts import tracing
 from market.errors import ConfigurationError
 
 METRICS = CollectorRegistry(auto_describe=True)
@@ -157,6 +158,14 @@ def configure_logging(level: str = "info", log_format: str = "text", *, service:
     for noisy in ("web3", "urllib3", "httpx", "httpcore", "kombu", "amqp", "asyncio", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(threshold, logging.WARNING))
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def start_tracing(service: str) -> None:
+    """Send spans where the OTEL_… variables say; a wrong one is logged and leaves tracing off."""
+    try:
+        tracing.configure(service)
+    except tracing.TracingNotConfigured as error:
+        structlog.get_logger(__name__).warning("tracing-off", detail=str(error))
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -26,13 +26,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unsigned:
-    """A served job before its receipt is signed; `seconds` is what its batch took."""
+    """A served job before its receipt is signed; `seconds` is what its batch took since `started_at`, unix seconds."""
 
     job: Job
     blob: bytes
     receipt: Receipt
     units: int
     seconds: float
+    started_at: float = 0.0
 
 
 def receipt_for(
@@ -84,13 +85,16 @@ class Signer:
             return ExecutionFailed(error.detail, field=error.field)
         # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
         units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
-        return Unsigned(job, blob, receipt_for(admitted, blob, key=self._key, units=units), units, seconds)
+        receipt = receipt_for(admitted, blob, key=self._key, units=units)
+        return Unsigned(job, blob, receipt, units, seconds, time.time() - seconds)
 
     def sign(self, unsigned: Sequence[Unsigned]) -> list[tuple[Result, SignedWork]]:
         """Return the results of served jobs and what goes into the journal, in order; one signature for all."""
         digests = [one.receipt.digest(self._domain) for one in unsigned]
         signed = []
-        for one, signature in zip(unsigned, sign_receipts(self._key, digests, self._domain), strict=True):
+        signatures = sign_receipts(self._key, digests, self._domain)
+        signed_at = time.time()
+        for one, signature in zip(unsigned, signatures, strict=True):
             job, receipt = one.job, one.receipt
             telemetry.EARNED.inc(receipt.worker_amount)
             result = Result(
@@ -103,7 +107,10 @@ class Signer:
                 signature=signature,
                 compute_ms=one.seconds * 1_000,
                 units=one.units,
+                started_at=one.started_at,
+                signed_at=signed_at,
             )
+            telemetry.tell_trace(job.request_id, one.started_at, one.seconds, signed_at)
             work = SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
             signed.append((result, work))
         return signed

@@ -59,6 +59,7 @@ def run(data: bytes) -> None:
         log.warning("unreadable-pack", detail=error.detail)
         return
     announcer.in_flight = len(pack.jobs)
+    telemetry.remember_traces(pack.trace)
     told: set[int] = set()
 
     def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None) -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from contracts import tracing
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -42,6 +45,37 @@ CHAIN_REACHED = Gauge("worker_chain_reached", "1 while the chain's node answers.
 GPU_USED = Gauge("worker_gpu_memory_used_bytes", "Memory in use on a card.", ["gpu"], registry=NODE_METRICS)
 GPU_TOTAL = Gauge("worker_gpu_memory_bytes", "Memory of a card.", ["gpu"], registry=NODE_METRICS)
 GPU_BUSY = Gauge("worker_gpu_busy_ratio", "Share of time a card was busy, 0 to 1.", ["gpu"], registry=NODE_METRICS)
+
+_MAX_TRACES = 10_000
+_traces: dict[str, str] = {}
+
+
+def remember_traces(trace: Iterable[tuple[str, str]]) -> None:
+    """Note to which traces the jobs of a pack belong, if anybody collects them."""
+    if tracing.is_on():
+        _traces.update(trace)
+        while len(_traces) > _MAX_TRACES:  # jobs that never came to a signature
+            _traces.pop(next(iter(_traces)), None)
+
+
+def tell_trace(request_id: bytes, started_at: float, seconds: float, signed_at: float) -> None:
+    """Tell a job's trace how it was served; times are unix seconds."""
+    if not _traces:
+        return
+    context = tracing.parse(_traces.pop(request_id.hex(), None))
+    span = None if context is None else tracing.start("serve", context, started_at, kind="consumer")
+    if span is not None:
+        span.child("model run", started_at, started_at + seconds)
+        span.child("sign", started_at + seconds, signed_at)
+        span.end(signed_at, {"market.request_id": "0x" + request_id.hex()})
+
+
+def start_tracing() -> None:
+    """Send spans where the OTEL_… variables say; a wrong one is logged and leaves tracing off."""
+    try:
+        tracing.configure("inference-worker")
+    except tracing.TracingNotConfigured as error:
+        structlog.get_logger(__name__).warning("tracing-off", detail=str(error))
 
 
 def configure_logging(level: str, log_format: str) -> None:

@@ -92,7 +92,10 @@ class Papers:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Jobs of one model for one worker, with papers of earlier ones; `trace` carries W3C trace context."""
+    """Jobs of one model for one worker, with papers of earlier ones.
+
+    `trace` has the W3C `traceparent` of those that belong to a trace, by the hex of their request id.
+    """
 
     jobs: tuple[Job, ...]
     papers: Papers = Papers()
@@ -104,7 +107,8 @@ class Result:
     """The outcome of one job; on success the worker's signature over the receipt, on failure code, retry and detail.
 
     `units` is what was served where the job's price was a ceiling, else 0. A streamed job sends results with `final`
-    False first, each with the tensors that are new; the final one carries all outputs and the signature.
+    False first, each with the tensors that are new; the final one carries all outputs and the signature. `started_at`
+    and `signed_at` tell by the worker's clock when the model run began and the receipt was signed; no more.
     """
 
     request_id: bytes
@@ -122,6 +126,8 @@ class Result:
     compute_ms: float = 0.0
     units: int = 0
     final: bool = True
+    started_at: float = 0.0
+    signed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class MemoryLedger:
             charge.worker_payee,
             charge.owner_payee,
             position=len(self.stored) + 1,
+            timeline=charge.timeline,
+            trace=charge.trace,
         )
         if charge.outputs is not None:
             self.outputs[key] = (charge.outputs, charge.outputs_expire_at)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from contracts import tracing
 from contracts.protocol.messages import Job, Pack, Papers, Result
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
 from market.inference.ports import PaperSource, WorkerGone
@@ -43,6 +44,7 @@ class Waiting:
     on_partial: Callable[[Result], None] | None = None
     long: bool = False
     sent: bool = False
+    trace: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +123,7 @@ class PackingDispatcher(ABC):
             raise Overloaded(f"{lane.long} generations are at this worker.")
         job, blob = self._prepared(job)
         entry = Waiting(job, asyncio.get_running_loop().create_future(), lane, blob, on_partial=on_partial, long=long)
+        entry.trace = tracing.current.get()
         lane.long += long
         self._pending[key] = entry
         lane.queues.setdefault(job.model_id, deque()).append(entry)
@@ -206,7 +209,8 @@ class PackingDispatcher(ABC):
 
     async def _send(self, lane: Lane, entries: list[Waiting]) -> None:
         papers = self._papers.take(lane.worker)
-        pack = Pack(tuple(entry.job for entry in entries), papers or Papers())
+        trace = tuple((entry.job.request_id.hex(), entry.trace) for entry in entries if entry.trace is not None)
+        pack = Pack(tuple(entry.job for entry in entries), papers or Papers(), trace)
         try:
             await self._carry(lane.worker, pack, entries)
             for entry in entries:

@@ -9,7 +9,7 @@ import typer
 
 from market.commands.output import errors_as_messages
 from market.settings import load_settings
-from market.telemetry import configure_logging
+from market.telemetry import configure_logging, start_tracing
 
 EnvFileOption = Annotated[
     Path | None, typer.Option("--env-file", envvar="MARKET_ENV_FILE", help="File with MARKET_… settings.")
@@ -25,6 +25,7 @@ def serve(
     with errors_as_messages():
         settings = load_settings(env_file, host=host, port=port)
         configure_logging(settings.log_level, settings.log_format, service="gateway")
+        start_tracing("inference-gateway")
         from market.bootstrap import build_gateway
         from market.gateway.server import run
 
@@ -36,6 +37,7 @@ def jobs(env_file: EnvFileOption = None) -> None:
     with errors_as_messages():
         settings = load_settings(env_file)
         configure_logging(settings.log_level, settings.log_format, service="jobs")
+        start_tracing("inference-jobs")
         from market.jobs import run
 
         run(settings)

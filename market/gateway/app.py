@@ -20,7 +20,7 @@ from starlette.responses import Response
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
-from market.gateway import routes_insight, routes_keys, routes_market, routes_oip, routes_refunds
+from market.gateway import routes_insight, routes_keys, routes_market, routes_oip, routes_refunds, routes_trace
 from market.gateway.console import console_router
 from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
@@ -65,6 +65,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     app.include_router(routes_oip.router)
     app.include_router(routes_openai.router)
     app.include_router(routes_market.router)
+    app.include_router(routes_trace.router)
     app.include_router(routes_refunds.router)
     app.include_router(routes_insight.router)
     app.include_router(routes_keys.router)

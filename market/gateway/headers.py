@@ -31,6 +31,7 @@ CHARGED = "Market-Charged"
 CUMULATIVE = "Market-Cumulative"
 REPEATED = "Market-Repeated"
 AUTHORIZATION = "authorization"
+TRACEPARENT = "traceparent"
 _BEARER = "bearer "
 REQUEST_HEADERS = (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE)
 _VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER, _REGION, _MIN_STAKE = (name.lower() for name in REQUEST_HEADERS)
@@ -55,6 +56,7 @@ class PaymentHeaders:
     min_stake: int = 0
     x402: X402Headers | None = None
     bearer: str | None = field(default=None, repr=False)
+    trace: str | None = None
 
 
 def plain_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -85,6 +87,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
             min_stake=0 if min_stake is None else _amount(min_stake, MIN_STAKE),
             x402=x402_headers(headers) if voucher is None else None,
             bearer=bearer_of(headers) if voucher is None else None,
+            trace=headers.get(TRACEPARENT),
         )
     except InvalidHex as error:
         raise InvalidRequest(error.detail, field=error.field, remedy=error.remedy) from error

@@ -83,6 +83,7 @@ class _Checked:
             region=payment.region,
             min_stake=payment.min_stake,
             key=self.key,
+            trace=payment.trace,
         )
 
 

@@ -29,6 +29,7 @@ from market.inference.breaker import Breakers
 from market.inference.load import WorkerLoad
 from market.inference.ports import Dispatcher, WorkerGone
 from market.inference.streaming import TokenFeed
+from market.inference.timeline import Timeline
 from market.payments.model import Evidence
 from market.payments.ports import Ledger
 from market.registry.offers import LiveOffer
@@ -75,12 +76,13 @@ class Attempts:
         generates: bool,
         feed: TokenFeed | None,
         others: bool,
+        timeline: Timeline,
     ) -> CheckedResult | MarketError:
         """Ask one worker. A returned error means another worker may do better; one that means no hope is raised.
 
         With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
         """
-        return await self._watched(self._ask(job, live, channel_id, generates, feed, others), live)
+        return await self._watched(self._ask(job, live, channel_id, generates, feed, others, timeline), live)
 
     async def _watched(
         self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
@@ -117,6 +119,7 @@ class Attempts:
         generates: bool,
         feed: TokenFeed | None,
         others: bool,
+        timeline: Timeline,
     ) -> CheckedResult | MarketError:
         worker = live.offer.worker
         beside = self._load.begin(worker)
@@ -142,8 +145,10 @@ class Attempts:
             return error
         finally:
             self._load.end(worker, seconds, beside)
+        timeline.returned_at = self._wall_clock()
         if not result.ok:
             return _worker_error(result)
+        timeline.serve(result.started_at, result.compute_ms / 1_000, result.signed_at)
         if result.outputs is None:
             return WorkerFailed("The outputs got lost on their way.")
         with stage("verify"):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from contracts import tracing
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
@@ -43,6 +44,7 @@ from market.inference.papers import PapersDesk
 from market.inference.placement import Placement
 from market.inference.ports import Dispatcher
 from market.inference.streaming import TokenFeed, stream
+from market.inference.timeline import Timeline, Timelines
 from market.payments.authorize import Authorizer
 from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
@@ -92,6 +94,7 @@ class _Running:
     deadline_at: float
     generates: bool
     feed: TokenFeed | None
+    timeline: Timeline
 
 
 class InferenceService:
@@ -126,6 +129,7 @@ class InferenceService:
         self._wall_clock = wall_clock
         self._clock = clock
         self.activity = Activity(wall_clock=wall_clock)
+        self.timelines = Timelines()
         load, breakers = WorkerLoad(clock), Breakers(clock)
         self._placement = Placement(offers, load, breakers, limits.fee_ppm, limits.max_queue_seconds)
         self._attempts = Attempts(
@@ -172,6 +176,27 @@ class InferenceService:
         Raises:
             MarketError: see the classes; every failure after the reservation gives the money back.
         """
+        timeline = Timeline(request.received_at, code="client-gone", model=request.model_ref)
+        if request.trace is not None or tracing.is_on():
+            timeline.span = tracing.start("inference", tracing.parse(request.trace), request.received_at)
+            if timeline.span is not None:
+                tracing.current.set(str(timeline.span.context))
+        try:
+            answer = await self._infer(request, feed, timeline)
+            timeline.code = "ok"
+            return answer
+        except MarketError as error:
+            timeline.code = error.code
+            raise
+        except Exception:
+            timeline.code = "internal-error"
+            raise
+        finally:
+            if timeline.span is not None:
+                tracing.current.set(None)
+            self.timelines.keep(timeline, self._wall_clock())
+
+    async def _infer(self, request: InferenceRequest, feed: TokenFeed | None, timeline: Timeline) -> Answer:
         listing = self._resolve(request.model_ref)
         if request.voucher is None:
             raise NoPayment
@@ -197,7 +222,9 @@ class InferenceService:
             deadline_at=request.received_at + timeout_seconds,
             generates=generates,
             feed=feed,
+            timeline=timeline,
         )
+        timeline.request_id, timeline.channel_id = running.request_id, facts.channel_id
         if request.request_id is not None:
             stored = await self._ledger.answer(facts.channel_id, request.request_id)
             if stored is not None:
@@ -232,6 +259,7 @@ class InferenceService:
                     with stage("reserve"):
                         reservation = await self._reserve(running, terms.price)
                 job = self._job(running, terms, reservation, attempt=str(len(failed)))
+                running.timeline.queue(live.offer.worker, self._wall_clock())
                 outcome = await self._attempts.run(
                     job,
                     live,
@@ -239,6 +267,7 @@ class InferenceService:
                     generates=running.generates,
                     feed=running.feed,
                     others=others,
+                    timeline=running.timeline,
                 )
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
@@ -339,6 +368,8 @@ class InferenceService:
             signature = await self._countersigner.sign(checked.digest)
             if self._clock() >= reservation.expires_at:
                 raise DeadlineExceeded("The reservation ran out before the charge.")
+            times = running.timeline
+            times.charged_at = self._wall_clock()
             recorded = await self._ledger.record(
                 Charge(
                     receipt=receipt,
@@ -353,6 +384,8 @@ class InferenceService:
                     outputs=outputs,
                     outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
                     key=reservation.key,
+                    timeline=times.to_bytes(),
+                    trace=None if times.span is None else times.span.context.to_bytes(),
                 )
             )
         except BaseException:

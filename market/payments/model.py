@@ -102,7 +102,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One served request, ready to be made durable; `outputs` is kept for repeats when not None."""
+    """One served request, ready to be made durable; `outputs` is kept for repeats when not None.
+
+    `timeline` and `trace` tell when its steps happened and to which trace they belong; neither is part of the receipt.
+    """
 
     receipt: Receipt
     digest: bytes
@@ -116,6 +119,8 @@ class Charge:
     outputs: bytes | None = None
     outputs_expire_at: float = 0.0
     key: KeySpending | None = None
+    timeline: bytes | None = None
+    trace: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class StoredReceipt:
     epoch: int | None = None
     leaf_index: int | None = None
     position: int = 0
+    timeline: bytes | None = None
+    trace: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ def run(
 
 
 def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: bool) -> None:
+    telemetry.start_tracing()
     from workers import tasks
     from workers.announce import Announcer
     from workers.app import app as celery_app

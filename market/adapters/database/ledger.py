@@ -38,6 +38,8 @@ _RECEIPT_COLUMNS = (
     "gateway_signature",
     "worker_payee",
     "owner_payee",
+    "timeline",
+    "trace",
 )
 _receipt_values = attrgetter(*_RECEIPT_FIELDS)
 
@@ -406,6 +408,8 @@ def _receipt_row(charge: Charge) -> tuple[Any, ...]:
         charge.gateway_signature,
         charge.worker_payee,
         charge.owner_payee,
+        charge.timeline,
+        charge.trace,
     )
 
 
@@ -424,4 +428,6 @@ def _stored(row: Any) -> StoredReceipt:
         epoch=row.epoch,
         leaf_index=row.leaf_index,
         position=row.position,
+        timeline=row.timeline,
+        trace=row.trace,
     )

@@ -51,6 +51,8 @@ receipts = Table(
     Column("owner_payee", Address, nullable=False),
     Column("epoch", BigInteger, nullable=True),
     Column("leaf_index", Integer, nullable=True),
+    Column("timeline", LargeBinary, nullable=True, doc="Timeline.to_bytes: when each step of the request happened"),
+    Column("trace", LargeBinary, nullable=True, doc="SpanContext.to_bytes, if the request belongs to a trace"),
     UniqueConstraint("request_id", "channel_id"),
     CheckConstraint("price >= 0 AND worker_amount >= 0 AND owner_amount >= 0", name="amounts"),
     CheckConstraint("worker_amount + owner_amount <= price", name="split"),
