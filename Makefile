@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs format lock clean bench bench-llm bench-settlement bench-scaling proto console console-check screenshots
+        solidity solidity-deep coverage mutants gas parity docs format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -92,6 +92,9 @@ bench-settlement: install ## measure how fast one gateway settles full batches o
 
 bench-scaling: install ## measure how the figures move with workers, channels and models (wants free cores)
 	$(VENV)/python -m benchmarks.scaling $(ARGS)
+
+chaos: install ## break every part of a running market at random, then check clients, books and chain (ARGS="--seed 7 --faults 200")
+	PYTHONPATH=. $(VENV)/python -m tests.chaos.run $(ARGS)
 
 proto: install ## rebuild the gRPC descriptor after a change of its .proto
 	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto

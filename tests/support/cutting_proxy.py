@@ -1,16 +1,17 @@
 """A TCP proxy that can cut every connection through it, hold its bytes back, or refuse new ones."""
 
 import contextlib
+import itertools
 import socket
 import struct
 import threading
 
 
 class CuttingProxy:
-    """Forwards to `port` of 127.0.0.1 from a port of its own, in threads."""
+    """Forwards to `ports` of 127.0.0.1 in turn, from a port of its own, in threads: with several, a load balancer."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, *ports: int) -> None:
+        self._targets = itertools.cycle(ports)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -53,7 +54,7 @@ class CuttingProxy:
                 near.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = socket.create_connection(("127.0.0.1", next(self._targets)))
             except OSError:
                 near.close()
                 continue

@@ -6,6 +6,7 @@ The server refuses to run as root, so root starts it as the account `nobody`, in
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import subprocess
@@ -37,11 +38,12 @@ def binaries() -> Path | None:
 class Postgres:
     """One server on a port of its own; it can be killed and started again on the same data."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, disk_bytes: int | None = None) -> None:
         found = binaries()
         assert found is not None, "no PostgreSQL binaries"
         self._binaries = found
         self.folder = Path(tempfile.mkdtemp(prefix="market-postgres-", dir="/tmp"))
+        self.has_own_disk = disk_bytes is not None and _mounted(self.folder, disk_bytes)
         self._supervisor = Supervisor(self.folder / "logs", self.folder)
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -73,8 +75,20 @@ class Postgres:
                 assert time.monotonic() < deadline, self.child.log_tail()
                 time.sleep(0.1)
 
+    def fill_disk(self, *, full: bool) -> None:
+        """Leave no free byte on the server's own disk, or give the space back."""
+        filler = self.folder / "filler"
+        if not full:
+            filler.unlink(missing_ok=True)
+            return
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 20)):
+                pass
+
     def stop(self) -> None:
         self._supervisor.stop_all()
+        if self.has_own_disk:
+            subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
@@ -83,6 +97,14 @@ class Postgres:
             return command
         ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=TERM")
         return ["setpriv", *ids, "--", *command]
+
+
+def _mounted(folder: Path, size: int) -> bool:
+    """Put a small disk of memory there; needs root and the right to mount."""
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        return False
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    return made.returncode == 0
 
 
 @cache

