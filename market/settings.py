@@ -61,6 +61,13 @@ class MarketSettings(BaseSettings):
     grpc_port: Port | None = Field(None, description="Port of the gRPC service; 0 takes a free one, unset: none.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, description="Largest request body.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="A body must have arrived after this long.")
+    header_timeout_seconds: float = Field(
+        10.0, gt=0, description="A request's headers must have arrived after this long, or the connection is closed."
+    )
+    max_connections: int = Field(4_096, gt=0, description="HTTP connections held at once; more are refused with 503.")
+    max_connections_by_address: int = Field(
+        0, ge=0, description="The same for one address; 0 sets no limit of its own, as behind a proxy."
+    )
     request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of one inference, failover included.")
     max_queue_seconds: float = Field(
         2.0,

@@ -2,12 +2,16 @@
 
 A small model's request is a few hundred bytes in one segment; scope, events and messages of ASGI would cost more than
 the model. Decides only which way a request goes: whatever is not a plain, complete `POST …/infer` is left to uvicorn
-untouched, and both ways end in the same `respond`. Called by the server.
+untouched, and both ways end in the same `respond`. It also shows slow clients out: a request's headers and body must
+have arrived after a while, whichever route they are for, and one address holds no more than its share of connections.
+Called by the server.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,8 +23,20 @@ _PATH = re.compile(r"/v2/models/[\w./:~-]+/infer", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # A control character, or a line break that is not a line's end.
 _CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one client may take of the connections; `most` is for all clients together, WebSocket links beside it."""
+
+    header_seconds: float
+    body_seconds: float
+    most: int
+    most_by_address: int
 
 
 class WholeRequest(NamedTuple):
@@ -77,14 +93,57 @@ def read_whole(data: bytes) -> WholeRequest | None:
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol; `short_way` sees the whole inference requests first."""
 
-    def __init__(self, short_way: ShortWay, **uvicorns: Any) -> None:
+    def __init__(self, short_way: ShortWay, limits: ConnectionLimits, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._short_way = short_way
+        self._limits = limits
+        self._arriving: asyncio.TimerHandle | None = None
         self._inside = False
         self._busy = False
         self._closing = False
         self._held: list[bytes] = []
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a client, unless there are too many; it must send a request soon."""
+        super().connection_made(transport)
+        limits = self._limits
+        held = len(self.connections)
+        if held > limits.most or (held > limits.most_by_address and self._of_this_address() > limits.most_by_address):
+            transport.write(_FULL)
+            transport.close()
+            return
+        self._must_arrive(limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._has_arrived()
+        super().connection_lost(exc)
+
+    def _of_this_address(self) -> int:
+        clients = [getattr(other, "client", None) for other in self.connections]
+        return sum(bool(client and self.client and client[0] == self.client[0]) for client in clients)
+
+    def _must_arrive(self, seconds: float) -> None:
+        self._has_arrived()
+        self._arriving = self.loop.call_later(seconds, self._too_late, seconds)
+
+    def _has_arrived(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _too_late(self, seconds: float) -> None:
+        self._arriving = None
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            # It is we who do not read; the client has all its time once we do.
+            self._must_arrive(seconds)
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_LATE)
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -96,8 +155,12 @@ class Connection(HttpToolsProtocol):
         idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
         request = read_whole(data) if idle else None
         if request is None:
+            if idle and self._arriving is None:
+                # From the first byte, be it an empty line before the request.
+                self._must_arrive(self._limits.header_seconds)
             super().data_received(data)
             return
+        self._has_arrived()
         self._unset_keepalive_if_required()
         self._busy = True
         task = self.loop.create_task(self._answer(request, data))
@@ -136,11 +199,24 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins that goes uvicorn's way."""
         self._inside = True
+        if self._arriving is None:
+            self._must_arrive(self._limits.header_seconds)
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its headers are there; the body has its own time."""
+        self._must_arrive(self._limits.body_seconds)
+        super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to the WebSocket's own protocol and limits."""
+        self._has_arrived()
+        super().handle_websocket_upgrade()
 
     def on_message_complete(self) -> None:
         """It is complete."""
         self._inside = False
+        self._has_arrived()
         super().on_message_complete()
 
     def shutdown(self) -> None:

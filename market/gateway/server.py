@@ -21,7 +21,7 @@ from contracts.protocol.link_frames import MAX_FRAME_BYTES
 from market.bootstrap import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
-from market.gateway.connection import Connection
+from market.gateway.connection import Connection, ConnectionLimits
 from market.gateway.infer_http import InferPath
 from market.gateway.link import LinkPath
 
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _KEEP_ALIVE_SECONDS = 30
 _SHUTDOWN_SECONDS = 10
+_BODY_GRACE_SECONDS = 2
 _FRAME_OVERHEAD_BYTES = 256
 _GC_THRESHOLDS = (50_000, 50, 50)
 # The ledger's thread needs the interpreter lock some ten times a commit, and a busy event loop lets go of it only when
@@ -77,7 +78,17 @@ def run(runtime: GatewayRuntime) -> None:
     }
     routes = create_app(runtime)
     app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime)
-    http = partial(Connection, app)
+    http = partial(
+        Connection,
+        app,
+        ConnectionLimits(
+            header_seconds=settings.header_timeout_seconds,
+            # The routes refuse a late body with words; this is for those that read none.
+            body_seconds=settings.body_timeout_seconds + _BODY_GRACE_SECONDS,
+            most=settings.max_connections,
+            most_by_address=settings.max_connections_by_address or settings.max_connections,
+        ),
+    )
     if settings.tls_certificate is not None:
         options |= _tls(settings.tls_certificate, settings.tls_key)
     with listener:

@@ -39,7 +39,12 @@ MAX_ID_CHARACTERS = 256
 # They speak about the transport of tensors, not to the model, and so are no part of what is hashed and signed.
 _BINARY_OUTPUTS = "binary_data_output"
 _BINARY_SIZE = "binary_data_size"
-TRANSPORT_PARAMETERS = frozenset({"binary_data", _BINARY_OUTPUTS, _BINARY_SIZE})
+_ORDER = frozenset({"priority", "timeout", "triton_enable_empty_final_response"})
+# Stock clients send these for models that keep a state between requests; none here does.
+_SEQUENCE = frozenset({"sequence_id", "sequence_start", "sequence_end"})
+TRANSPORT_PARAMETERS = frozenset({"binary_data", _BINARY_OUTPUTS, _BINARY_SIZE}) | _ORDER | _SEQUENCE
+# The one task that has parameters; its worker knows their names and bounds.
+_TASK_WITH_PARAMETERS = "text-generation"
 # What other servers offer beside tensors in the body; ignoring them would answer another question than was asked.
 _NOT_OFFERED = ("shared_memory_region", "classification")
 
@@ -100,7 +105,7 @@ def decode_request(body: bytes, manifest: Manifest, header_length: str | None = 
     return InferenceBody(
         tensors=tensors,
         outputs=outputs,
-        parameters={key: value for key, value in parameters.items() if key not in TRANSPORT_PARAMETERS},
+        parameters=model_parameters(parameters, manifest),
         id=request_id,
         binary=binary,
         binary_default=_truth(parameters.get(_BINARY_OUTPUTS), f"parameters.{_BINARY_OUTPUTS}"),
@@ -199,6 +204,26 @@ def check_parameters(raw: Any, where: str = "parameters") -> dict[str, Any]:
         if raw.get(key):
             raise InvalidRequest(f"{key} is not offered here; send and take tensor data.", field=f"{where}.{key}")
     return raw
+
+
+def model_parameters(parameters: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Return the parameters that the model is sent: a request's without those of its transport.
+
+    Raises:
+        InvalidRequest: one that the model's task does not know, or that asks for a sequence of requests.
+    """
+    for key in _SEQUENCE:
+        if parameters.get(key) not in (None, 0, "", "0"):
+            raise InvalidRequest("sequences are not offered; each request stands alone.", field=f"parameters.{key}")
+    kept = {key: value for key, value in parameters.items() if key not in TRANSPORT_PARAMETERS}
+    if kept and manifest.task != _TASK_WITH_PARAMETERS:
+        unknown = min(kept)
+        raise InvalidRequest(
+            f"{shorten(unknown)} means nothing to a model of the task {manifest.task!r}, which takes no parameters.",
+            field=f"parameters.{unknown[:80]}",
+            remedy="Leave it out.",
+        )
+    return kept
 
 
 class _Data:

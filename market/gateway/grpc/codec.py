@@ -22,11 +22,11 @@ from market.gateway.tensors_check import check_all, check_datatype, check_shape,
 from market.gateway.tensors_json import (
     MAX_ID_CHARACTERS,
     MODEL_VERSION,
-    TRANSPORT_PARAMETERS,
     InferenceBody,
     check_outputs,
     check_parameters,
     in_order,
+    model_parameters,
 )
 
 # Where each datatype stands in InferTensorContents; the sixteen-bit floats travel as raw contents only.
@@ -114,11 +114,9 @@ def decode(message: Any, manifest: Manifest) -> InferenceBody:
     return InferenceBody(
         tensors=check_all(given, manifest),
         outputs=outputs,
-        parameters={
-            key: value
-            for key, value in parameters.items()
-            if not key.startswith(PARAMETER_PREFIX) and key not in TRANSPORT_PARAMETERS
-        },
+        parameters=model_parameters(
+            {key: value for key, value in parameters.items() if not key.startswith(PARAMETER_PREFIX)}, manifest
+        ),
         id=message.id or None,
         binary_default=True,
     )

@@ -11,7 +11,7 @@ import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from market.gateway.connection import Connection, read_whole
+from market.gateway.connection import Connection, ConnectionLimits, read_whole
 
 pytestmark = pytest.mark.integration
 
@@ -48,8 +48,14 @@ class Told:
 
 @pytest.fixture(scope="module")
 def address():
+    yield from serving(ConnectionLimits(header_seconds=10, body_seconds=10, most=1_000, most_by_address=1_000))
+
+
+def serving(limits: ConnectionLimits):
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=partial(Connection, Told()), loop="uvloop", lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        app, http=partial(Connection, Told(), limits), loop="uvloop", lifespan="off", log_config=None
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -184,3 +190,76 @@ def test_both_ways_read_the_same(address, headers, body):
     found = read_whole(data)
     if found is not None:
         assert answers(address, data[:50], data[50:]) == [b"200 " + told(found.path, found.headers, found.body)]
+
+
+@pytest.fixture(scope="module")
+def strict():
+    yield from serving(ConnectionLimits(header_seconds=0.5, body_seconds=0.5, most=1_000, most_by_address=6))
+
+
+def ended(client: socket.socket, *, trickle: bytes = b"") -> bytes:
+    """Read until the server closes, sending `trickle` again and again; what was read."""
+    found = b""
+    client.settimeout(0.1)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            if trickle:
+                client.sendall(trickle)
+            piece = client.recv(65_536)
+        except TimeoutError:
+            continue
+        except OSError:
+            return found
+        if not piece:
+            return found
+        found += piece
+    pytest.fail("the server held a slow client")
+
+
+@pytest.mark.parametrize(
+    ("first", "trickle"),
+    [
+        (b"", b""),
+        (b"", b"\r\n"),
+        (b"POST /v2/models/twice/infer HTTP/1.1\r\n", b"X: y\r\n"),
+        (request(b"{", length=1_000), b" "),
+        (request(b"{", length=1_000, path="/elsewhere"), b" "),
+        (b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+    ids=["silence", "empty lines", "headers", "body", "body elsewhere", "chunks"],
+)
+def test_a_slow_client_is_shown_out_whatever_it_trickles(strict, first, trickle):
+    with socket.create_connection(strict, timeout=20) as client:
+        client.sendall(first)
+        ended(client, trickle=trickle)
+    assert answers(strict, request())[0].startswith(b"200")
+
+
+def test_a_slow_client_is_shown_out_after_a_request_that_was_answered_too(strict):
+    with socket.create_connection(strict, timeout=20) as client:
+        client.sendall(request())
+        assert client.recv(12) == b"HTTP/1.1 200"
+        client.sendall(b"POST /v2/mod")
+        assert b"408" in ended(client)
+
+
+def test_one_address_holds_its_share_of_the_connections_and_no_more(strict):
+    held = [socket.create_connection(strict, timeout=20) for _ in range(6)]
+    try:
+        for client in held:
+            client.sendall(request())
+            assert client.recv(12) == b"HTTP/1.1 200"
+        with socket.create_connection(strict, timeout=20) as client:
+            assert ended(client).startswith(b"HTTP/1.1 503")
+    finally:
+        for client in held:
+            client.close()
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            assert answers(strict, request())[0].startswith(b"200")
+            return
+        except (AssertionError, OSError, IndexError):
+            time.sleep(0.1)
+    pytest.fail("connections that were closed still count")

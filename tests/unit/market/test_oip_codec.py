@@ -122,19 +122,42 @@ def test_outputs_come_in_the_order_and_form_asked_for():
     request = {
         "inputs": [x_input()],
         "outputs": [{"name": "c"}, {"name": "a", "parameters": {"binary_data": False}}],
-        "parameters": {"binary_data_output": True, "temperature": 0.5},
+        "parameters": {"binary_data_output": True, "priority": 2, "timeout": 5, "sequence_id": 0},
         "id": "seven",
     }
     body, length = binary(request, ROW.tobytes())
     decoded = decode_request(body, m, length)
     assert decoded.outputs == ("c", "a")
-    assert decoded.parameters == {"temperature": 0.5}
+    assert decoded.parameters == {}
     content, header = encode_answer_for(decoded, "m", tensors, {"k": 1})
     answer = json.loads(content[:header])
     assert [row["name"] for row in answer["outputs"]] == ["c", "a"]
     assert answer["outputs"][1]["data"] == [0.0]
     assert content[header:] == tensors[2].data
     assert (answer["id"], answer["parameters"]) == ("seven", {"k": 1})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"temperature": 0.5}, "parameters.temperature"),
+        ({"binary_data_output": True, "sequence_id": 7}, "parameters.sequence_id"),
+        ({"sequence_start": True}, "parameters.sequence_start"),
+        ({"wörter" * 40: None}, "parameters."),
+    ],
+)
+def test_a_parameter_that_the_task_does_not_know_is_refused_by_its_name(parameters, field):
+    body, length = binary({"inputs": [x_input()], "parameters": parameters}, ROW.tobytes())
+    with pytest.raises(InvalidRequest) as refused:
+        decode_request(body, TINY, length)
+    assert (refused.value.field or "").startswith(field)
+
+
+def test_a_generation_takes_parameters_and_is_not_sent_those_of_the_transport():
+    m = manifest(TensorSpec("prompt", "BYTES", (1,)), task="text-generation", batch_axis=None)
+    row = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["A"]}
+    body = orjson.dumps({"inputs": [row], "parameters": {"max_tokens": 5, "priority": 1, "sequence_id": 0}})
+    assert decode_request(body, m).parameters == {"max_tokens": 5}
 
 
 def test_nothing_binary_asked_for_is_plain_json():

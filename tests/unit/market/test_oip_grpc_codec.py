@@ -121,11 +121,17 @@ def test_raw_contents_answer_each_input():
 
 def test_payment_parameters_override_metadata_and_are_no_model_parameters():
     voucher = f"0x{'11' * 32};500;0x{'22' * 65}"
-    message = request(raw=ROW, parameters={"market_voucher": voucher, "market_max_price": "9", "temperature": 0.5})
+    message = request(raw=ROW, parameters={"market_voucher": voucher, "market_max_price": "9", "priority": 3})
     paid = codec.read_payment(message, {"market-voucher": "nonsense", "market-request-id": "0x" + "33" * 32})
     assert paid.voucher is not None
     assert (paid.voucher.cumulative_amount, paid.max_price, paid.request_id) == (500, 9, b"\x33" * 32)
-    assert codec.decode(message, TINY).parameters == {"temperature": 0.5}
+    assert codec.decode(message, TINY).parameters == {}
+
+
+def test_a_parameter_that_the_task_does_not_know_is_refused_by_its_name():
+    with pytest.raises(InvalidRequest) as refused:
+        codec.decode(request(raw=ROW, parameters={"sequence_id": 0, "temperature": 0.5}), TINY)
+    assert refused.value.field == "parameters.temperature"
 
 
 @given(
@@ -144,7 +150,7 @@ def test_parameters_there_and_back(parameters):
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 200), st.integers(1, 255))
 def test_any_bytes_are_taken_or_refused_never_broken(data, at, flip):
-    good = bytearray(request(raw=ROW, parameters={"k": 1}).SerializeToString())
+    good = bytearray(request(raw=ROW, parameters={"priority": 1}).SerializeToString())
     good[at % len(good)] ^= flip
     for candidate in (data, bytes(good)):
         try:
