@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots
+        solidity solidity-deep coverage mutants gas parity docs format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -103,6 +103,10 @@ format: install ## write the standard format into all sources
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 	$(FORGE) fmt src "$$PWD/../tests/solidity"
+
+sbom: .venv/bin/uv ## write sbom.cdx.json: what the lock file installs, as CycloneDX 1.5
+	@$(UV) export --quiet --frozen --no-dev --extra $(RUNTIME) --format cyclonedx1.5 --preview-features sbom-export > sbom.cdx.json
+	@echo "sbom.cdx.json"
 
 docs: install ## write the generated parts of docs/ anew
 	PYTHONPATH=. $(VENV)/python docs/make_settings.py
