@@ -101,6 +101,7 @@ class EmbeddedBroker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the node, which ends its broker last
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
         until = time.monotonic() + START_SECONDS

@@ -70,7 +70,11 @@ class WorkerProcess:
     async def _once(self) -> int:
         program = (sys.executable, "-c", "from workers.cli import main; main()", "run", *self._arguments)
         self._process = await asyncio.create_subprocess_exec(
-            *program, env=self._environment, stdin=asyncio.subprocess.DEVNULL, preexec_fn=die_with_parent
+            *program,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the node, which ends its workers when their jobs are done
+            preexec_fn=die_with_parent,
         )
         return await self._process.wait()
 
