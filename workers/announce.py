@@ -34,12 +34,22 @@ class Announcer:
         self._thread = threading.Thread(target=self._run, name="announce", daemon=True)
         self._offers: tuple[tuple[Offer, bytes], ...] = ()
         self._renew_at = 0.0
+        self._draining = False
+        self._writing = threading.Lock()
         self.in_flight = 0
 
     def start(self) -> None:
         """Announce once now and go on in the background."""
         self._announce()
         self._thread.start()
+
+    def drain(self) -> None:
+        """Offer nothing more from now on, but go on giving signs of life, so that what was sent here is waited for."""
+        self._draining = True
+        try:
+            self._announce()
+        except redis.RedisError as error:
+            log.warning("announcement-not-written", error=type(error).__name__)
 
     def stop(self) -> None:
         """Take the announcement back: no new jobs are sent here."""
@@ -59,6 +69,10 @@ class Announcer:
                 log.warning("announcement-not-written", error=type(error).__name__)
 
     def _announce(self) -> None:
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
         node, now = self._node, time.time()
         if now >= self._renew_at:
             self._offers = self._signed(int(now))
@@ -66,7 +80,7 @@ class Announcer:
         message = encode_announcement(
             Announcement(
                 worker=node.key.address,
-                offers=self._offers,
+                offers=() if self._draining else self._offers,
                 manifests=tuple(served.package.manifest.to_bytes() for served in node.served.values()),
                 in_flight=self.in_flight + node.executor.generations.active,
                 max_batch=tuple((model_id, node.sessions.cap(model_id)) for model_id in node.served),

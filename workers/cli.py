@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from workers.commands import doctor, init, models, papers, serve, stake
+from workers.commands import doctor, drain, init, models, papers, serve, stake
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Earn by running ONNX models."
 )
 app.command("init")(init.init)
 app.command("run")(serve.run)
+app.command("drain")(drain.drain)
 app.command("doctor")(doctor.doctor)
 app.command("register")(stake.register)
 app.command("stake")(stake.stake)

@@ -43,6 +43,12 @@ class WorkerSettings(BaseSettings):
     )
     offer_seconds: int = Field(3_600, ge=60, description="How long a signed offer is good for.")
 
+    drain_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="How long a worker that is told to end serves what it was sent; 0: the message in hand.",
+    )
+
     model_dir: Path = Field(Path("~/.cache/inference-market/models"), description="Cache of model packages.")
     state_dir: Path = Field(Path("~/.local/state/inference-market"), description="Where the worker's papers are kept.")
     allow_file_uri: bool = Field(False, description="Take packages from file:// addresses (one machine only).")

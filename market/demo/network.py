@@ -240,6 +240,8 @@ class LocalMarket:
             "WORKER_MODEL_DIR": str(self.data_dir / "models"),
             "WORKER_STATE_DIR": str(self.data_dir / "worker"),
             "WORKER_ALLOW_FILE_URI": "true",
+            # The whole market ends with it: nobody is left to be served.
+            "WORKER_DRAIN_SECONDS": "0",
         }
 
     # --- waiting ----------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ The tests run in order on one market: the second worker is gone after the last.
 
 import os
 import signal
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -56,6 +58,17 @@ def second(local):
     yield account, child
     if child.exit_code is None:
         os.killpg(child.pid, signal.SIGCONT)
+
+
+def with_time_to_finish(local, account):
+    return {
+        **local.worker_environment(),
+        "WORKER_KEYSTORE": str(account.keystore),
+        "WORKER_MODEL_DIR": str(local.data_dir / "models2"),
+        "WORKER_STATE_DIR": str(local.data_dir / "state2"),
+        "WORKER_UNIT_PRICE": str(CHEAPER),
+        "WORKER_DRAIN_SECONDS": "60",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -130,4 +143,28 @@ def test_a_killed_worker_is_passed_over_and_all_is_settled(local, market, second
     assert {served_by(outcome) for outcome in outcomes} == {local.accounts["worker"].address}
     last = market.wait_for_settlement(outcomes[-1].paper, timeout_seconds=60)
     assert verify_receipt(last, local.chain).valid
+    assert charged(local, market) == sum(paper.receipt.price for paper in market.papers.receipts())
+
+
+def test_one_that_drains_finishes_what_it_has_and_ends(local, market, second):
+    account, _ = second
+    environment = with_time_to_finish(local, account)
+    child = local.supervisor.start("worker2-again", program("worker", "run"), environment)
+    deadline = time.monotonic() + 60
+    while served_by(ask(market)) != account.address:
+        assert time.monotonic() < deadline, "the second worker does not come back"
+        time.sleep(0.3)
+    ended = []
+    with ThreadPoolExecutor(1) as pool:
+        command = [*program("worker", "drain")]
+        drained = pool.submit(subprocess.run, command, env={**os.environ, **environment}, timeout=150, check=False)
+        while not drained.done():
+            ended.append(served_by(ask(market)))
+    assert drained.result().returncode == 0
+    assert child.exit_code == 0
+    # Whoever asked meanwhile was served without a fault, at first here, at last elsewhere.
+    assert ended[-1] == local.accounts["worker"].address
+    assert served_by(ask(market)) == local.accounts["worker"].address
+    workers = market.get("/market/v1/workers")
+    assert account.address.hex() in str(workers).lower()
     assert charged(local, market) == sum(paper.receipt.price for paper in market.papers.receipts())

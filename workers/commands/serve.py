@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import redis
 import typer
 
 from contracts.protocol.hexes import checksum
-from workers import metrics, telemetry
+from workers import metrics, running, telemetry
 from workers import node as nodes
 from workers.commands import live
 from workers.commands.output import EnvFile, messages
+from workers.draining import Drain
 from workers.settings import WorkerSettings, load_settings
 from workers.telemetry import configure_logging
-
-# Texts in the making are finished before the worker ends.
-DRAIN_SECONDS = 120.0
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     metrics_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     behind_link: Annotated[bool, typer.Option("--behind-link", hidden=True)] = False,
 ) -> None:
-    """Serve models until told to stop; the jobs in hand are finished first."""
+    """Serve models until told to stop; what was sent here is finished first."""
     with messages():
         settings = load_settings(env_file)
         if not plain and sys.stdout.isatty():
@@ -66,6 +66,11 @@ def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: 
     telemetry.IN_FLIGHT.set_function(lambda: announcer.in_flight + node.executor.generations.active)
     telemetry.SERVED_MODELS.labels(node.provider).set(len(node.served))
     telemetry.LOADED_MODELS.set(node.sessions.loaded())
+    drain = Drain(
+        announce_nothing=announcer.drain,
+        has_work=lambda: _has_work(node, queue, announcer),
+        seconds=settings.drain_seconds,
+    )
     announcer.start()
     typer.echo(f"worker {checksum(node.key.address)} serves {len(node.served)} model(s) on {node.provider}", err=True)
     _accept_root()
@@ -82,8 +87,12 @@ def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: 
         )
         _stop_offering_on_shutdown(announcer)
         if not behind_link:
+            if settings.drain_seconds:
+                _drain_before_shutdown(drain)
             telemetry.LINKED.set(1)
-            with metrics.published(settings, node.side, settings.redis_url, to_file=metrics_file):
+            with ExitStack() as stack:
+                stack.enter_context(running.registered(settings.state_dir, node.key.address))
+                stack.enter_context(metrics.published(settings, node.side, settings.redis_url, to_file=metrics_file))
                 worker.start()
         else:
             stop = metrics.writing(metrics_file) if metrics_file is not None else None
@@ -94,7 +103,7 @@ def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: 
                     stop()
     finally:
         announcer.stop()
-        node.executor.generations.drain(DRAIN_SECONDS)
+        node.executor.generations.drain(drain.seconds_left())
         node.sessions.close()
         node.journal.close()
     raise typer.Exit(worker.exitcode or 0)
@@ -109,6 +118,23 @@ def _accept_root() -> None:
         from celery.exceptions import SecurityWarning
 
         warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+def _has_work(node: nodes.Node, queue: str, announcer: Any) -> bool:
+    """Tell whether anything was sent here that is not answered; also while the broker does not say."""
+    try:
+        return bool(node.redis.llen(queue) or announcer.in_flight or node.executor.generations.active)
+    except (redis.RedisError, OSError):
+        return True
+
+
+def _drain_before_shutdown(drain: Drain) -> None:
+    from celery.signals import worker_ready
+
+    def install(**_: object) -> None:
+        drain.install()
+
+    worker_ready.connect(install, weak=False)
 
 
 def _stop_offering_on_shutdown(announcer: Any) -> None:

@@ -27,11 +27,11 @@ from workers.link.connection import GatewayLink
 from workers.link.programs import WorkerProcess
 from workers.metrics import SUFFIX, published
 from workers.node import ChainSide, check_registered, open_chain
+from workers.running import registered
 from workers.settings import WorkerSettings
 
 PACKS_FOR_EACH_WORKER = 2
 LEAVE_SECONDS = 2.0
-DRAIN_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 STATUS_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -58,7 +58,8 @@ def run(
             broker_url = stack.enter_context(EmbeddedBroker(folder)).url
         log.info("node-starts", worker=checksum(side.key.address), gateway=checksum(gateway), workers=workers)
         folder = stack.enter_context(published(settings, side, broker_url, to_file=metrics_file, behind_link=True))
-        uvloop.run(_serve(side, url, gateway, broker_url, workers, env_file, folder))
+        stack.enter_context(registered(settings.state_dir, side.key.address))
+        uvloop.run(_serve(side, url, gateway, broker_url, workers, env_file, folder, settings.drain_seconds))
 
 
 def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
@@ -101,7 +102,14 @@ def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
 
 
 async def _serve(
-    side: ChainSide, url: str, gateway: bytes, broker_url: str, workers: int, env_file: Path | None, folder: Path
+    side: ChainSide,
+    url: str,
+    gateway: bytes,
+    broker_url: str,
+    workers: int,
+    env_file: Path | None,
+    folder: Path,
+    drain_seconds: float,
 ) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -133,7 +141,7 @@ async def _serve(
         link.leave()
         # The gateway's view of the offers is a second old; what it sends meanwhile is served.
         await asyncio.sleep(LEAVE_SECONDS)
-        await _until(lambda: bridge.in_hand() == 0, DRAIN_SECONDS)
+        await _until(lambda: bridge.in_hand() == 0, drain_seconds)
         await asyncio.gather(*(program.stop() for program in programs))
         await _until(lambda: link.unacknowledged() == 0, FLUSH_SECONDS)
     finally:
