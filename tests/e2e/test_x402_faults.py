@@ -109,8 +109,9 @@ def test_a_gateway_killed_while_it_settles_gives_the_credit_when_it_is_back(loca
                 lost.result()
         local.supervisor.stop(gateway)
     finally:
-        rpc(local.rpc_url, "evm_setIntervalMining", 1)
         rpc(local.rpc_url, "evm_setAutomine", True)
+        # The last word: a node that mines at once mines what comes, never what waits already.
+        rpc(local.rpc_url, "evm_setIntervalMining", 1)
     port = local.gateway_url.rpartition(":")[2]
     environment = {**local.gateway_environment(), "MARKET_PORT": port}
     gateway = local.supervisor.start("gateway", program("market", "serve"), environment)
