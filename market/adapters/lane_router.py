@@ -41,11 +41,17 @@ class LaneRouter:
         await self._own.close()
 
     async def run(
-        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+        self,
+        job: Job,
+        worker: bytes,
+        on_partial: Callable[[Result], None] | None = None,
+        *,
+        long: bool = False,
+        client: bytes | None = None,
     ) -> Result:
         """See `Dispatcher.run`."""
         lane = self._linked if self._hub.has(worker) else self._own
-        return await lane.run(job, worker, on_partial, long=long)
+        return await lane.run(job, worker, on_partial, long=long, client=client)
 
     async def stop(self, job: Job, tokens: int) -> None:
         """See `Dispatcher.stop`."""

@@ -35,10 +35,16 @@ class MemoryDispatcher:
         return "reply:memory"
 
     async def run(
-        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+        self,
+        job: Job,
+        worker: bytes,
+        on_partial: Callable[[Result], None] | None = None,
+        *,
+        long: bool = False,
+        client: bytes | None = None,
     ) -> Result:
         """See `Dispatcher.run`."""
-        del long  # nothing waits here
+        del long, client  # nothing waits here
         self.jobs.append((worker, job))
         handler, streams = self.handlers.get(worker), self.stream_handlers.get(worker)
         if handler is None and streams is None:

@@ -1,15 +1,15 @@
 """What both lanes do alike: jobs wait for their worker, travel in packs, and are paired with their results.
 
-What waits for a worker goes out in one message as soon as the worker has room, without a timer. Must never block the
-event loop, never trust a result (the use case does the checking), and never let a late or doubled result reach anybody.
-A lane says how a message is carried; see `market.inference.ports.Dispatcher` for the rest.
+What waits for a worker goes out in one message as soon as the worker has room, without a timer; models take turns, and
+within a model clients. Must never block the event loop, never trust a result (the use case does the checking), and
+never let a late or doubled result reach anybody. A lane says how a message is carried; see
+`market.inference.ports.Dispatcher` for the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ import structlog
 
 from contracts import tracing
 from contracts.protocol.messages import Job, Pack, Papers, Result
+from market.adapters.turns import TurnQueue
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
 from market.inference.ports import PaperSource, WorkerGone
 
@@ -62,7 +63,7 @@ class Lane:
     """
 
     worker: bytes
-    queues: dict[bytes, deque[Waiting]] = field(default_factory=dict)
+    queues: dict[bytes, TurnQueue[Waiting]] = field(default_factory=dict)
     waiting: int = 0
     flights: int = 0
     long: int = 0
@@ -108,7 +109,13 @@ class PackingDispatcher(ABC):
                 await self._send_papers(worker)
 
     async def run(
-        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+        self,
+        job: Job,
+        worker: bytes,
+        on_partial: Callable[[Result], None] | None = None,
+        *,
+        long: bool = False,
+        client: bytes | None = None,
     ) -> Result:
         """See `Dispatcher.run`."""
         key = (job.request_id, job.attempt)
@@ -126,7 +133,10 @@ class PackingDispatcher(ABC):
         entry.trace = tracing.current.get()
         lane.long += long
         self._pending[key] = entry
-        lane.queues.setdefault(job.model_id, deque()).append(entry)
+        queue = lane.queues.get(job.model_id)
+        if queue is None:
+            queue = lane.queues[job.model_id] = TurnQueue()
+        queue.append(job.channel.payer if client is None else client, entry)
         lane.waiting += 1
         self._schedule(lane)
         try:

@@ -68,7 +68,12 @@ class _Checked:
     key: KeySpending | None
 
     def request(
-        self, payment: PaymentHeaders, voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None
+        self,
+        payment: PaymentHeaders,
+        voucher: ParsedVoucher | None,
+        request_id: bytes | None,
+        max_price: int | None,
+        payer: bytes | None = None,
     ) -> InferenceRequest:
         return InferenceRequest(
             model_ref=self.model,
@@ -83,6 +88,7 @@ class _Checked:
             region=payment.region,
             min_stake=payment.min_stake,
             key=self.key,
+            payer=payer,
             trace=payment.trace,
         )
 
@@ -173,8 +179,10 @@ async def _serve(
 ) -> Served:
     listing, manifest, body = checked.listing, checked.manifest, checked.body
 
-    def infer(voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None) -> Awaitable[Answer]:
-        request = checked.request(payment, voucher, request_id, max_price)
+    def infer(
+        voucher: ParsedVoucher | None, request_id: bytes | None, max_price: int | None, payer: bytes | None = None
+    ) -> Awaitable[Answer]:
+        request = checked.request(payment, voucher, request_id, max_price, payer)
         return joined.inference.infer(request) if collect is None else _collected(joined, request, collect)
 
     headers: Mapping[str, str] = {}

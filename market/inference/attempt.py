@@ -73,16 +73,17 @@ class Attempts:
         live: LiveOffer,
         *,
         channel_id: bytes,
+        client: bytes,
         generates: bool,
         feed: TokenFeed | None,
         others: bool,
         timeline: Timeline,
     ) -> CheckedResult | MarketError:
-        """Ask one worker. A returned error means another worker may do better; one that means no hope is raised.
+        """Ask one worker for a client. A returned error means another may do better; one that means no hope is raised.
 
         With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
         """
-        return await self._watched(self._ask(job, live, channel_id, generates, feed, others, timeline), live)
+        return await self._watched(self._ask(job, live, channel_id, client, generates, feed, others, timeline), live)
 
     async def _watched(
         self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
@@ -116,26 +117,27 @@ class Attempts:
         job: Job,
         live: LiveOffer,
         channel_id: bytes,
+        client: bytes,
         generates: bool,
         feed: TokenFeed | None,
         others: bool,
         timeline: Timeline,
     ) -> CheckedResult | MarketError:
         worker = live.offer.worker
-        beside = self._load.begin(worker)
+        beside = self._load.begin(worker, client)
         started = self._clock()
         seconds = None
         try:
             with stage("dispatch"):
                 if generates:
                     on_partial = None if feed is None else feed.begin(job)
-                    result = await self._dispatcher.run(job, worker, on_partial, long=True)
+                    result = await self._dispatcher.run(job, worker, on_partial, long=True, client=client)
                 elif others:
                     left = (job.deadline_at - self._wall_clock()) / 2
                     async with asyncio.timeout(self._load.patience_seconds(worker, left)):
-                        result = await self._dispatcher.run(job, worker)
+                        result = await self._dispatcher.run(job, worker, client=client)
                 else:
-                    result = await self._dispatcher.run(job, worker)
+                    result = await self._dispatcher.run(job, worker, client=client)
             seconds = self._clock() - started
         except WorkerGone:
             return WorkerFailed("The worker stopped giving signs of life.")
@@ -144,7 +146,7 @@ class Attempts:
         except Overloaded as error:
             return error
         finally:
-            self._load.end(worker, seconds, beside)
+            self._load.end(worker, seconds, beside, client)
         timeline.returned_at = self._wall_clock()
         if not result.ok:
             return _worker_error(result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _WEIGHT = 0.2
 _FAULT_WEIGHT = 0.05
@@ -28,6 +28,7 @@ class _Worker:
     rate: float = 0.0
     reliability: float = 1.0
     judged_at: float = 0.0
+    clients: dict[bytes, int] = field(default_factory=dict)
 
 
 _NOTHING = _Worker()
@@ -85,18 +86,30 @@ class WorkerLoad:
         slowest = self._workers.get(worker, _NOTHING).slowest_ms
         return most if slowest == 0.0 else min(most, max(LEAST_PATIENCE_SECONDS, _PATIENCE * slowest / 1_000))
 
-    def begin(self, worker: bytes) -> int:
+    def below_share(self, worker: bytes, client: bytes) -> bool:
+        """Tell whether a client has less under way at a worker than each would if all who ask there had the same."""
+        known = self._workers.get(worker, _NOTHING)
+        own = known.clients.get(client, 0)
+        return own * (len(known.clients) + (own == 0)) < known.in_flight
+
+    def begin(self, worker: bytes, client: bytes = b"") -> int:
         """Count a request sent; returns how many the worker has with it, for `end`."""
         known = self._workers.get(worker)
         if known is None:
             known = self._workers[worker] = _Worker()
         known.in_flight += 1
+        known.clients[client] = known.clients.get(client, 0) + 1
         return known.in_flight
 
-    def end(self, worker: bytes, seconds: float | None, beside: int = 1) -> None:
+    def end(self, worker: bytes, seconds: float | None, beside: int = 1, client: bytes = b"") -> None:
         """Count a request ended; `seconds` is None without an answer worth counting, `beside` is what `begin` said."""
         known = self._workers[worker]
         known.in_flight -= 1
+        left = known.clients[client] - 1
+        if left:
+            known.clients[client] = left
+        else:
+            del known.clients[client]
         if seconds is not None:
             sample = seconds * 1_000
             known.latency_ms += (_WEIGHT if known.latency_ms else 1.0) * (sample - known.latency_ms)

@@ -26,7 +26,8 @@ class InferenceRequest:
 
     `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a
     random one. `max_price` and `min_stake` in atomic units; these, `worker` and `region` restrict the choice; `key` is
-    the API key that the voucher stands for; `trace` the client's `traceparent`; `received_at` unix seconds.
+    the API key that the voucher stands for; `payer` who asks, where the channel's payer does not; `trace` the
+    client's `traceparent`; `received_at` unix seconds.
     """
 
     model_ref: str
@@ -41,6 +42,7 @@ class InferenceRequest:
     region: str | None = None
     min_stake: int = 0
     key: KeySpending | None = None
+    payer: bytes | None = None
     trace: str | None = None
     received_at: float = field(default_factory=time.time)
 

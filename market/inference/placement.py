@@ -37,7 +37,12 @@ class Placement:
         self._max_queue_seconds = max_queue_seconds
 
     def choose(
-        self, listing: Listing, units: int, request: InferenceRequest, failed: Mapping[bytes, MarketError]
+        self,
+        listing: Listing,
+        units: int,
+        request: InferenceRequest,
+        client: bytes,
+        failed: Mapping[bytes, MarketError],
     ) -> tuple[LiveOffer, bool]:
         """Return the best offer of a worker that has not `failed` this request, and whether others would do too.
 
@@ -51,9 +56,11 @@ class Placement:
         if len(live) == 1 and not failed and not request.limits_workers:
             # The common small market: nothing to compare.
             (worker,) = live
-            if self._breakers.lets_through(worker, listing.model_id) and not self._busy(worker, listing.model_id):
+            if self._breakers.lets_through(worker, listing.model_id) and not self._busy(
+                worker, listing.model_id, client
+            ):
                 return live[worker], False
-        candidates = [self._candidate(worker, offer, listing.model_id) for worker, offer in live.items()]
+        candidates = [self._candidate(worker, offer, listing.model_id, client) for worker, offer in live.items()]
         limits = Limits(
             max_unit_price=None if request.max_price is None else request.max_price // units,
             only_worker=request.worker,
@@ -68,7 +75,7 @@ class Placement:
             raise list(failed.values())[-1]
         raise self._nobody(listing, units, request, candidates, limits)
 
-    def _candidate(self, worker: bytes, offer: LiveOffer, model_id: bytes) -> Candidate:
+    def _candidate(self, worker: bytes, offer: LiveOffer, model_id: bytes, client: bytes) -> Candidate:
         load = self._load
         return Candidate(
             worker=worker,
@@ -80,14 +87,16 @@ class Placement:
             region=offer.worker.region,
             reliability=load.reliability(worker),
             open=not self._breakers.lets_through(worker, model_id),
-            busy=self._busy(worker, model_id),
+            busy=self._busy(worker, model_id, client),
         )
 
-    def _busy(self, worker: bytes, model_id: bytes) -> bool:
+    def _busy(self, worker: bytes, model_id: bytes, client: bytes) -> bool:
         load = self._load
-        return load.queue_seconds(worker) > self._max_queue_seconds and load.in_flight(
-            worker
-        ) >= 2 * self._offers.max_batch(worker, model_id)
+        seconds = load.queue_seconds(worker)
+        if seconds <= self._max_queue_seconds or load.in_flight(worker) < 2 * self._offers.max_batch(worker, model_id):
+            return False
+        # Room is kept for clients that have little there: nobody's thousand requests lock the others out.
+        return seconds > 2 * self._max_queue_seconds or not load.below_share(worker, client)
 
     def _nobody(
         self,

@@ -25,12 +25,19 @@ class Dispatcher(Protocol):
         ...
 
     async def run(
-        self, job: Job, worker: bytes, on_partial: Callable[[Result], None] | None = None, *, long: bool = False
+        self,
+        job: Job,
+        worker: bytes,
+        on_partial: Callable[[Result], None] | None = None,
+        *,
+        long: bool = False,
+        client: bytes | None = None,
     ) -> Result:
         """Deliver a job and wait for its result, at most until `job.deadline_at`; outputs are always inline.
 
         Partial results of this attempt reach `on_partial` in their order, all before this returns; without it they are
-        dropped. A `long` job keeps no other waiting while it runs.
+        dropped. A `long` job keeps no other waiting while it runs. Clients take turns where jobs wait; `client` is who
+        asks, the channel's payer if None.
 
         Raises:
             DeadlineExceeded: no result in time; a later one is dropped.

@@ -85,6 +85,7 @@ class _Running:
 
     request: InferenceRequest
     facts: ChannelFacts
+    client: bytes
     listing: Listing
     manifest: Manifest
     request_id: bytes
@@ -213,6 +214,7 @@ class InferenceService:
         running = _Running(
             request=request,
             facts=facts,
+            client=request.payer or facts.channel.payer,
             listing=listing,
             manifest=manifest,
             request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
@@ -249,7 +251,9 @@ class InferenceService:
         reservation: Reservation | None = None
         try:
             while True:
-                live, others = self._placement.choose(running.listing, running.units, running.request, failed)
+                live, others = self._placement.choose(
+                    running.listing, running.units, running.request, running.client, failed
+                )
                 metered = running.manifest.is_metered
                 terms = self._placement.terms(running.listing, running.units, live, metered=metered)
                 if reservation is not None and reservation.price != terms.price:
@@ -264,6 +268,7 @@ class InferenceService:
                     job,
                     live,
                     channel_id=running.facts.channel_id,
+                    client=running.client,
                     generates=running.generates,
                     feed=running.feed,
                     others=others,

@@ -71,6 +71,18 @@ async def test_two_models_do_not_share_a_message(lane, celery_worker, plain):
     assert [int(size) for size in plain.lrange("packs", 0, -1)] == [2, 2]
 
 
+async def test_clients_take_turns(lane, celery_worker):
+    async def asked(client: bytes) -> bytes:
+        await lane.dispatcher.run(job(lane.dispatcher.reply_to, seconds=30), WORKER, client=client)
+        return client
+
+    many = [asyncio.create_task(asked(b"many")) for _ in range(1_000)]
+    await asyncio.sleep(0)
+    few = asyncio.create_task(asked(b"few"))
+    order = [await done for done in asyncio.as_completed([*many, few])]
+    assert order.index(b"few") < 500, "its turn comes with the next message, not behind all that came before"
+
+
 async def test_large_inputs_and_outputs_travel_by_reference(lane, celery_worker, plain):
     inputs = secrets.token_bytes(INLINE_LIMIT_BYTES + 1)
     assert (await run(lane, mode=5, inputs=inputs)).outputs == inputs

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from market.bootstrap import GatewayRuntime
     from market.gateway.headers import PaymentHeaders
 
-Infer = Callable[[ParsedVoucher | None, bytes | None, int | None], Awaitable[Answer]]
+Infer = Callable[[ParsedVoucher | None, bytes | None, int | None, bytes | None], Awaitable[Answer]]
 
 
 async def pay_by_x402(

@@ -63,7 +63,8 @@ SETTLE_SECONDS = 180.0
 SERVE_SECONDS = SETTLE_SECONDS + 240.0
 SETTLING_AT_ONCE = 32
 
-Infer = Callable[[ParsedVoucher, bytes, int], Awaitable[Answer]]
+# By the house's voucher: request id, the most it may cost, who pays the house.
+Infer = Callable[[ParsedVoucher, bytes, int, bytes], Awaitable[Answer]]
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 _background: set[asyncio.Task[Any]] = set()
@@ -156,7 +157,7 @@ class Door:
         book = self._desk.book
         held, limit = await self._hold(request_id, payer, scheme)
         try:
-            answer = await self._served(request_id, held, limit)
+            answer = await self._served(request_id, held, limit, payer)
         except MarketError as error:
             if settled is not None:
                 # The pack is bought even though this request failed: the client must know that it has credit.
@@ -212,7 +213,7 @@ class Door:
         if deposits and held is Payment.HELD:
             deposited = await to_the_end(self._deposit(request_id, channel, payment, offer))
         try:
-            answer = await self._served(request_id, held, self._price)
+            answer = await self._served(request_id, held, self._price, config.payer)
         except MarketError as error:
             if deposited is not None:
                 # The deposit is made and nothing of it is charged.
@@ -278,16 +279,16 @@ class Door:
         charged = await _apart(self._desk.book.charged, known.last_request)
         if charged is None:
             raise ChannelOutOfStep(known)
-        answer = await self._served(known.last_request, Payment.CHARGED, self._price)
+        answer = await self._served(known.last_request, Payment.CHARGED, self._price, known.config.payer)
         return Paid(answer, self._channel_response(known, charged, None, answer))
 
     # --- serving ------------------------------------------------------------------------------------------------
 
-    async def _served(self, request_id: bytes, held: Payment, limit: int) -> Answer:
+    async def _served(self, request_id: bytes, held: Payment, limit: int, payer: bytes) -> Answer:
         """Run the request on the house's money and charge the payer what the house was charged."""
         book = self._desk.book
         try:
-            answer = await self._onward(request_id, limit)
+            answer = await self._onward(request_id, limit, payer)
             if held is Payment.HELD:
                 await to_the_end(_apart(book.charge, request_id, min(answer.charged, limit), now=time.time()))
         except BaseException:
@@ -296,9 +297,9 @@ class Door:
             raise
         return answer
 
-    async def _onward(self, request_id: bytes, limit: int) -> Answer:
+    async def _onward(self, request_id: bytes, limit: int, payer: bytes) -> Answer:
         try:
-            return await self._infer(self._desk.house.voucher(), request_id, limit)
+            return await self._infer(self._desk.house.voucher(), request_id, limit, payer)
         except PaymentError as error:
             # It is the house that could not pay: the client's payment was good.
             log.warning("house-short", code=error.code, detail=error.detail)

@@ -115,6 +115,27 @@ async def test_more_than_is_answered_in_time_is_refused_before_it_waits():
     assert (await world.service.infer(world.request())).charged == 100
 
 
+async def test_who_has_much_waiting_does_not_lock_the_others_out():
+    world = World()
+    worker = await world.add_worker("w1", pause=0.2)
+    await world.service.infer(world.request())  # 5 a second
+    worker.gate = asyncio.Event()
+    waiting = [asyncio.create_task(world.service.infer(world.request())) for _ in range(16)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded):
+        await world.service.infer(world.request())
+    let_in = 0
+    while not waiting[-1].done():
+        let_in += 1
+        waiting.append(asyncio.create_task(world.service.infer(world.request(payer=bytes([let_in]) * 20))))
+        await asyncio.sleep(0.01)
+    assert 2 < let_in <= 5, "until twice the time is waiting: that is the end for everybody"
+    worker.gate.set()
+    *answered, refused = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(refused, Overloaded)
+    assert {answer.charged for answer in answered} == {100}
+
+
 async def test_two_batches_may_always_wait():
     world = World()
     worker = await world.add_worker("w1", pause=0.5)

@@ -89,6 +89,22 @@ def test_the_rate_counts_a_batch_as_what_it_is():
     assert load.patience_seconds(PAYEE, 15.0) == 15.0
 
 
+def test_a_share_is_what_each_would_have_if_all_had_the_same():
+    load = WorkerLoad()
+    assert not load.below_share(WORKER, b"a")
+    for _ in range(4):
+        load.begin(WORKER, b"a")
+    assert not load.below_share(WORKER, b"a"), "alone it may have all"
+    assert load.below_share(WORKER, b"b")
+    load.begin(WORKER, b"b")
+    assert load.below_share(WORKER, b"b")
+    assert not load.below_share(WORKER, b"a")
+    load.end(WORKER, 0.1, 1, b"b")
+    for _ in range(4):
+        load.end(WORKER, None, 1, b"a")
+    assert not load.below_share(WORKER, b"b")
+
+
 def test_load_counts_and_smooths():
     load = WorkerLoad()
     load.begin(WORKER)

@@ -39,11 +39,13 @@ class Worker:
     def __init__(self):
         self.served = []
         self.limits = []
+        self.payers = set()
         self.faults = []
         self.charged = PRICE
         self.gate = None
 
-    async def infer(self, voucher, request_id, limit):
+    async def infer(self, voucher, request_id, limit, payer):
+        self.payers.add(payer)
         self.limits.append(limit)
         if self.gate is not None:
             await self.gate.wait()
@@ -88,6 +90,7 @@ async def test_a_pack_is_settled_before_the_request_and_charged_after_it(shop):
     assert unpack_receipt(paper)[0] == paid.answer.receipt
     assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE, 0)
     assert paid.headers["Market-Credit"] == str(PACK - PRICE)
+    assert shop.worker.payers == {shop.payer.address}, "turns are taken by payers, not by the house"
 
 
 async def test_one_authorization_in_parallel_is_one_transaction_and_one_job(shop):
