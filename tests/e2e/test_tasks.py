@@ -116,6 +116,7 @@ def test_a_bad_image_costs_nothing(market):
 def voucher(market, amount):
     wallet, kept = market.payer()
     signature = wallet.sign_voucher(kept.channel_id, amount, kept.domain)
+    market.papers.signed(kept.channel_id, amount)  # the papers hold every receipt against what was signed
     return {"Market-Voucher": f"0x{kept.channel_id.hex()};{amount};0x{signature.hex()}"}
 
 
