@@ -30,6 +30,7 @@ from workers.models.sessions import SessionCache
 from workers.models.store import Package
 
 GENERATION_SECONDS = 120
+MADE_UP_SAMPLES = 4
 SENTENCES = ("The quick brown fox jumps over the lazy dog.", "Grüße, 世界 🌍", "A")
 CHAT = [{"role": "user", "content": "Say hello."}]
 
@@ -100,6 +101,55 @@ def sample_tensors(manifest: Manifest, made_up: Mapping[str, NDArray[Any]]) -> l
     if manifest.task == "image-classification":
         return [Tensor.from_numpy("image", np.array([_picture()], dtype=object))]
     return [Tensor.from_numpy(name, array) for name, array in made_up.items()]
+
+
+def read_samples(model: Pipeline[Any], path: Path | None) -> list[list[Tensor]]:
+    """Return the requests of a file: a text a line, one picture, or the tensors of an `.npz`; without it, usual ones.
+
+    Raises:
+        ModelUnusable: the file is not there, or is nothing for this task.
+    """
+    manifest = model.manifest
+    texts = manifest.task in ("text-embedding", "text-classification")
+    if path is None:
+        if texts:
+            return [[Tensor.from_numpy("text", np.array([text], dtype=object))] for text in SENTENCES]
+        return [sample_tensors(manifest, _noise(model.sample(1), seed)) for seed in range(MADE_UP_SAMPLES)]
+    try:
+        if texts:
+            lines = [line for line in path.read_text().splitlines() if line.strip()]
+            read = [[Tensor.from_numpy("text", np.array([line], dtype=object))] for line in lines]
+        elif manifest.task == "image-classification":
+            read = [[Tensor.from_numpy("image", np.array([path.read_bytes()], dtype=object))]]
+        else:
+            with np.load(path, allow_pickle=False) as arrays:
+                read = [[Tensor.from_numpy(name, arrays[name]) for name in arrays.files]]
+    except (OSError, ValueError) as error:
+        raise ModelUnusable(f"{path}: {error}", field="sample") from error
+    if not read:
+        raise ModelUnusable(f"{path} holds no sample.", field="sample")
+    for tensors in read:
+        check_inputs(manifest, tensors)
+    return read
+
+
+def _noise(arrays: Mapping[str, NDArray[Any]], seed: int) -> dict[str, NDArray[Any]]:
+    """Return arrays of the same shapes with normal random numbers where they are of floating point."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.normal(size=array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
+        for name, array in arrays.items()
+    }
+
+
+def seconds_of(model: Pipeline[Any], tensors: Sequence[Tensor], runs: int = 5) -> float:
+    """Return how long a request takes, the quickest of some runs after one that warms up."""
+    times = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        model.run([model.prepare(tensors, {})])
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def _run(model: Pipeline[Any], report: Report) -> None:

@@ -23,6 +23,7 @@ app.command("challenge")(papers.challenge)
 app.command("uphold")(papers.uphold)
 app.command("check")(models.check)
 app.command("tune")(models.tune)
+app.command("quantize")(models.quantize)
 
 
 def main() -> None:

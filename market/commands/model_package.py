@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ import typer
 
 from contracts.protocol.errors import CodedError, ManifestError
 from contracts.protocol.hexes import hex0x
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
 from market.commands.output import EXIT_REFUSED, JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.errors import ConfigurationError
@@ -31,6 +34,18 @@ _COMPANIONS = (
     "README.md",
     "LICENSE",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Guessing:
+    """What the owner says of a model instead of having it guessed."""
+
+    task: str | None = None
+    entry: str | None = None
+    options: tuple[str, ...] = ()
+    unit: str | None = None
+    max_batch: int | None = None
+    license_name: str | None = None
 
 
 def unit_named(text: str) -> Unit:
@@ -57,16 +72,8 @@ def model_init(
 ) -> None:
     """Write a package's manifest from what its files say; tell each guess and where it comes from."""
     with errors_as_messages(as_json=as_json):
-        folder = _folder_of(path, into) if path.is_file() else path
-        made = drafts.draft(folder, task=task, entry=entry, options=_options(option or []))
-        if unit is not None:
-            made.unit = unit_named(unit)
-            made.say("unit", unit, "you said so")
-        if max_batch is not None:
-            made.max_batch = max_batch
-        if license_name is not None:
-            made.license_name = license_name
-        manifest = made.write()
+        guessing = Guessing(task, entry, tuple(option or ()), unit, max_batch, license_name)
+        folder, made, manifest = draft_package(path, into, guessing)
         rows = [{"field": one.field, "value": one.value, "why": one.why} for one in made.guesses]
         data = {
             "modelId": hex0x(manifest.model_id),
@@ -91,12 +98,9 @@ def model_check(
 ) -> None:
     """Check a package as a worker would: files, manifest, graph; and by the `worker` program, load and try it."""
     with errors_as_messages(as_json=as_json):
-        rows = _faults(folder)
-        report: dict[str, Any] = {}
-        if not rows:
-            report = _try_it(folder)
-            rows = report.pop("problems", [])
-        data = {"folder": str(folder), "problems": rows, **report}
+        report = problems_of(folder)
+        rows = report["problems"]
+        data = {"folder": str(folder), **report}
 
         def text() -> None:
             if rows:
@@ -108,6 +112,35 @@ def model_check(
         emit(data, as_json=as_json, text=text)
         if rows:
             raise typer.Exit(EXIT_REFUSED)
+
+
+def draft_package(path: Path, into: Path | None, guessing: Guessing) -> tuple[Path, drafts.Draft, Manifest]:
+    """Write the manifest of a folder, or of an ONNX file in a folder of its own; returns folder, draft and manifest.
+
+    Raises:
+        ManifestError: there is no model, or several, or the draft contradicts itself.
+    """
+    folder = _folder_of(path, into) if path.is_file() else path
+    made = drafts.draft(folder, task=guessing.task, entry=guessing.entry, options=_options(guessing.options))
+    if guessing.unit is not None:
+        made.unit = unit_named(guessing.unit)
+        made.say("unit", guessing.unit, "you said so")
+    if guessing.max_batch is not None:
+        made.max_batch = guessing.max_batch
+    if guessing.license_name is not None:
+        made.license_name = guessing.license_name
+    return folder, made, made.write()
+
+
+def problems_of(folder: Path) -> dict[str, Any]:
+    """Return what is known of a package, its `problems` among it: of its files, else of trying it."""
+    rows = _faults(folder)
+    if rows:
+        return {"problems": rows}
+    report = ask_worker(["check", str(folder)])
+    if report is None:
+        return {"problems": [], "tried": "no: the worker program is not installed here"}
+    return {"problems": [report["error"]]} if "error" in report else report
 
 
 def _faults(folder: Path) -> list[dict[str, Any]]:
@@ -130,25 +163,26 @@ def _row(error: CodedError) -> dict[str, Any]:
     return {"code": error.code, "field": error.field, "detail": error.detail, "remedy": error.remedy}
 
 
-def _try_it(folder: Path) -> dict[str, Any]:
-    """Let the worker program load and run the package; it knows the runtime, which this program does not."""
+def ask_worker(arguments: list[str]) -> dict[str, Any] | None:
+    """Run the worker program, which knows the runtime as this program does not; None where it is not installed.
+
+    Raises:
+        ConfigurationError: it said nothing that can be read.
+    """
     beside = Path(sys.executable).with_name("worker")
     program = str(beside) if beside.is_file() else shutil.which("worker")
     if program is None:
-        return {"tried": "no: the worker program is not installed here"}
-    command = [program, "check", str(folder), "--json"]
+        return None
+    command = [program, *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
     try:
-        report = json.loads(done.stdout)
+        return dict(json.loads(done.stdout))
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ConfigurationError(f"`worker check` failed: {last[:300]}", field="worker") from error
-    if "error" in report:
-        return {"problems": [report["error"]]}
-    return dict(report)
+        raise ConfigurationError(f"`worker {arguments[0]}` failed: {last[:300]}", field="worker") from error
 
 
-def _options(items: list[str]) -> dict[str, Any]:
+def _options(items: Sequence[str]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")

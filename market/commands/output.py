@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 130
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False)
 
 
 def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: Callable[[], None]) -> None:
@@ -77,14 +77,14 @@ def errors_as_messages(*, as_json: bool = False) -> Iterator[None]:
             show_error(error)
         raise typer.Exit(EXIT_UNUSABLE if isinstance(error, OperationError) else EXIT_REFUSED) from None
     except KeyboardInterrupt:
-        _errors.print("interrupted")
+        errors.print("interrupted")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def show_error(error: CodedError) -> None:
     """Print an error for people: what, where, and how to mend it."""
     where = f"{error.field}: " if error.field else ""
-    _errors.print(f"[bold red]error[/bold red] ({error.code}) {where}", end="")
-    _errors.print(error.detail, markup=False, soft_wrap=True)
+    errors.print(f"[bold red]error[/bold red] ({error.code}) {where}", end="")
+    errors.print(error.detail, markup=False, soft_wrap=True)
     if error.remedy:
-        _errors.print(f"  {error.remedy}", markup=False, soft_wrap=True)
+        errors.print(f"  {error.remedy}", markup=False, soft_wrap=True)

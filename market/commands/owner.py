@@ -13,8 +13,9 @@ from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
 from market.commands.model_package import model_check, model_init, unit_named
-from market.commands.output import JsonOption, emit, errors_as_messages, print_fields
+from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import PasswordOption, Profile
+from market.commands.publish import model_publish
 from market.errors import ConfigurationError
 from market.sdk import packages
 from market.settings import DEFAULT_DATA_DIR
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 model_app = typer.Typer(help="Model packages and their listings.", no_args_is_help=True)
 model_app.command("init")(model_init)
 model_app.command("check")(model_check)
+model_app.command("publish")(model_publish)
 
 
 def deploy(
@@ -87,37 +89,6 @@ def model_pack(
         emit(data, as_json=as_json, text=lambda: print_fields(data))
 
 
-@model_app.command("publish")
-@acting(gateway=False)
-def model_publish(
-    profile: Profile,
-    folder: Annotated[Path, typer.Argument(help="Packed folder.")],
-    name: Annotated[str, typer.Argument(help="Name of the listing.")],
-    min_price: Annotated[str, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)],
-    max_price: Annotated[str, typer.Option(help="Highest price of a unit. " + AMOUNT_HELP)],
-    royalty_ppm: Annotated[int, typer.Option(help="The owner's share in millionths.")],
-    uri: Annotated[str | None, typer.Option(help="Where workers fetch the package; default this folder.")] = None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Check a packed folder and list its model on chain."""
-    manifest = packages.load(folder)
-    wallet = profile.wallet("owner")
-    chain = profile.chain(dry_run=dry_run)
-    chain.list_model(
-        wallet,
-        manifest,
-        name=name,
-        min_price=parse_money(min_price, field="min-price"),
-        max_price=parse_money(max_price, field="max-price"),
-        royalty_ppm=royalty_ppm,
-        uri=uri or folder.resolve().as_uri(),
-    )
-    data = {"name": name, "modelId": hex0x(manifest.model_id), "owner": wallet.checksum_address}
-    finish(chain, data, data, as_json=as_json)
-
-
 @model_app.command("update")
 @acting(gateway=False)
 def model_update(
@@ -177,6 +148,40 @@ def model_relist(
 ) -> None:
     """Put a listing up again."""
     _set_active(profile, name, active=True, dry_run=dry_run, as_json=as_json)
+
+
+@model_app.command("earnings")
+@acting(chain=False)
+def model_earnings(
+    profile: Profile,
+    address: Annotated[str | None, typer.Argument(help="Owner; default the acting key.")] = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show what each of an owner's models earned at the gateway: requests served, and royalties, the best first."""
+    owner = checksum(profile.wallet("owner").address if address is None else address_from_hex(address, field="address"))
+    with profile.market() as market:
+        earned = {one["modelId"]: one for one in market.get(f"/market/v1/owners/{owner}/earnings")["models"]}
+        listed = {one["modelId"]: one["name"] for one in market.get(f"/market/v1/models?owner={owner}")}
+    rows = [
+        {
+            "model": listed.get(model_id, ""),
+            "modelId": model_id,
+            "requests": earned[model_id]["requests"] if model_id in earned else 0,
+            "earned": earned[model_id]["earned"] if model_id in earned else "0",
+        }
+        for model_id in listed | earned
+    ]
+    rows.sort(key=lambda row: -int(row["earned"]))
+    total = sum(int(row["earned"]) for row in rows)
+    data = {"owner": owner, "models": rows, "earned": str(total)}
+
+    def text() -> None:
+        shown = [(row["model"] or row["modelId"], str(row["requests"]), both(int(row["earned"]))) for row in rows]
+        print_table("What the models earned", ("model", "requests", "royalties"), shown)
+        print_fields({"owner": owner, "earned": both(total)})
+
+    emit(data, as_json=as_json, text=text)
 
 
 def _set_active(profile: Profile, name: str, *, active: bool, dry_run: bool, as_json: bool) -> None:

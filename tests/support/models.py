@@ -94,6 +94,22 @@ def image_classifier(size=8) -> bytes:
     )
 
 
+def wide(size=256) -> bytes:
+    """x float[batch, 256] → y float[batch, 256]: two products with weights worth quantising, a tanh between them."""
+    random = np.random.default_rng(3)
+    weights = {name: (random.normal(size=(size, size)) / size**0.5).astype("f4") for name in ("first", "second")}
+    return _save(
+        [
+            helper.make_node("MatMul", ["x", "first"], ["product"]),
+            helper.make_node("Tanh", ["product"], ["bent"]),
+            helper.make_node("MatMul", ["bent", "second"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size])],
+        weights,
+    )
+
+
 def write(folder, files: dict[str, bytes], **fields) -> Manifest:
     """Write files and their manifest."""
     entries = {}

@@ -22,7 +22,7 @@ import httpx
 
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hashing import sha256
-from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, Manifest
+from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from workers.errors import ModelHashMismatch, PackageUnavailable, UnsafePackage
 
 _CHUNK = 1 << 20
@@ -54,15 +54,20 @@ class Package:
         Raises:
             ModelHashMismatch: the file on disk has changed.
         """
-        with (self.folder / name).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").digest()
-        if digest != self.manifest.files[name].sha256:
+        if hash_file(self.folder / name).sha256 != self.manifest.files[name].sha256:
             raise _changed(name)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.manifest.files.values())
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Return a file's hash and size without holding it in memory."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+        return FileEntry(digest, stream.tell())
 
 
 def _changed(name: str) -> ModelHashMismatch:

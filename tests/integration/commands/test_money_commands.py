@@ -10,6 +10,7 @@ from market.cli import app
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options
 from market.devnet import services
+from tests.support import models
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -79,6 +80,8 @@ def test_what_was_earned_is_settled_shown_and_withdrawn(local, market):
     refused = market("withdraw", "1u", code=1)["error"]
     assert refused["code"] == "transaction-reverted"
     assert "InferenceEscrowInsufficientCredit" in refused["detail"]
+    (model,) = market("model", "earnings")["models"]
+    assert (model["model"], model["requests"], model["earned"]) == (minilm.NAME, 1, str(UNIT_PRICE // 10))
     royalty = market("withdraw", "--role", "owner")
     assert royalty["withdrawn"] == str(UNIT_PRICE // 10)
 
@@ -93,6 +96,42 @@ def test_a_listing_is_changed_taken_down_and_put_up_again(local, market):
     market("model", "relist", minilm.NAME)
     assert local.chain.model_by_name(minilm.NAME)[1].active
     assert market("model", "delist", "nobody", code=2)["error"]["field"] == "name"
+
+
+def test_a_downloaded_model_is_packed_made_smaller_tried_and_listed_by_one_command(local, market, tmp_path):
+    (tmp_path / "My Wide Net.onnx").write_bytes(models.wide())
+    terms = ("--min-price", "10u", "--max-price", "20u", "--royalty-ppm", "50000")
+    publish = ("model", "publish", str(tmp_path / "My Wide Net.onnx"), *terms)
+    plan = market(*publish, "--into", str(tmp_path / "plain"), "--dry-run")
+    assert [row["what"] for row in plan["transactions"]] == ["list"]
+    assert not any(local.chain.model_by_name("my-wide-net")[0])
+    done = market(*publish, "--int8", "--into", str(tmp_path / "small"), "--unit", "row")
+    model_id, listing = local.chain.model_by_name("my-wide-net")
+    assert done["modelId"] == "0x" + model_id.hex() != plan["modelId"]
+    assert (listing.min_price, listing.max_price, listing.royalty_ppm) == (10, 20, 50_000)
+    assert listing.uri == (tmp_path / "small").as_uri()
+    assert done["quantised"]["bytes"]["after"] < done["quantised"]["bytes"]["before"] / 3
+    taken = market("model", "publish", str(tmp_path / "small"), "my-wide-net", *terms, code=1)["error"]
+    assert taken["code"] == "transaction-reverted"
+
+
+def test_what_cannot_be_published_is_told_before_anything_is_listed(local, market, tmp_path):
+    terms = ("--min-price", "10u", "--max-price", "20u", "--royalty-ppm", "0")
+    (tmp_path / "net.onnx").write_bytes(models.wide())
+
+    def refused(*arguments: str, code: int = 1):
+        return market("model", "publish", *arguments, *terms, code=code)["error"]["field"]
+
+    assert refused(str(tmp_path / "net.onnx"), "--int8", "--int4", code=2) == "int4"
+    far = ("--int4", "--most-difference", "0.001", "--into", str(tmp_path / "small"))
+    assert refused(str(tmp_path / "net.onnx"), *far) == "most-difference"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx"], "nothing is left behind"
+    assert refused(str(tmp_path / "nothing")) == "package"
+    CliRunner().invoke(app, ["model", "init", str(tmp_path / "net.onnx")])
+    assert refused(str(tmp_path / "net"), "--task", "text-embedding", code=2) == "path"
+    (tmp_path / "net" / "model.onnx").write_bytes(b"other")
+    assert refused(str(tmp_path / "net")) == "files.model.onnx"
+    assert not any(local.chain.model_by_name("net")[0])
 
 
 def test_free_money_comes_back_at_once_with_the_gateways_consent(local, market):

@@ -1,4 +1,4 @@
-"""`market model init|check` and `worker check|tune` as an owner and an operator run them."""
+"""`market model init|check` and `worker check|tune|quantize` as an owner and an operator run them."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support import models, tiny_llm
@@ -117,6 +118,48 @@ def test_tuning_is_kept_for_the_worker(tmp_path):
     assert json.loads(Path(said["file"]).read_text()) == said["best"]
     assert {row["batch"] for row in said["measured"]} <= {1, 2, 4}
     assert run(tmp_path, "worker", "check", folder)["batch"] == said["best"]["batch"]
+
+
+@pytest.mark.parametrize(("precision", "share", "most"), [("int8", 0.3, 0.05), ("int4", 0.2, 0.2)])
+def test_quantising_shows_what_it_costs_and_brings(tmp_path, precision, share, most):
+    folder = lay(tmp_path / "model", {"model.onnx": models.wide(), "LICENSE": b"MIT"})
+    run(tmp_path, "market", "model", "init", folder, "--license", "MIT")
+    said = run(tmp_path, "worker", "quantize", folder, tmp_path / "small", "--precision", precision)
+    assert said["bytes"]["after"] < share * said["bytes"]["before"]
+    ((told, samples),) = [(one, said["samples"]) for one in said["differences"]]
+    assert (told["output"], samples) == ("y", 4)
+    assert 0 < told["relative"] < most
+    assert 0.98 < told["cosine"] < 1
+    assert (tmp_path / "small" / "LICENSE").read_bytes() == b"MIT"
+    found = run(tmp_path, "market", "model", "check", tmp_path / "small")
+    assert (found["modelId"], found["problems"]) == (said["modelId"], [])
+
+
+def test_quantising_compares_on_the_owners_own_inputs(tmp_path):
+    folder = lay(tmp_path / "model", {"model.onnx": models.wide()})
+    run(tmp_path, "market", "model", "init", folder)
+    np.savez(tmp_path / "own.npz", x=np.ones((3, 256), "f4"))
+    said = run(tmp_path, "worker", "quantize", folder, tmp_path / "small", "--sample", tmp_path / "own.npz")
+    assert said["samples"] == 1
+    for sample, field in (("none.npz", "sample"), ("bad.npz", "sample")):
+        (tmp_path / "bad.npz").write_bytes(b"no archive")
+        arguments = ("worker", "quantize", folder, tmp_path / "other", "--sample", tmp_path / sample)
+        assert run(tmp_path, *arguments, status=1)["error"]["field"] == field
+        assert not (tmp_path / "other").exists()
+
+
+def test_what_quantising_refuses_leaves_nothing(tmp_path):
+    folder = lay(tmp_path / "model", {"model.onnx": models.wide()})
+    run(tmp_path, "market", "model", "init", folder)
+    quantize = ("worker", "quantize", folder, tmp_path / "small")
+    moved = run(tmp_path, *quantize, "--precision", "int4", "--most-difference", "0.001", status=1)["error"]
+    assert moved["field"] == "most-difference"
+    assert run(tmp_path, *quantize, "--precision", "int3", status=1)["error"]["field"] == "precision"
+    assert not (tmp_path / "small").exists()
+    run(tmp_path, *quantize)
+    assert run(tmp_path, *quantize, status=1)["error"]["field"] == "into", "what is there is not written over"
+    again = run(tmp_path, "worker", "quantize", tmp_path / "small", tmp_path / "smaller", status=1)["error"]
+    assert "not become smaller" in again["detail"]
 
 
 def test_a_folder_without_a_manifest_is_told(tmp_path):

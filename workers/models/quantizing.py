@@ -1,0 +1,178 @@
+"""Makes a model smaller: weights as 8 or 4 bit integers, and says how far the answers move.
+
+Both ways are onnxruntime's own (`onnxruntime.quantization`): int8 quantises weights and, as the model runs, activations
+of matrix products, recurrences and embeddings; int4 keeps weights in blocks of 32 with a scale each and computes in
+float. The package it came from is not touched. Called by `worker quantize`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.protocol.manifest import FILENAME, FileEntry, Manifest
+from contracts.protocol.tensors import Tensor
+from workers.errors import JobError, ModelUnusable
+from workers.models.pipelines.base import Pipeline
+from workers.models.store import Package, hash_file
+
+PRECISIONS = ("int8", "int4")
+BLOCK = 32
+# Convolutions gain nothing from dynamic int8 on CPUs, so they stay as they are.
+INT8_OPERATORS = ("MatMul", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
+# Beyond this an ONNX file cannot hold its weights inside.
+MAX_INLINE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one output moved over all samples.
+
+    `relative` is the length of the difference over the length of the output; `cosine` that between both, of all
+    values as one vector; `largest` of a single value.
+    """
+
+    output: str
+    relative: float
+    cosine: float
+    largest: float
+
+
+def quantize(package: Package, into: Path, precision: str) -> Package:
+    """Write a package with the same files but a quantised entry, and its manifest.
+
+    Raises:
+        ModelUnusable: the package is not of one ONNX file, nothing in it can be quantised, or onnxruntime refuses it.
+    """
+    manifest = package.manifest
+    if not manifest.entry.endswith(".onnx"):
+        raise ModelUnusable(
+            f"{manifest.entry} is no ONNX file: a model for onnxruntime-genai is quantised where it is built.",
+            field="entry",
+            remedy="Build it again with `python -m onnxruntime_genai.models.builder -p int4`.",
+        )
+    if into.exists() and any(into.iterdir()):
+        raise ModelUnusable(f"{into} is not empty.", field="into", remedy="Name another folder.")
+    external = _weights_beside(package)
+    left_out = {manifest.entry, *external, *manifest.options.get("variants", ())}
+    into.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in manifest.files:
+            if name not in left_out:
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(package.folder / name, into / name)
+        return _written(package, into, precision)
+    except BaseException:
+        shutil.rmtree(into)
+        raise
+
+
+def _written(package: Package, into: Path, precision: str) -> Package:
+    manifest = package.manifest
+    target = into / manifest.entry
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(package.folder / manifest.entry, target, precision, large=package.size > MAX_INLINE_BYTES)
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ModelUnusable(f"onnxruntime cannot quantise it: {line}", field=manifest.entry) from error
+    options = {name: value for name, value in manifest.options.items() if name != "variants"}
+    written = Manifest.parse(replace(manifest, files=_files(into), options=options).to_bytes())
+    (into / FILENAME).write_bytes(written.to_bytes())
+    made = Package(written.model_id, written, into)
+    if made.size >= package.size:
+        raise ModelUnusable(
+            f"it would not become smaller: {package.size} bytes before, {made.size} after.",
+            field=manifest.entry,
+            remedy="Publish it as it is; it may be quantised already.",
+        )
+    return made
+
+
+def differences(before: Pipeline[Any], after: Pipeline[Any], samples: Sequence[Sequence[Tensor]]) -> list[Difference]:
+    """Run samples on both models, each alone, and compare every output of floating point.
+
+    Raises:
+        JobError: a sample cannot be run.
+        ModelUnusable: there is no output to compare.
+    """
+    told: dict[str, tuple[list[NDArray[Any]], list[NDArray[Any]]]] = {}
+    for tensors in samples:
+        pair = []
+        for model in (before, after):
+            (answer,) = model.run([model.prepare(tensors, {})])
+            if isinstance(answer, JobError):
+                raise answer
+            pair.append(answer.outputs)
+        for name, array in pair[0].items():
+            if np.issubdtype(array.dtype, np.floating) and array.shape == pair[1][name].shape:
+                old, new = told.setdefault(name, ([], []))
+                old.append(array.astype(np.float64).ravel())
+                new.append(pair[1][name].astype(np.float64).ravel())
+    if not told:
+        raise ModelUnusable("no output of floating point can be compared.", field="outputs")
+    return [_difference(name, np.concatenate(old), np.concatenate(new)) for name, (old, new) in told.items()]
+
+
+def _difference(name: str, old: NDArray[Any], new: NDArray[Any]) -> Difference:
+    apart, length = float(np.linalg.norm(old - new)), float(np.linalg.norm(old))
+    both = length * float(np.linalg.norm(new))
+    return Difference(
+        output=name,
+        relative=apart / length if length else apart,
+        cosine=float(old @ new) / both if both else float(apart == 0.0),
+        largest=float(np.max(np.abs(old - new), initial=0.0)),
+    )
+
+
+def _write(source: Path, target: Path, precision: str, *, large: bool) -> None:
+    if precision == "int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=list(INT8_OPERATORS),
+            per_channel=True,
+            # Seven bits: without VNNI a CPU's eight by eight bit sums saturate, and models move between machines.
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=large,
+        )
+        return
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(str(source), bits=4, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target), large)
+
+
+def _weights_beside(package: Package) -> set[str]:
+    """Name the files that the entry keeps weights in."""
+    try:
+        import onnx
+        import onnx_ir  # noqa: F401
+    except ImportError as error:
+        raise ModelUnusable(
+            "the packages that quantise are not installed.",
+            field="precision",
+            remedy="Install the extra [convert]: pip install 'inference-market[convert]'.",
+        ) from error
+    entry = package.manifest.entry
+    beside = entry.rpartition("/")[0]
+    model = onnx.load(package.folder / entry, load_external_data=False)
+    found = {
+        item.value for tensor in model.graph.initializer for item in tensor.external_data if item.key == "location"
+    }
+    return {f"{beside}/{name}" if beside else name for name in found}
+
+
+def _files(folder: Path) -> dict[str, FileEntry]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
