@@ -199,15 +199,21 @@ def terminate_as_interrupt() -> Iterator[None]:
     """
 
     def raise_interrupt(*_: object) -> None:
-        # Raised where a finalizer happens to run, the exception is printed and lost: remembered, it is raised again.
+        # Raised where a finalizer happens to run, the exception is lost: remembered, it is raised again.
         _interrupts.append(time.monotonic())
         raise KeyboardInterrupt
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            print_lost(unraisable)
+
     _interrupts.clear()
+    print_lost, sys.unraisablehook = sys.unraisablehook, lost
     previous = {number: signal.signal(number, raise_interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
         _interrupts.clear()
+        sys.unraisablehook = print_lost
         for number, handler in previous.items():
             signal.signal(number, handler)

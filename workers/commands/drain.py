@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -18,7 +20,6 @@ from workers.errors import StartError
 from workers.settings import WorkerSettings, load_settings
 
 MARGIN_SECONDS = 60.0
-LOOK_SECONDS = 0.1
 
 
 def drain(
@@ -39,21 +40,38 @@ def drain(
                 field="WORKER_STATE_DIR",
                 remedy="Run this where `worker run` does, as the same user, with the same settings.",
             )
-        for number in found:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGTERM)
+        processes = _told_to_end(found)
         names = ", ".join(str(number) for number in found)
         typer.echo(f"worker {checksum(address)} drains: process {names}", err=True)
         seconds = settings.drain_seconds + MARGIN_SECONDS if wait is None else wait
         if not seconds:
             return
-        until = time.monotonic() + seconds
-        while set(running.find(settings.state_dir, address)) & set(found):
-            if time.monotonic() > until:
-                typer.echo(f"it still has work after {seconds:g} s", err=True)
-                raise typer.Exit(EXIT_REFUSED)
-            time.sleep(LOOK_SECONDS)
+        if not _ended(processes, seconds):
+            typer.echo(f"it still has work after {seconds:g} s", err=True)
+            raise typer.Exit(EXIT_REFUSED)
         typer.echo("it has ended", err=True)
+
+
+def _told_to_end(numbers: Sequence[int]) -> list[int]:
+    """Send SIGTERM; returns a descriptor for each process, which names that very process and no later one."""
+    processes = []
+    for number in numbers:
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(number)
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            processes.append(process)
+    return processes
+
+
+def _ended(processes: Sequence[int], seconds: float) -> bool:
+    """Wait until all processes have ended, at most `seconds`; a descriptor is readable from then on."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1_000):
+            return False
+    return True
 
 
 def _address(settings: WorkerSettings) -> bytes:

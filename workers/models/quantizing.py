@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 from contracts.protocol.manifest import FILENAME, FileEntry, Manifest
 from contracts.protocol.tensors import Tensor
 from workers.errors import JobError, ModelUnusable
+from workers.models import runtime
 from workers.models.pipelines.base import Pipeline
 from workers.models.store import Package, hash_file
 
 PRECISIONS = ("int8", "int4")
-BLOCK = 32
-# Convolutions gain nothing from dynamic int8 on CPUs, so they stay as they are.
-INT8_OPERATORS = ("MatMul", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
 # Beyond this an ONNX file cannot hold its weights inside.
 MAX_INLINE_BYTES = 1_500_000_000
 
@@ -78,7 +76,7 @@ def _written(package: Package, into: Path, precision: str) -> Package:
     target = into / manifest.entry
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _write(package.folder / manifest.entry, target, precision, large=package.size > MAX_INLINE_BYTES)
+        runtime.quantize(package.folder / manifest.entry, target, precision, large=package.size > MAX_INLINE_BYTES)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelUnusable(f"onnxruntime cannot quantise it: {line}", field=manifest.entry) from error
@@ -129,28 +127,6 @@ def _difference(name: str, old: NDArray[Any], new: NDArray[Any]) -> Difference:
         cosine=float(old @ new) / both if both else float(apart == 0.0),
         largest=float(np.max(np.abs(old - new), initial=0.0)),
     )
-
-
-def _write(source: Path, target: Path, precision: str, *, large: bool) -> None:
-    if precision == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(INT8_OPERATORS),
-            per_channel=True,
-            # Seven bits: without VNNI a CPU's eight by eight bit sums saturate, and models move between machines.
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=large,
-        )
-        return
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    quantizer = MatMulNBitsQuantizer(str(source), bits=4, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(target), large)
 
 
 def _weights_beside(package: Package) -> set[str]:

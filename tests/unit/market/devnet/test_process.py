@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -100,3 +101,34 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path):
 
 def test_a_free_port_is_a_port():
     assert 1_024 <= free_port() <= 65_535
+
+
+def test_an_interrupt_lost_in_a_finalizer_is_not_printed_and_is_raised_later():
+    code = """
+    import os, signal
+    from market.devnet.process import check_interrupt, terminate_as_interrupt
+
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1_000):
+                pass
+
+    class Faulty:
+        def __del__(self):
+            raise ValueError("of its own")
+
+    with terminate_as_interrupt():
+        Faulty()
+        Finalized()
+        try:
+            check_interrupt()
+        except KeyboardInterrupt:
+            print("raised again")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "raised again\n")
+    assert "of its own" in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
