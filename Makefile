@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
+        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -113,6 +113,9 @@ docs: install ## write the generated parts of docs/ anew
 	PYTHONPATH=. $(VENV)/python docs/make_worker_errors.py
 	$(VENV)/python docs/deploy/make_dashboards.py
 	$(VENV)/python -m market.commands.error_table > docs/errors.md
+
+site: install ## build the documents as a site in build/site; fails on a dead link
+	PYTHONPATH=. $(VENV)/python docs/make_site.py
 
 lock: .venv/bin/uv ## renew the lock files after a change of dependencies
 	$(UV) lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,6 +197,7 @@ def receipts_verify(
     request_id: Annotated[str | None, typer.Argument(help="Request id; all kept receipts if left out.")] = None,
     *,
     file: Annotated[Path | None, typer.Option(help="Verify a receipt from a JSON file instead.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the settlement of what is not settled.")] = 0,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     url: UrlOption = None,
     rpc_url: RpcOption = None,
@@ -210,7 +212,8 @@ def receipts_verify(
     with errors_as_messages(as_json=as_json):
         profile = Profile.load(data_dir, url=url, rpc_url=rpc_url, deployment=deployment, chain_id=chain_id)
         chain = profile.chain()
-        verdicts = [(paper, _verdict(profile, paper, chain)) for paper in _chosen(profile, request_id, file)]
+        until = time.monotonic() + wait
+        verdicts = [(paper, _verdict(profile, paper, chain, until)) for paper in _chosen(profile, request_id, file)]
         data = [{"requestId": hex0x(p.receipt.request_id), **v.to_json()} for p, v in verdicts]
 
         def text() -> None:
@@ -238,11 +241,16 @@ def _chosen(profile: Profile, request_id: str | None, file: Path | None) -> list
     return chosen
 
 
-def _verdict(profile: Profile, paper: SignedReceipt, chain: Any) -> Verdict:
+def _verdict(profile: Profile, paper: SignedReceipt, chain: Any, until: float) -> Verdict:
     if paper.settlement is None:
         try:
             with profile.market() as market:
-                paper = market.fetch_settlement(paper)
+                left = until - time.monotonic()
+                paper = (
+                    market.wait_for_settlement(paper, timeout_seconds=left)
+                    if left > 0
+                    else market.fetch_settlement(paper)
+                )
         except CodedError as error:
             return Verdict.unsettled(error)
     ours = [kept.channel for kept in profile.papers().channels() if kept.channel_id == paper.receipt.channel_id]

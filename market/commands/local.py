@@ -99,7 +99,7 @@ def up(
                 )
                 console.print(f'  market infer {minilm.NAME} --text "A cat." --text "A kitten."{where}', soft_wrap=True)
                 console.print(
-                    f"  market receipts verify{where}\n\nCtrl-C stops it; the state stays in {data_dir}.",
+                    f"  market receipts verify --wait 60{where}\n\nCtrl-C stops it; the state stays in {data_dir}.",
                     soft_wrap=True,
                 )
 

@@ -1,7 +1,8 @@
-"""The Python examples of the README, run as they stand there against a whole market; only the addresses are put in."""
+"""The examples and commands of the README and the client guide, run as they stand there; only addresses are put in."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+# Runs until it is told to stop: the fixture does the same.
+ENDLESS = "up"
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +52,20 @@ def test_the_examples_run_in_order(local, capsys):
     shown = capsys.readouterr().out
     assert re.search(r"^paid [1-9]\d* for [1-9]\d* tokens$", shown, re.MULTILINE), shown
     assert "receipts checked and kept" in shown
+
+
+def test_the_commands_run_in_order(local):
+    ran, last = [], {}
+    for page in (README, ROOT / "docs" / "clients.md"):
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in re.findall(r"^\$ (?:\.venv/bin/)?market (.*)$", block, re.MULTILINE):
+                words = shlex.split(line, comments=True)
+                if words[0] == ENDLESS:
+                    continue
+                if words[0] == "trace":
+                    words[1] = last["infer"]["requestId"]
+                done = CliRunner().invoke(app, [*words, "--json", "--data-dir", str(local.data_dir)])
+                assert done.exit_code == 0, f"market {line}: {done.output}"
+                last[words[0]] = json.loads(done.stdout)
+                ran.append(words[0])
+    assert {"channel", "infer", "receipts", "status", "wallet", "keys", "trace"} <= set(ran)
