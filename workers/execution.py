@@ -5,11 +5,7 @@ A failure is data with a code, never an exception to the caller, and one bad job
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
-
-import structlog
+from collections.abc import Callable, Mapping, Sequence
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
@@ -19,21 +15,20 @@ from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
-from workers.errors import ExecutionFailed, InputsGone, InputsRefused
+from workers.errors import InputsGone, InputsRefused
 from workers.generating import Generations
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
-from workers.models.pipelines.base import Answer, Pipeline
+from workers.models.pipelines.base import Answer
+from workers.models.serving import Batches, Outcomes, Request, serve
 from workers.models.sessions import SessionCache
 from workers.papers import SignedWork
 from workers.receipts import Signer, Unsigned, failed
 
-log = structlog.get_logger(__name__)
-
 # A batch that took this long is worth a reply of its own.
 EARLY_SECONDS = 0.005
 
-_Outcomes: TypeAlias = dict[int, Answer | CodedError]
+_READ = telemetry.TOKENS.labels("read")
 
 
 class Executor:
@@ -113,7 +108,7 @@ class Executor:
         check_outputs(manifest, job.outputs)
         return admitted
 
-    def _run_model(self, served: Served, members: Mapping[int, Admitted]) -> Iterator[tuple[_Outcomes, float]]:
+    def _run_model(self, served: Served, members: Mapping[int, Admitted]) -> Batches:
         """Yield the outcomes batch by batch, each with the seconds that its batch took."""
         try:
             model = self._sessions.get(served.package)
@@ -124,25 +119,17 @@ class Executor:
         if isinstance(model, GenerationModel):
             yield self._generate(model, members), 0.0
             return
-        works: dict[int, Any] = {}
-        refused: _Outcomes = {}
-        for i, admitted in members.items():
-            try:
-                works[i] = model.prepare(admitted.tensors, admitted.parameters)
-            except CodedError as error:
-                refused[i] = error
-            except Exception:
-                log.exception("unexpected", request=admitted.job.request_id.hex())
-                refused[i] = ExecutionFailed("the worker stumbled over these inputs.")
-        if refused:
-            yield refused, 0.0
-        names = list(works)
-        for positions in model.group(list(works.values())):
-            yield from _run_group(model, {names[p]: works[names[p]] for p in positions})
+        names = list(members)
+        requests = [Request(one.tensors, one.parameters) for one in members.values()]
+        for outcomes, seconds in serve(model, requests):
+            if seconds:
+                telemetry.COMPUTE.observe(seconds)
+            _READ.inc(sum(one.units for one in outcomes.values() if isinstance(one, Answer)))
+            yield {names[position]: outcome for position, outcome in outcomes.items()}, seconds
 
-    def _generate(self, model: GenerationModel, members: Mapping[int, Admitted]) -> _Outcomes:
+    def _generate(self, model: GenerationModel, members: Mapping[int, Admitted]) -> Outcomes:
         """Start generations; returns what was refused."""
-        refused: _Outcomes = {}
+        refused: Outcomes = {}
         for i, admitted in members.items():
             try:
                 asked = "logprobs" in admitted.job.outputs
@@ -151,24 +138,6 @@ class Executor:
             except CodedError as error:
                 refused[i] = error
         return refused
-
-
-def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Iterator[tuple[_Outcomes, float]]:
-    started = time.perf_counter()
-    try:
-        answers = model.run(list(works.values()))
-    except Exception as error:
-        if not isinstance(error, ExecutionFailed):
-            log.exception("unexpected")
-            error = ExecutionFailed("the worker stumbled over these inputs.")
-        if len(works) > 1:  # one of them is to blame: each alone then
-            for i, one in works.items():
-                yield from _run_group(model, {i: one})
-            return
-        answers = [error]
-    seconds = time.perf_counter() - started
-    telemetry.COMPUTE.observe(seconds)
-    yield dict(zip(works, answers, strict=True)), seconds
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:

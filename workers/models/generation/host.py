@@ -23,7 +23,7 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from workers.models.generation.stops import StopScanner
-from workers.models.generation.wire import Wire
+from workers.models.wire import Wire
 
 PIECE_TOKENS = 128  # of a prompt, between the others' tokens
 

@@ -25,9 +25,9 @@ from contracts.protocol.manifest import Manifest
 from workers.errors import CrowdedOut, ExecutionFailed, InputsRefused, JobError, ModelUnusable
 from workers.models.generation import config
 from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, GenerationRequest
-from workers.models.generation.wire import Wire
 from workers.models.pipelines.base import Options, check_interface
 from workers.models.store import Package
+from workers.models.wire import Wire
 
 LOAD_SECONDS = 600
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.metering import DEFAULT_TEXT_TOKENS, TOKENS_AROUND_A_TEXT
 from contracts.protocol.tensors import Tensor
-from workers import telemetry
 from workers.errors import ExecutionFailed, InputsRefused, JobError, ModelUnusable
 from workers.models.graph import Arrays, Graph
 from workers.models.pipelines.base import Answer, Options, Pipeline, check_parameters
@@ -32,7 +31,6 @@ SAMPLE_TOKENS = 32
 MAX_TOKENS = 1 << 17
 # A row more in a batch is worth padding of this share of its tokens.
 PADDING_FACTOR = 1.5
-_READ = telemetry.TOKENS.labels("read")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -123,7 +121,6 @@ class TextPipeline(Pipeline[Texts]):
                 raise ExecutionFailed(f"{self._output} is {list(values.shape)} for {len(chunk)} texts.")
             for i, value in zip(chunk, values, strict=True):
                 rows[i] = value
-        _READ.inc(sum(map(len, ids)))
         answers: list[Answer | JobError] = []
         end = 0
         for work in works:

@@ -1,0 +1,71 @@
+"""Serves a pack's requests on one loaded pipeline: read, grouped, run; where a group fails, each of it alone.
+
+The same in the worker's own process and in a model's process of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+
+from contracts.protocol.errors import CodedError
+from contracts.protocol.tensors import Tensor
+from workers.errors import ExecutionFailed
+from workers.models.pipelines.base import Answer, Pipeline
+
+log = structlog.get_logger(__name__)
+
+# By a request's position; with them go the seconds that their batch took, 0 where nothing ran.
+Outcomes: TypeAlias = dict[int, Answer | CodedError]
+Batches: TypeAlias = Iterator[tuple[Outcomes, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request whose tensors agree with the manifest."""
+
+    tensors: Sequence[Tensor]
+    parameters: Mapping[str, Any]
+
+
+def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
+    """Yield the outcomes batch by batch; together they are one for each request."""
+    works: dict[int, Any] = {}
+    refused: Outcomes = {}
+    for i, request in enumerate(requests):
+        try:
+            works[i] = model.prepare(request.tensors, request.parameters)
+        except CodedError as error:
+            refused[i] = error
+        except Exception:
+            log.exception("unexpected", model=model.package.model_id.hex())
+            refused[i] = _stumbled()
+    if refused:
+        yield refused, 0.0
+    names = list(works)
+    for positions in model.group(list(works.values())):
+        yield from _run_group(model, {names[p]: works[names[p]] for p in positions})
+
+
+def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Batches:
+    started = time.perf_counter()
+    try:
+        answers = model.run(list(works.values()))
+    except Exception as error:
+        if not isinstance(error, ExecutionFailed):
+            log.exception("unexpected", model=model.package.model_id.hex())
+            error = _stumbled()
+        if len(works) > 1:  # one of them is to blame: each alone then
+            for i, one in works.items():
+                yield from _run_group(model, {i: one})
+            return
+        answers = [error]
+    yield dict(zip(works, answers, strict=True)), time.perf_counter() - started
+
+
+def _stumbled() -> ExecutionFailed:
+    return ExecutionFailed("the worker stumbled over these inputs.")
