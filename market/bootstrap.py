@@ -300,6 +300,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             timeout_seconds=settings.request_timeout_seconds,
             generation_timeout_seconds=settings.generation_timeout_seconds,
             max_queue_seconds=settings.max_queue_seconds,
+            hedge_share=settings.hedge_share,
         ),
     )
 

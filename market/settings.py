@@ -74,6 +74,12 @@ class MarketSettings(BaseSettings):
         gt=0,
         description="Refuse with 429 where more waits than is answered in this time.",
     )
+    hedge_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Most of the requests with `Market-Hedge` that a second worker is asked; 0: none.",
+    )
     generation_timeout_seconds: float = Field(
         100.0,
         gt=0,

@@ -25,6 +25,9 @@ from market.errors import ConfigurationError
 METRICS = CollectorRegistry(auto_describe=True)
 
 REQUESTS = Counter("market_requests_total", "Inference requests by outcome.", ["code"], registry=METRICS)
+HEDGES = Counter(
+    "market_hedges_total", "Requests sent to a second worker, by whose answer counted.", ["answer"], registry=METRICS
+)
 _STAGE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 

@@ -39,6 +39,11 @@ GATEWAY: list[Panel] = [
         "short",
         {"blocks": "max(market_blocks_behind)", "age of the newest, s": "max(market_block_age_seconds)"},
     ),
+    (
+        "Second workers asked a second, by whose answer counted",
+        "reqps",
+        {"{{answer}}": "sum by (answer) (rate(market_hedges_total[5m]))"},
+    ),
     ("Live workers", "short", {"workers": "max(market_live_workers)"}),
     ("Workers' stake that thaws, tokens", "short", {"thawing": "max(market_stake_thawing_units) / 1e6"}),
     (

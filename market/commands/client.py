@@ -85,6 +85,10 @@ def infer(
         list[str] | None, typer.Option("--text", help="Sentence for the demonstration's MiniLM; may be repeated.")
     ] = None,
     max_price: Annotated[str | None, typer.Option(help="Most the request may cost, in tokens.")] = None,
+    worker: Annotated[str | None, typer.Option(help="Address of the only worker that will do.")] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the worker; eu takes all that begin with eu-.")] = None,
+    min_stake: Annotated[str | None, typer.Option(help="Least stake of the worker, in tokens.")] = None,
+    hedge: Annotated[bool, typer.Option("--hedge", help="Let a second worker be asked if the first is late.")] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     url: UrlOption = None,
     keystore: KeystoreOption = None,
@@ -95,9 +99,12 @@ def infer(
     with errors_as_messages(as_json=as_json):
         profile = Profile.load(data_dir, url=url, keystore=keystore, password_file=password_file)
         limit = None if max_price is None else parse_amount(max_price, field="max-price")
+        stake = 0 if min_stake is None else parse_amount(min_stake, field="min-stake")
         with profile.market(profile.wallet()) as market:
             tensors = _tensors(market, model, inputs, text)
-            outcome = market.infer(model, tensors, max_price=limit)
+            outcome = market.infer(
+                model, tensors, max_price=limit, worker=worker, region=region, min_stake=stake, hedge=hedge
+            )
         outputs: dict[str, Any] = {name: _plain(array) for name, array in outcome.outputs.items()}
         if text:
             assert isinstance(tensors, dict)

@@ -26,6 +26,7 @@ MAX_PRICE = "Market-Max-Price"
 WORKER = "Market-Worker"
 REGION = "Market-Region"
 MIN_STAKE = "Market-Min-Stake"
+HEDGE = "Market-Hedge"
 RECEIPT = "Market-Receipt"
 CHARGED = "Market-Charged"
 CUMULATIVE = "Market-Cumulative"
@@ -33,8 +34,8 @@ REPEATED = "Market-Repeated"
 AUTHORIZATION = "authorization"
 TRACEPARENT = "traceparent"
 _BEARER = "bearer "
-REQUEST_HEADERS = (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE)
-_VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER, _REGION, _MIN_STAKE = (name.lower() for name in REQUEST_HEADERS)
+REQUEST_HEADERS = (VOUCHER, REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE, HEDGE)
+_VOUCHER, _REQUEST_ID, _MAX_PRICE, _WORKER, _REGION, _MIN_STAKE, _HEDGE = (name.lower() for name in REQUEST_HEADERS)
 _MAX_REGION = 64
 
 _MAX_DIGITS = len(str(MAX_UINT128))
@@ -54,6 +55,7 @@ class PaymentHeaders:
     worker: bytes | None
     region: str | None = None
     min_stake: int = 0
+    hedge: bool = False
     x402: X402Headers | None = None
     bearer: str | None = field(default=None, repr=False)
     trace: str | None = None
@@ -77,6 +79,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
     voucher, request_id = headers.get(_VOUCHER), headers.get(_REQUEST_ID)
     max_price, worker = headers.get(_MAX_PRICE), headers.get(_WORKER)
     region, min_stake = headers.get(_REGION), headers.get(_MIN_STAKE)
+    hedge = headers.get(_HEDGE)
     try:
         return PaymentHeaders(
             voucher=None if voucher is None else parse_voucher(voucher),
@@ -85,6 +88,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
             worker=None if worker is None else address_from_hex(worker, field=WORKER),
             region=None if region is None else _region(region),
             min_stake=0 if min_stake is None else _amount(min_stake, MIN_STAKE),
+            hedge=False if hedge is None else _yes(hedge, HEDGE),
             x402=x402_headers(headers) if voucher is None else None,
             bearer=bearer_of(headers) if voucher is None else None,
             trace=headers.get(TRACEPARENT),
@@ -120,6 +124,12 @@ def _region(text: str) -> str:
     if not (text.isascii() and text.isprintable() and 0 < len(text) <= _MAX_REGION):
         raise InvalidRequest(f"expected 1 to {_MAX_REGION} printable ASCII characters.", field=REGION)
     return text
+
+
+def _yes(text: str, field: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidRequest("expected true or false.", field=field)
+    return text.lower() == "true"
 
 
 def _amount(text: str, field: str) -> int:

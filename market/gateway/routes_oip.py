@@ -31,6 +31,7 @@ PAYMENT_PARAMETERS = [
     _header("Market-Request-Id", "0x and 32 bytes; the same id is charged once."),
     _header("Market-Max-Price", "Highest price accepted, atomic token units."),
     _header("Market-Worker", "Address of the only worker accepted."),
+    _header("Market-Hedge", "`true`: a second worker may be asked when the first is late; one is paid."),
     _header("Market-Region", "Region of the worker: `eu` takes `eu` and all that begin with `eu-`."),
     _header("Market-Min-Stake", "Least stake of the worker, atomic token units."),
 ]

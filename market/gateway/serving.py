@@ -87,6 +87,7 @@ class _Checked:
             worker=payment.worker,
             region=payment.region,
             min_stake=payment.min_stake,
+            hedge=payment.hedge,
             key=self.key,
             payer=payer,
             trace=payment.trace,

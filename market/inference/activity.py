@@ -75,6 +75,14 @@ class Activity:
         else:
             minute.failed[code] += 1
 
+    def answer_seconds(self, worker: bytes, model_id: bytes, share: float, least: int) -> float | None:
+        """Return within what time a worker gave this share of its newest answers; None after fewer than `least`."""
+        record = self._records.get((worker, model_id))
+        if record is None or len(record.samples) < least:
+            return None
+        found = _quantile(sorted(record.samples), share)
+        return None if found is None else found / 1_000
+
     def performance(self, *, worker: bytes | None = None, model_id: bytes | None = None) -> Performance:
         """Sum up the last hour of a worker, of a model, or of one at the other."""
         found = list(self._matching(worker, model_id))

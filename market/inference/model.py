@@ -25,7 +25,8 @@ class InferenceRequest:
     """A request as read from the wire, not yet checked against a model.
 
     `model_ref` is a listing name or a 0x model id. `requested_outputs` empty means all. `request_id` None means a
-    random one. `max_price` and `min_stake` in atomic units; these, `worker` and `region` restrict the choice; `key` is
+    random one. `max_price` and `min_stake` in atomic units; these, `worker` and `region` restrict the choice; `hedge`
+    allows to ask a second worker when the first is late; `key` is
     the API key that the voucher stands for; `payer` who asks, where the channel's payer does not; `trace` the
     client's `traceparent`; `received_at` unix seconds.
     """
@@ -41,6 +42,7 @@ class InferenceRequest:
     worker: bytes | None = None
     region: str | None = None
     min_stake: int = 0
+    hedge: bool = False
     key: KeySpending | None = None
     payer: bytes | None = None
     trace: str | None = None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -33,11 +33,13 @@ from market.errors import (
     RequestIdReused,
     RequestInProgress,
     UnknownModel,
+    WorkerHangs,
 )
 from market.inference.activity import Activity
 from market.inference.attempt import Attempts
 from market.inference.breaker import Breakers
 from market.inference.countersign import Countersigner
+from market.inference.hedging import Hedges, Try
 from market.inference.load import WorkerLoad
 from market.inference.model import Answer, InferenceRequest, Partial, PriceTerms, Quote
 from market.inference.papers import PapersDesk
@@ -70,13 +72,15 @@ log = structlog.get_logger(__name__)
 class InferenceLimits:
     """What the operator sets: the fee in millionths, the deadline of one request, failover included, and its queue.
 
-    Generations have a deadline of their own; a little before it a stream is ended with what there is.
+    Generations have a deadline of their own; a little before it a stream is ended with what there is. `hedge_share` is
+    how many of the requests that allow it may be sent to a second worker.
     """
 
     fee_ppm: int
     timeout_seconds: float
     generation_timeout_seconds: float = 100.0
     max_queue_seconds: float = 2.0
+    hedge_share: float = 0.1
 
 
 @dataclass(slots=True)
@@ -143,6 +147,7 @@ class InferenceService:
             wall_clock=wall_clock,
             clock=clock,
         )
+        self._hedges = Hedges(self.activity, load, limits.hedge_share)
         self._background: set[asyncio.Task[Any]] = set()
 
     def quote(self, model_ref: str) -> list[Quote]:
@@ -241,6 +246,7 @@ class InferenceService:
 
     async def close(self) -> None:
         """Wait for charges that outlived their client."""
+        self._hedges.close()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
 
@@ -256,24 +262,19 @@ class InferenceService:
                 )
                 metered = running.manifest.is_metered
                 terms = self._placement.terms(running.listing, running.units, live, metered=metered)
-                if reservation is not None and reservation.price != terms.price:
+                second = self._second(running, live, failed) if running.request.hedge and others else None
+                # Whoever answers, its price is covered.
+                price = terms.price if second is None else max(terms.price, second[1].price)
+                if reservation is not None and reservation.price != price:
                     held, reservation = reservation, None
                     await self._give_back(held)
                 if reservation is None:
                     with stage("reserve"):
-                        reservation = await self._reserve(running, terms.price)
-                job = self._job(running, terms, reservation, attempt=str(len(failed)))
-                running.timeline.queue(live.offer.worker, self._wall_clock())
-                outcome = await self._attempts.run(
-                    job,
-                    live,
-                    channel_id=running.facts.channel_id,
-                    client=running.client,
-                    generates=running.generates,
-                    feed=running.feed,
-                    others=others,
-                    timeline=running.timeline,
-                )
+                        reservation = await self._reserve(running, price)
+                if second is None:
+                    outcome = await self._ask(running, live, terms, reservation, len(failed), running.timeline, others)
+                else:
+                    live, outcome = await self._race(running, (live, terms), second, reservation, failed)
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
@@ -292,6 +293,66 @@ class InferenceService:
             if reservation is not None:
                 await self._give_back(reservation)
             raise
+
+    def _second(
+        self, running: _Running, live: LiveOffer, failed: Mapping[bytes, MarketError]
+    ) -> tuple[LiveOffer, PriceTerms] | None:
+        """Return who may be asked beside the first choice, if anybody has room; generations are asked for once."""
+        if running.generates:
+            return None
+        besides = {**failed, live.offer.worker: WorkerHangs()}
+        second, _ = self._placement.choose(running.listing, running.units, running.request, running.client, besides)
+        if not self._hedges.has_room(second, self._offers.max_batch(second.offer.worker, second.offer.model_id)):
+            return None
+        metered = running.manifest.is_metered
+        return second, self._placement.terms(running.listing, running.units, second, metered=metered)
+
+    async def _race(
+        self,
+        running: _Running,
+        first: tuple[LiveOffer, PriceTerms],
+        second: tuple[LiveOffer, PriceTerms],
+        reservation: Reservation,
+        failed: dict[bytes, MarketError],
+    ) -> tuple[LiveOffer, CheckedResult | MarketError]:
+        """Ask the first worker, and the second if it is late; returns whose outcome counts, others in `failed`."""
+        times: dict[bytes, Timeline] = {}
+        earlier = len(failed)
+
+        def attempt(number: int, live: LiveOffer, terms: PriceTerms) -> Try:
+            def begin() -> Coroutine[Any, Any, CheckedResult | MarketError]:
+                own = times[live.offer.worker] = replace(running.timeline)
+                return self._ask(running, live, terms, reservation, earlier + number, own, others=True)
+
+            return Try(live, begin)
+
+        *others, (live, outcome) = await self._hedges.race(attempt(0, *first), attempt(1, *second))
+        failed.update((other.offer.worker, failure) for other, failure in others if isinstance(failure, MarketError))
+        running.timeline.adopt(times[live.offer.worker])
+        return live, outcome
+
+    async def _ask(
+        self,
+        running: _Running,
+        live: LiveOffer,
+        terms: PriceTerms,
+        reservation: Reservation,
+        attempt: int,
+        timeline: Timeline,
+        others: bool,
+    ) -> CheckedResult | MarketError:
+        job = self._job(running, terms, reservation, attempt=str(attempt))
+        timeline.queue(live.offer.worker, self._wall_clock())
+        return await self._attempts.run(
+            job,
+            live,
+            channel_id=running.facts.channel_id,
+            client=running.client,
+            generates=running.generates,
+            feed=running.feed,
+            others=others,
+            timeline=timeline,
+        )
 
     async def _reserve(self, running: _Running, price: int) -> Reservation:
         voucher = running.request.voucher
@@ -320,7 +381,7 @@ class InferenceService:
             owner_amount=terms.owner_amount,
             royalty_ppm=terms.royalty_ppm,
             fee_ppm=terms.fee_ppm,
-            cumulative=reservation.cumulative,
+            cumulative=reservation.cumulative - (reservation.price - terms.price),
             voucher_amount=reservation.voucher_amount,
             voucher_signature=reservation.voucher_signature,
             deadline_at=running.deadline_at,

@@ -47,6 +47,12 @@ class Timeline:
         self.attempts += 1
         self.queued_at, self.started_at, self.model_seconds, self.signed_at, self.returned_at = at, 0.0, 0.0, 0.0, 0.0
 
+    def adopt(self, other: Timeline) -> None:
+        """Take over the times of the attempt that counts, kept apart while another was under way."""
+        self.worker, self.attempts, self.queued_at = other.worker, other.attempts, other.queued_at
+        self.started_at, self.model_seconds = other.started_at, other.model_seconds
+        self.signed_at, self.returned_at = other.signed_at, other.returned_at
+
     def serve(self, started_at: float, model_seconds: float, signed_at: float) -> None:
         """Note what the worker says of its part; it may say anything, so what is no time is left out."""
         self.started_at = started_at if 0 <= started_at < _END_OF_TIME else 0.0

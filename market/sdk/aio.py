@@ -110,6 +110,7 @@ class AsyncMarket:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        hedge: bool = False,
         request_id: bytes | None = None,
     ) -> Outcome:
         """Pay for and run one inference; raises as `client.Market.infer`."""
@@ -122,6 +123,7 @@ class AsyncMarket:
             worker=worker,
             region=region,
             min_stake=min_stake,
+            hedge=hedge,
             request_id=request_id,
         )
         return await self._run(steps)

@@ -183,11 +183,13 @@ class Market:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        hedge: bool = False,
         request_id: bytes | None = None,
     ) -> Outcome:
         """Pay for and run one inference; the receipt is kept before this returns.
 
-        `worker` (an address), `region` and `min_stake` (atomic units) say which workers will do.
+        `worker` (an address), `region` and `min_stake` (atomic units) say which workers will do; `hedge` allows the
+        gateway to ask a second one when the first is late, see docs/selection.md.
 
         Raises:
             GatewayRefused: the gateway said no; nothing is charged.
@@ -204,6 +206,7 @@ class Market:
             worker=worker,
             region=region,
             min_stake=min_stake,
+            hedge=hedge,
             request_id=request_id,
         )
         return self._run(steps)

@@ -144,9 +144,14 @@ def prepare(
     )
 
 
-def worker_headers(worker: str | None, region: str | None, min_stake: int) -> dict[str, str]:
-    """Return the headers that say which workers will do."""
-    wishes = {"Market-Worker": worker, "Market-Region": region, "Market-Min-Stake": str(min_stake or "")}
+def worker_headers(worker: str | None, region: str | None, min_stake: int, hedge: bool = False) -> dict[str, str]:
+    """Return the headers that say which workers will do, and whether two may be asked."""
+    wishes = {
+        "Market-Worker": worker,
+        "Market-Region": region,
+        "Market-Min-Stake": str(min_stake or ""),
+        "Market-Hedge": "true" if hedge else None,
+    }
     return {name: value for name, value in wishes.items() if value}
 
 

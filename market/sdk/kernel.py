@@ -269,6 +269,7 @@ class Kernel:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        hedge: bool = False,
         request_id: bytes | None = None,
     ) -> Steps[Outcome]:
         """Pay for one inference; see `client.Market.infer`."""
@@ -279,7 +280,7 @@ class Kernel:
             yield from ()
             return self._keep(call, reply, kept)
 
-        wishes = worker_headers(worker, region, min_stake)
+        wishes = worker_headers(worker, region, min_stake, hedge)
         return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
 
     def pay(

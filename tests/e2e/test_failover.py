@@ -15,6 +15,8 @@ from contracts.protocol.hexes import checksum
 from market.demo import minilm
 from market.demo.network import STAKE, LocalMarket, Options, program
 from market.devnet import keys
+from market.inference.hedging import LEAST_SAMPLES
+from market.inference.load import LEAST_PATIENCE_SECONDS
 from market.sdk.client import Market
 from market.sdk.errors import GatewayRefused
 from market.sdk.papers import PaperStore
@@ -123,17 +125,46 @@ def test_a_worker_that_hangs_costs_seconds_and_nothing_else(local, market, secon
     assert charged(local, market) - before == sum(outcome.charged for outcome in outcomes)
 
 
-def test_woken_it_serves_again(market, second):
-    account, _ = second
+def test_a_request_that_allows_two_is_answered_while_the_first_hangs(local, market, second):
+    account, child = second
+    worker = checksum(account.address)
+    for _ in range(LEAST_SAMPLES):
+        ask_patiently(market, worker=worker)
+    deadline = time.monotonic() + 60
+    while served_by(ask(market)) != account.address:
+        assert time.monotonic() < deadline, "its fault is not forgiven"
+        time.sleep(0.5)
+    before = charged(local, market)
+    os.killpg(child.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        outcome = ask(market, hedge=True)
+        took = time.monotonic() - started
+    finally:
+        os.killpg(child.pid, signal.SIGCONT)
+    assert served_by(outcome) == local.accounts["worker"].address
+    assert took < LEAST_PATIENCE_SECONDS, "nobody waited for the first one"
+    # The other one answers too once it goes on: one receipt, one charge, nothing left set aside.
+    ask_patiently(market, worker=worker)
+    assert charged(local, market) - before == outcome.charged + CHEAPER
+    assert charged(local, market) == sum(paper.receipt.price for paper in market.papers.receipts())
+
+
+def ask_patiently(market, **limits):
+    """Ask until its circuit lets one through."""
     deadline = time.monotonic() + 60
     while True:
         try:
-            assert served_by(ask(market, worker=checksum(account.address))) == account.address
-            return
+            return ask(market, **limits)
         except GatewayRefused as error:
             if error.code != "no-capacity" or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def test_woken_it_serves_again(market, second):
+    account, _ = second
+    assert served_by(ask_patiently(market, worker=checksum(account.address))) == account.address
 
 
 def test_a_killed_worker_is_passed_over_and_all_is_settled(local, market, second):
