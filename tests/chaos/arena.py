@@ -12,28 +12,46 @@ from pathlib import Path
 
 import redis
 
+from contracts.protocol.hexes import checksum
 from contracts.protocol.typed_data import Channel
-from market.demo.network import LocalMarket, Options
-from market.devnet import services
+from market.demo import minilm
+from market.demo.network import GAS_MONEY_WEI, STAKE, TOKEN_PRICE, LocalMarket, Options, program
+from market.devnet import keys, services
 from market.devnet.process import Child
 from market.sdk.wallet import Wallet
+from tests.chaos.load import WRITER
+from tests.support import tiny_llm
+from tests.support.cutting_proxy import CuttingProxy
 from tests.support.postgres import Postgres
 
 # A reorganisation may take back what is not confirmed yet, never more.
 CONFIRMATIONS = 3
 DEPOSIT = 20_000_000
 DISK_BYTES = 400 * 1024 * 1024
-PROGRAMS = ("jobs", "gateway", "worker")
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 class Arena(LocalMarket):
-    """The local market on PostgreSQL, with a chain node that keeps its state."""
+    """The local market on PostgreSQL, with a chain node that keeps its state, and a second worker behind a link.
+
+    Both workers serve MiniLM; the linked one, called `node`, also a text-generation model.
+    """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(Options(folder, keep_state=True, settle_interval_seconds=2.0, confirmations=CONFIRMATIONS))
+        writer = folder / "made" / WRITER
+        tiny_llm.package(writer)
+        options = Options(
+            folder,
+            keep_state=True,
+            settle_interval_seconds=2.0,
+            confirmations=CONFIRMATIONS,
+            packages=(writer,),
+        )
+        super().__init__(options)
         self.postgres = Postgres(disk_bytes=DISK_BYTES)
         self.restarts = 0
+        self.skewed: set[str] = set()
+        self.proxy: CuttingProxy | None = None
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
         self._remember_starts()
 
@@ -49,6 +67,8 @@ class Arena(LocalMarket):
     def stop(self) -> None:
         super().stop()
         self.postgres.stop()
+        if self.proxy is not None:
+            self.proxy.close()
 
     def start_services(self) -> None:
         super().start_services()
@@ -60,6 +80,42 @@ class Arena(LocalMarket):
             wallet = self.wallet("client")
             opened.append((wallet, self.chain.open_channel(wallet, self.accounts["gateway"].address, DEPOSIT)))
         return opened
+
+    # --- the second worker ------------------------------------------------------------------------------------
+
+    def register_worker(self) -> None:
+        """Register the worker, and another operator's that will come over a link."""
+        super().register_worker()
+        for role in ("operator2", "node"):
+            self.accounts[role] = keys.load_or_create(self.data_dir, role)
+        operator = self.wallet("operator2")
+        services.rpc(self.rpc_url, "anvil_setBalance", checksum(operator.address), hex(GAS_MONEY_WEI))
+        self.chain.mint(self.wallet("deployer"), operator.address, STAKE)
+        node = self.accounts["node"].key
+        self.chain.register_worker(operator, node, stake=STAKE, region="elsewhere", hardware="cpu", endpoint="")
+
+    def start_programs(self) -> None:
+        """Start all of it; returns once the gateway sees both workers' offers."""
+        super().start_programs()
+        self.proxy = CuttingProxy(int(self.gateway_url.rpartition(":")[2]))
+        environment = {
+            **super().worker_environment(),
+            "WORKER_MODELS": f"{minilm.NAME},{WRITER}={TOKEN_PRICE}",
+            "WORKER_KEYSTORE": str(self.accounts["node"].keystore),
+            "WORKER_STATE_DIR": str(self.data_dir / "node"),
+        }
+        del environment["WORKER_REDIS_URL"]
+        command = program("worker", "run", "--gateway", f"http://127.0.0.1:{self.proxy.port}")
+        node = self.supervisor.start("node", command, environment)
+        self._await(node, lambda: self._get(f"/v2/models/{WRITER}/ready") is not None, "an offer over the link")
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return the settings of the worker in the own lane, which serves MiniLM only."""
+        return {**super().worker_environment(), "WORKER_MODELS": minilm.NAME}
+
+    def journals(self) -> dict[bytes, Path]:
+        """Where each worker keeps its papers, by its address."""
+        return {self.accounts[name].address: self.data_dir / name for name in ("worker", "node")}
 
     # --- processes --------------------------------------------------------------------------------------------
 
@@ -87,6 +143,7 @@ class Arena(LocalMarket):
         if child.exit_code is None:
             child.stop()
         self.supervisor.children.remove(child)
+        self.skewed.discard(name)
         command, environment = self._commands[name]
         self.supervisor.start(name, command, {**environment, **extra})
         if name in ("redis", "chain"):
@@ -147,6 +204,16 @@ class Arena(LocalMarket):
         (self.data_dir / "redis").mkdir()
         self.start_again("redis")
 
+    def restart_database(self) -> None:
+        """End it as an operator does: every session is told to go, and it comes back."""
+        signalled(self.child("postgres").pid, signal.SIGINT)
+        self.child("postgres").stop()
+        self.postgres.start()
+
+    def cut_links(self) -> None:
+        assert self.proxy is not None
+        self.proxy.cut()
+
     def reorganise(self, depth: int) -> None:
         services.rpc(self.rpc_url, "anvil_reorg", depth, [])
 
@@ -160,13 +227,22 @@ class Arena(LocalMarket):
             time.sleep(0.02)
         shutil.copy(state, state.with_suffix(".kept"))
 
-    def skewed(self, seconds: int) -> dict[str, str]:
-        return {
+    def skew(self, name: str, seconds: int) -> None:
+        """Start a program again with a wrong clock, which it keeps until it is started again."""
+        self.kill(name)
+        wrong = {
             "LD_PRELOAD": str(FAKETIME),
             "FAKETIME": f"{seconds:+d}s",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_NO_CACHE": "0",
         }
+        self.start_again(name, **wrong)
+        self.skewed.add(name)
+
+    def set_clocks_right(self) -> None:
+        for name in sorted(self.skewed):
+            self.kill(name)
+            self.start_again(name)
 
 
 def clock_can_be_skewed() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,19 +45,10 @@ def _fill(name: str):
 
 
 def _skew(name: str):
-    def apply(arena: Arena, chance: random.Random):
-        arena.kill(name)
-        seconds = chance.choice((-1, 1)) * chance.randint(1, MAX_SKEW_SECONDS)
-        arena.start_again(name, **arena.skewed(seconds))
-        time.sleep(3.0)
+    def do(arena: Arena, chance: random.Random) -> None:
+        arena.skew(name, chance.choice((-1, 1)) * chance.randint(1, MAX_SKEW_SECONDS))
 
-        def mend() -> None:
-            arena.kill(name)
-            arena.start_again(name)
-
-        return mend
-
-    return apply
+    return _at_once(do)
 
 
 def _at_once(do: Callable[[Arena, random.Random], None]):
@@ -70,23 +60,23 @@ def _at_once(do: Callable[[Arena, random.Random], None]):
 
 
 def all_faults() -> list[Fault]:
+    every = ("gateway", "worker", "node", "jobs", "redis", "chain", "postgres")
     return [
-        *(Fault(f"kill {name}", 3, _kill(name)) for name in ("gateway", "worker")),
-        *(Fault(f"kill {name}", 2, _kill(name)) for name in ("jobs", "redis", "chain", "postgres")),
-        *(
-            Fault(f"freeze {name}", 1, _freeze(name))
-            for name in ("gateway", "worker", "jobs", "redis", "chain", "postgres")
-        ),
+        *(Fault(f"kill {name}", 3 if name in every[:3] else 2, _kill(name)) for name in every),
+        *(Fault(f"freeze {name}", 1, _freeze(name)) for name in every),
         Fault("wipe redis", 3, _at_once(lambda arena, chance: arena.wipe_redis())),
-        Fault("lose redis data", 1, _at_once(lambda arena, chance: arena.lose_redis_data())),
+        Fault("lose data of redis", 1, _at_once(lambda arena, chance: arena.lose_redis_data())),
+        Fault("restart postgres", 1, _at_once(lambda arena, chance: arena.restart_database())),
+        Fault("cut link of node", 2, _at_once(lambda arena, chance: arena.cut_links())),
         Fault(
             "reorganise chain",
             4,
             _at_once(lambda arena, chance: arena.reorganise(chance.randint(1, CONFIRMATIONS - 1))),
         ),
         *(Fault(f"fill disk of {name}", 2, _fill(name)) for name in ("worker", "postgres")),
+        *(Fault(f"fill disk of {name}", 1, _fill(name)) for name in ("gateway", "node", "jobs", "redis")),
         *(
-            [Fault(f"skew clock of {name}", 1, _skew(name)) for name in ("gateway", "worker")]
+            [Fault(f"skew clock of {name}", 1, _skew(name)) for name in ("gateway", "worker", "node", "jobs")]
             if clock_can_be_skewed()
             else []
         ),
@@ -94,15 +84,15 @@ def all_faults() -> list[Fault]:
 
 
 def touched(name: str) -> str:
-    return name.rsplit(" ", 1)[-1].replace("data", "redis")
+    return name.rsplit(" ", 1)[-1]
 
 
 def draw(chance: random.Random, count: int) -> list[list[Fault]]:
-    """Rounds of one to three faults of different programs that overlap, `count` in all."""
+    """Rounds of one to four faults of different programs that overlap, `count` in all."""
     known, rounds, left = all_faults(), [], count
     weights = [fault.weight for fault in known]
     while left:
-        wanted = min(left, chance.choice((1, 2, 2, 3)))
+        wanted = min(left, chance.choice((1, 2, 3, 3, 4)))
         together: list[Fault] = []
         while len(together) < wanted:
             fault = chance.choices(known, weights)[0]

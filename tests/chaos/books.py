@@ -1,0 +1,115 @@
+"""What the gateway's books and the workers' journals say once all is over, as plain rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from market.adapters.database import tables_ledger as t
+from market.adapters.database.engine import open_engine, reading
+from market.adapters.database.tables_keys import api_keys
+
+
+@dataclass(frozen=True)
+class ReceiptRow:
+    channel_id: bytes
+    request_id: bytes
+    seq: int
+    digest: bytes
+    price: int
+    worker_amount: int
+    owner_amount: int
+    cumulative: int
+    gateway: bytes
+    worker: bytes
+    worker_payee: bytes
+    owner_payee: bytes
+    settled: bool
+
+    @property
+    def name(self) -> str:
+        return self.request_id.hex()[:8]
+
+
+@dataclass(frozen=True)
+class Account:
+    charged: int
+    voucher_amount: int
+
+
+@dataclass(frozen=True)
+class Key:
+    channel_id: bytes
+    spent: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Books:
+    """Receipts in the order of their commitment; accounts by channel, totals by (gateway, payee), keys by their hash.
+
+    A journal holds (channel id, request id) of each receipt that a worker has signed.
+    """
+
+    receipts: Sequence[ReceiptRow] = ()
+    accounts: dict[bytes, Account] = field(default_factory=dict)
+    totals: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    keys: dict[bytes, Key] = field(default_factory=dict)
+    journals: dict[bytes, set[tuple[bytes, bytes]]] = field(default_factory=dict)
+
+
+class OnChain(Protocol):
+    """What the escrow says."""
+
+    def channel_settled(self, channel_id: bytes) -> int: ...
+
+    def credited(self, gateway: bytes, payee: bytes) -> int: ...
+
+
+def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
+    """Read the books; `journals` maps each worker's address to the folder with its papers."""
+    engine = open_engine(database_url)
+    try:
+        with reading(engine) as connection:
+            receipts = connection.execute(sa.select(t.receipts).order_by(t.receipts.c.position)).all()
+            accounts = connection.execute(sa.select(t.channel_accounts)).all()
+            totals = connection.execute(sa.select(t.payee_totals)).all()
+            keys = connection.execute(sa.select(api_keys)).all()
+    finally:
+        engine.dispose()
+    return Books(
+        [
+            ReceiptRow(
+                *(bytes(row.channel_id), bytes(row.request_id), int(row.seq), bytes(row.digest), int(row.price)),
+                *(int(row.worker_amount), int(row.owner_amount), int(row.cumulative), bytes(row.gateway)),
+                *(bytes(row.worker), bytes(row.worker_payee), bytes(row.owner_payee), row.epoch is not None),
+            )
+            for row in receipts
+        ],
+        {bytes(row.channel_id): Account(int(row.charged), int(row.voucher_amount)) for row in accounts},
+        {(bytes(row.gateway), bytes(row.payee)): int(row.earned) for row in totals},
+        {bytes(row.key_hash): Key(bytes(row.channel_id), int(row.spent), int(row.spending_limit)) for row in keys},
+        {worker: _journal(folder) for worker, folder in (journals or {}).items()},
+    )
+
+
+def is_settled(books: Books, chain: OnChain) -> bool:
+    return (
+        all(row.settled for row in books.receipts)
+        and all(chain.channel_settled(channel) == account.charged for channel, account in books.accounts.items())
+        and all(chain.credited(*key) == earned for key, earned in books.totals.items())
+    )
+
+
+def _journal(folder: Path) -> set[tuple[bytes, bytes]]:
+    found: set[tuple[bytes, bytes]] = set()
+    for path in folder.glob("papers-*.db"):
+        with closing(sqlite3.connect(path, timeout=10)) as db:
+            found.update(db.execute("SELECT channel_id, request_id FROM work").fetchall())
+    return found

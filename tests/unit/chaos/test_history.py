@@ -1,0 +1,240 @@
+"""The judge of `make chaos` judged itself: an honest history passes, and each way to cheat in it is found."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.books import Account, Books, Key, ReceiptRow
+from tests.chaos.history import Seen, check
+
+GATEWAY, OPERATOR, OWNER, WORKER = (name * 20 for name in (b"g", b"o", b"w", b"k"))
+CHANNEL, OTHER, KEY = b"c" * 32, b"d" * 32, b"k" * 32
+PRICE, WORKER_PART, OWNER_PART = 1_000, 850, 100
+
+
+class Chain:
+    """What the escrow would say after these books were settled honestly."""
+
+    def __init__(self, books):
+        self.settled = {channel: account.charged for channel, account in books.accounts.items()}
+        self.credits = dict(books.totals)
+
+    def channel_settled(self, channel_id):
+        return self.settled.get(channel_id, 0)
+
+    def credited(self, gateway, payee):
+        return self.credits.get((gateway, payee), 0)
+
+
+def row(number, channel=CHANNEL, **changes):
+    made = ReceiptRow(
+        channel_id=channel,
+        request_id=bytes([number]) * 32,
+        seq=number,
+        digest=bytes([100 + number]) * 32,
+        price=PRICE,
+        worker_amount=WORKER_PART,
+        owner_amount=OWNER_PART,
+        cumulative=PRICE,
+        gateway=GATEWAY,
+        worker=WORKER,
+        worker_payee=OPERATOR,
+        owner_payee=OWNER,
+        settled=True,
+    )
+    return replace(made, **changes)
+
+
+class World:
+    """Three requests acknowledged, one of them by an API key, one answered when asked again, one refused."""
+
+    def __init__(self):
+        rows = [row(1), row(2, cumulative=2 * PRICE), row(3, OTHER), row(4, cumulative=3 * PRICE)]
+        self.history = [
+            Seen(one.request_id, one.channel_id, PRICE, None, ["answered"], one.digest, PRICE) for one in rows
+        ]
+        self.history[2].key = KEY
+        self.history[3].attempts = ["unknown:gateway-unreachable", "refused:503:no-capacity", "answered"]
+        self.refused = Seen(b"r" * 32, CHANNEL, PRICE, None, ["refused:503:no-capacity"] * 2)
+        self.history.append(self.refused)
+        self.signed = {CHANNEL: 4 * PRICE, OTHER: 2 * PRICE, b"e" * 32: 0}
+        self.books = Books(
+            rows,
+            {CHANNEL: Account(3 * PRICE, 4 * PRICE), OTHER: Account(PRICE, 2 * PRICE)},
+            {(GATEWAY, OPERATOR): 4 * WORKER_PART, (GATEWAY, OWNER): 4 * OWNER_PART},
+            {KEY: Key(OTHER, PRICE, 2 * PRICE)},
+            {WORKER: {(one.channel_id, one.request_id) for one in rows}},
+        )
+        self.chain = Chain(self.books)
+
+    def change(self, number, **changes):
+        """Change one receipt of the books."""
+        rows = list(self.books.receipts)
+        rows[number] = replace(rows[number], **changes)
+        self.books = replace(self.books, receipts=rows)
+
+    def charge(self, more, **changes):
+        """Write a receipt into books, account, totals, journal and chain as an honest gateway would."""
+        books, channel = self.books, more.channel_id
+        account = books.accounts[channel]
+        self.books = replace(
+            books,
+            receipts=[*books.receipts, more],
+            accounts={**books.accounts, channel: replace(account, charged=account.charged + more.price)},
+            totals={
+                (GATEWAY, OPERATOR): books.totals[GATEWAY, OPERATOR] + more.worker_amount,
+                (GATEWAY, OWNER): books.totals[GATEWAY, OWNER] + more.owner_amount,
+            },
+            journals={WORKER: books.journals[WORKER] | {(channel, more.request_id)}},
+            **changes,
+        )
+        self.chain = Chain(self.books)
+
+    def violations(self):
+        return check(self.history, self.signed, self.books, self.chain).violations
+
+
+def test_an_honest_history_passes():
+    world = World()
+    found = check(world.history, world.signed, world.books, world.chain)
+    assert found.violations == []
+    assert (found.counts["requests"], found.counts["acknowledged"], found.counts["receipts"]) == (5, 4, 4)
+    assert (found.counts["charged"], found.counts["credited"]) == (4 * PRICE, 4 * (WORKER_PART + OWNER_PART))
+    assert found.counts["checks"] > 40
+
+
+def forget_a_receipt(world):
+    world.books = replace(world.books, receipts=world.books.receipts[:-1])
+
+
+def write_another_receipt(world):
+    world.change(0, digest=b"x" * 32)
+
+
+def charge_more_than_was_told(world):
+    world.history[0].charged = PRICE - 1
+
+
+def charge_another_price_and_say_so(world):
+    world.charge(row(5, price=2 * PRICE, cumulative=4 * PRICE))
+    world.signed[CHANNEL] = 9 * PRICE
+    one = world.books.receipts[-1]
+    world.history.append(Seen(one.request_id, CHANNEL, PRICE, None, ["answered"], one.digest, 2 * PRICE))
+
+
+def charge_the_refused(world):
+    world.charge(row(5, request_id=world.refused.request_id, cumulative=4 * PRICE))
+
+
+def charge_before_the_answer_that_never_comes(world):
+    world.charge(row(5, request_id=world.refused.request_id, cumulative=4 * PRICE))
+    world.refused.attempts = ["unknown:gateway-unreachable"] * 5
+
+
+def charge_what_nobody_asked_for(world):
+    world.charge(row(5, cumulative=4 * PRICE))
+
+
+def charge_twice(world):
+    world.charge(replace(world.books.receipts[1], seq=6, cumulative=4 * PRICE))
+
+
+def charge_a_channel_without_a_receipt(world):
+    world.books.accounts[CHANNEL] = Account(3 * PRICE + 1, 4 * PRICE)
+    world.chain = Chain(world.books)
+
+
+def charge_above_the_voucher(world):
+    world.books.accounts[OTHER] = Account(PRICE, PRICE - 1)
+
+
+def forge_a_voucher(world):
+    world.books.accounts[OTHER] = Account(PRICE, world.signed[OTHER] + 1)
+
+
+def leave_a_receipt_unsettled(world):
+    world.change(2, settled=False)
+
+
+def settle_twice(world):
+    world.chain.settled[OTHER] *= 2
+
+
+def settle_too_little(world):
+    world.chain.settled[CHANNEL] -= 1
+
+
+def debit_a_channel_that_nobody_used(world):
+    world.chain.settled[b"e" * 32] = 1
+
+
+def drop_a_credit_on_chain(world):
+    del world.chain.credits[GATEWAY, OWNER]
+
+
+def drop_a_credit_in_the_books(world):
+    del world.books.totals[GATEWAY, OPERATOR]
+
+
+def credit_another_sum(world):
+    world.books.totals[GATEWAY, OPERATOR] += 1
+    world.chain = Chain(world.books)
+
+
+def pay_out_more_than_the_price(world):
+    world.change(0, worker_amount=PRICE)
+
+
+def state_more_than_was_charged(world):
+    world.change(0, cumulative=PRICE + 1)
+
+
+def give_two_receipts_one_number(world):
+    world.change(1, seq=1)
+
+
+def lose_the_workers_paper(world):
+    world.books.journals[WORKER].pop()
+
+
+def count_a_key_too_little(world):
+    world.books.keys[KEY] = Key(OTHER, 0, 2 * PRICE)
+
+
+def let_a_key_above_its_limit(world):
+    world.books.keys[KEY] = Key(OTHER, PRICE, PRICE - 1)
+
+
+CHEATS = [
+    (forget_a_receipt, "has no receipt in the books"),
+    (write_another_receipt, "another receipt than the client's"),
+    (charge_more_than_was_told, "told 999"),
+    (charge_another_price_and_say_so, "charged 2000, its price is 1000"),
+    (charge_the_refused, "was refused and charged"),
+    (charge_before_the_answer_that_never_comes, "was never answered and charged"),
+    (charge_what_nobody_asked_for, "a charge that nobody asked for"),
+    (charge_twice, "a request has two receipts"),
+    (charge_a_channel_without_a_receipt, "a channel's charges"),
+    (charge_above_the_voucher, "a charge above the voucher"),
+    (forge_a_voucher, "a voucher that nobody signed"),
+    (leave_a_receipt_unsettled, "was never settled"),
+    (settle_twice, "was charged 1000, 2000 on chain"),
+    (settle_too_little, "was charged 3000, 2999 on chain"),
+    (debit_a_channel_that_nobody_used, "a channel without receipts was debited"),
+    (drop_a_credit_on_chain, "0 is credited on chain"),
+    (drop_a_credit_in_the_books, "a payee is missing"),
+    (credit_another_sum, "is not its receipts'"),
+    (pay_out_more_than_the_price, "pays out more than its price"),
+    (state_more_than_was_charged, "states more than was charged"),
+    (give_two_receipts_one_number, "has another's number 1"),
+    (lose_the_workers_paper, "is not in its worker's journal"),
+    (count_a_key_too_little, "a key has spent 0, its requests cost 1000"),
+    (let_a_key_above_its_limit, "a key above its limit"),
+]
+
+
+@pytest.mark.parametrize(("cheat", "found"), CHEATS, ids=[cheat.__name__ for cheat, _ in CHEATS])
+def test_a_cheat_is_found(cheat, found):
+    world = World()
+    cheat(world)
+    assert any(found in sentence for sentence in world.violations()), world.violations()
