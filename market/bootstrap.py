@@ -65,6 +65,7 @@ from market.errors import (
 )
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
+from market.inference.plain import PlainLane
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
 from market.payments.capabilities import Capabilities
@@ -206,6 +207,7 @@ class GatewayRuntime:
     statistics: DatabaseStatistics
     chain_window: ChainWindow
     capabilities: Capabilities
+    plain: PlainLane | None = None
     x402: X402Desk | None = None
     links: LinkHub | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
@@ -304,6 +306,10 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         ),
     )
 
+    plain = None
+    if isinstance(reservations, MemoryReservations):
+        plain = PlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
+
     def refresh() -> None:
         view.refresh()
         if settings.shared_reservations:
@@ -336,12 +342,14 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         capabilities=Capabilities(
             domain=domain, gateway=gateway, channels=channels, reservations=reservations, book=key_book
         ),
+        plain=plain,
         x402=None if x402 is None else x402[0],
         links=hub,
         background=(hub.run, *(() if x402 is None else (x402[1].run,))),
         on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,
+            *([] if plain is None else [plain.close]),
             dispatcher.close,
             announcements.close,
             chain_window.close,

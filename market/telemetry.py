@@ -37,12 +37,12 @@ class _Stages(Collector):
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
 
-    def add(self, name: str, seconds: float) -> None:
+    def add(self, name: str, seconds: float, count: int = 1) -> None:
         counts = self.seconds.get(name)
         if counts is None:
             counts = self.seconds.setdefault(name, [0.0] * (len(_STAGE_BOUNDS) + 2))
-        counts[bisect_left(_STAGE_BOUNDS, seconds)] += 1
-        counts[-1] += seconds
+        counts[bisect_left(_STAGE_BOUNDS, seconds)] += count
+        counts[-1] += seconds * count
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(
@@ -89,6 +89,11 @@ class stage:  # noqa: N801 - used as a function
 
     def __exit__(self, *_: object) -> None:
         _STAGES.add(self._name, time.perf_counter() - self._started)
+
+
+def observe(name: str, seconds: float, count: int = 1) -> None:
+    """Note in the histogram of `name` that a stage took so long, or as much on average for each of `count`."""
+    _STAGES.add(name, seconds, count)
 
 
 @cache

@@ -155,7 +155,7 @@ class CeleryDispatcher(PackingDispatcher):
             with reachable():
                 data = await self._redis.getdel(name) if result.outputs_ref == name else None
         except RedisUnreachable as error:
-            self._fail(entry, error)
+            self._finish(entry, error)
             return
         self._finish(entry, replace(result, outputs=data if isinstance(data, bytes) else None, outputs_ref=None))
 

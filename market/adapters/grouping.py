@@ -10,11 +10,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+
+@dataclass(slots=True)
+class _Batch(Generic[Item, Outcome]):
+    """Items handed over together; `done` is called in `loop` with an outcome for each."""
+
+    items: list[Item]
+    done: Callable[[Sequence[Outcome | BaseException]], None]
+    loop: asyncio.AbstractEventLoop
 
 
 class GroupThread(Generic[Item, Outcome]):
@@ -29,7 +39,7 @@ class GroupThread(Generic[Item, Outcome]):
     ) -> None:
         self._handle = handle
         self._max_group = max_group
-        self._queue: SimpleQueue[list[tuple[Item, asyncio.Future[Outcome]]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Batch[Item, Outcome] | None] = SimpleQueue()
         self._fresh: dict[asyncio.AbstractEventLoop, list[tuple[Item, asyncio.Future[Outcome]]]] = {}
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -45,6 +55,10 @@ class GroupThread(Generic[Item, Outcome]):
         fresh.append((item, future))
         return await future
 
+    def put(self, items: list[Item], done: Callable[[Sequence[Outcome | BaseException]], None]) -> None:
+        """Hand items over at once; `done` is called in this event loop with their outcomes, in order."""
+        self._queue.put(_Batch(items, done, asyncio.get_running_loop()))
+
     def close(self) -> None:
         """Finish what waits and end the thread."""
         for loop in list(self._fresh):
@@ -55,43 +69,50 @@ class GroupThread(Generic[Item, Outcome]):
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         fresh = self._fresh.pop(loop, None)
         if fresh:
-            self._queue.put(fresh)
+            futures = [future for _, future in fresh]
+            self._queue.put(_Batch([item for item, _ in fresh], lambda outcomes: _deliver(futures, outcomes), loop))
 
     def _work(self) -> None:
         closing = False
         while not closing:
             entry = self._queue.get()
-            group: list[tuple[Item, asyncio.Future[Outcome]]] = []
+            batches: list[_Batch[Item, Outcome]] = []
+            size = 0
             while True:
                 if entry is None:
                     closing = True
                 else:
-                    group += entry
-                if len(group) >= self._max_group:
+                    batches.append(entry)
+                    size += len(entry.items)
+                if size >= self._max_group:
                     break
                 try:
                     entry = self._queue.get_nowait()
                 except Empty:
                     break
-            for start in range(0, len(group), self._max_group):
-                self._serve(group[start : start + self._max_group])
+            self._serve(batches)
 
-    def _serve(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        outcomes: Sequence[Outcome | BaseException]
+    def _serve(self, batches: list[_Batch[Item, Outcome]]) -> None:
+        items = [item for batch in batches for item in batch.items]
+        outcomes: list[Outcome | BaseException] = []
+        for start in range(0, len(items), self._max_group):
+            outcomes += self._try(items[start : start + self._max_group])
+        at = 0
+        for batch in batches:
+            part = outcomes[at : at + len(batch.items)]
+            at += len(batch.items)
+            if not batch.loop.is_closed():
+                batch.loop.call_soon_threadsafe(batch.done, part)
+
+    def _try(self, items: list[Item]) -> Sequence[Outcome | BaseException]:
         try:
-            outcomes = self._handle([item for item, _ in group])
+            return self._handle(items)
         except BaseException as error:  # handed to every caller, who would otherwise wait for ever
-            outcomes = [error] * len(group)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Outcome], Outcome | BaseException]]] = {}
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
-        for loop, pairs in by_loop.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_deliver, pairs)
+            return [error] * len(items)
 
 
-def _deliver(pairs: list[tuple[asyncio.Future[Outcome], Outcome | BaseException]]) -> None:
-    for future, outcome in pairs:
+def _deliver(futures: Sequence[asyncio.Future[Outcome]], outcomes: Sequence[Outcome | BaseException]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
         if future.done():
             continue
         if isinstance(outcome, BaseException):

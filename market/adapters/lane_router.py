@@ -53,6 +53,13 @@ class LaneRouter:
         lane = self._linked if self._hub.has(worker) else self._own
         return await lane.run(job, worker, on_partial, long=long, client=client)
 
+    def submit(
+        self, job: Job, worker: bytes, ended: Callable[[Result | Exception], None], *, client: bytes | None = None
+    ) -> object:
+        """See `InstantDispatcher.submit`."""
+        lane = self._linked if self._hub.has(worker) else self._own
+        return lane.submit(job, worker, ended, client=client)
+
     async def stop(self, job: Job, tokens: int) -> None:
         """See `Dispatcher.stop`."""
         await (self._linked if self._linked.has_job(job) else self._own).stop(job, tokens)

@@ -73,7 +73,7 @@ class LinkDispatcher(PackingDispatcher):
         """See `LinkReader.on_fresh`."""
         sent: dict[bytes, list[Job]] = {}
         for entry in self._pending.values():
-            if entry.sent and entry.lane.worker == worker and not entry.future.done():
+            if entry.sent and entry.lane.worker == worker and entry.ended is not None:
                 sent.setdefault(entry.job.model_id, []).append(entry.job)
         session = self._hub.session(worker)
         for jobs in sent.values():
@@ -86,7 +86,7 @@ class LinkDispatcher(PackingDispatcher):
             self._papers.put_back(session.worker, papers)
         if not self._hub.has(session.worker):
             for entry in [entry for entry in self._pending.values() if entry.lane.worker == session.worker]:
-                self._fail(entry, WorkerGone())
+                self._finish(entry, WorkerGone())
 
     # --- outbound ----------------------------------------------------------------------------------------------
 

@@ -34,8 +34,15 @@ class MemoryReservations:
             account.keys.setdefault(claim.key.key_hash, KeyTotal(spent))
         return account.reserve(claim, self._clock())
 
-    async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
-        """See `Reservations.commit`."""
+    def reserve_now(self, claim: Claim) -> Reservation | None:
+        """See `InstantReservations.reserve_now`."""
+        account = self._accounts.get(claim.channel_id)
+        if account is None or claim.key is not None:
+            return None
+        return account.reserve(claim, self._clock())
+
+    def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
+        """See `InstantReservations.commit_now`."""
         account = self._accounts.get(reservation.channel_id)
         if account is None:
             return False
@@ -44,12 +51,20 @@ class MemoryReservations:
             reservation.request_id, reservation.token, charged, self._clock(), key=key, key_spent=key_spent
         )
 
-    async def release(self, reservation: Reservation) -> bool:
-        """See `Reservations.release`."""
+    async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
+        """See `Reservations.commit`."""
+        return self.commit_now(reservation, charged, key_spent)
+
+    def release_now(self, reservation: Reservation) -> bool:
+        """See `InstantReservations.release_now`."""
         account = self._accounts.get(reservation.channel_id)
         if account is None:
             return False
         return account.release(reservation.request_id, reservation.token, self._clock())
+
+    async def release(self, reservation: Reservation) -> bool:
+        """See `Reservations.release`."""
+        return self.release_now(reservation)
 
     async def account(self, channel_id: bytes) -> Account:
         """See `Reservations.account`."""

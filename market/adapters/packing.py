@@ -35,10 +35,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One job between `run` and its result."""
+    """One job between `submit` and its outcome, which `ended` is told once; it is None from then on."""
 
     job: Job
-    future: asyncio.Future[Result]
+    ended: Callable[[Result | Exception], None] | None
     lane: Lane
     blob: tuple[str, bytes] | None = None
     pack: Flight | None = None
@@ -103,7 +103,7 @@ class PackingDispatcher(ABC):
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=0.2)
         for entry in list(self._pending.values()):
-            self._fail(entry, DeadlineExceeded("The gateway is shutting down."))
+            self._finish(entry, DeadlineExceeded("The gateway is shutting down."))
         for worker in self._papers.waiting():
             with suppress(RedisUnreachable, WorkerGone):
                 await self._send_papers(worker)
@@ -118,6 +118,38 @@ class PackingDispatcher(ABC):
         client: bytes | None = None,
     ) -> Result:
         """See `Dispatcher.run`."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def ended(outcome: Result | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        entry = self.submit(job, worker, ended, on_partial, long=long, client=client)
+        try:
+            return await future
+        finally:
+            entry.ended = None
+            self._settle(entry)
+
+    def submit(
+        self,
+        job: Job,
+        worker: bytes,
+        ended: Callable[[Result | Exception], None],
+        on_partial: Callable[[Result], None] | None = None,
+        *,
+        long: bool = False,
+        client: bytes | None = None,
+    ) -> Waiting:
+        """Put a job on its way and return at once; `ended` is called with its result or what `run` would raise.
+
+        Raises:
+            Overloaded | RequestInProgress: see `Dispatcher.run`; `ended` is not called.
+        """
         key = (job.request_id, job.attempt)
         if key in self._pending:
             raise RequestInProgress(field="Market-Request-Id")
@@ -129,7 +161,7 @@ class PackingDispatcher(ABC):
         if long and lane.long >= MAX_LONG:
             raise Overloaded(f"{lane.long} generations are at this worker.")
         job, blob = self._prepared(job)
-        entry = Waiting(job, asyncio.get_running_loop().create_future(), lane, blob, on_partial=on_partial, long=long)
+        entry = Waiting(job, ended, lane, blob, on_partial=on_partial, long=long)
         entry.trace = tracing.current.get()
         lane.long += long
         self._pending[key] = entry
@@ -139,10 +171,7 @@ class PackingDispatcher(ABC):
         queue.append(job.channel.payer if client is None else client, entry)
         lane.waiting += 1
         self._schedule(lane)
-        try:
-            return await entry.future
-        finally:
-            self._settle(entry)
+        return entry
 
     # --- what a lane decides -----------------------------------------------------------------------------------
 
@@ -210,7 +239,7 @@ class PackingDispatcher(ABC):
         while queue and len(entries) < cap and size < MAX_PACK_INPUT_BYTES:
             entry = queue.popleft()
             lane.waiting -= 1
-            if not entry.future.done():
+            if entry.ended is not None:
                 entries.append(entry)
                 size += len(entry.job.inputs or b"")
         if queue:
@@ -229,7 +258,7 @@ class PackingDispatcher(ABC):
             if papers is not None:
                 self._papers.put_back(lane.worker, papers)
             for entry in entries:
-                self._fail(entry, error)
+                self._finish(entry, error)
 
     async def _send_papers(self, worker: bytes) -> None:
         papers = self._papers.take(worker)
@@ -248,7 +277,7 @@ class PackingDispatcher(ABC):
         strange = []
         for result in results:
             entry = self._pending.get((result.request_id, result.attempt))
-            if entry is None or entry.future.done() or sender not in (None, entry.lane.worker):
+            if entry is None or entry.ended is None or sender not in (None, entry.lane.worker):
                 strange.append(result)
             elif not result.final:
                 self._pass_on(entry, result)
@@ -259,10 +288,11 @@ class PackingDispatcher(ABC):
         self.dropped_results += len(strange)
         return strange
 
-    def _finish(self, entry: Waiting, result: Result) -> None:
-        if not entry.future.done():
-            entry.future.set_result(result)
+    def _finish(self, entry: Waiting, outcome: Result | Exception) -> None:
+        ended, entry.ended = entry.ended, None
         self._settle(entry)
+        if ended is not None:
+            ended(outcome)
 
     def _pass_on(self, entry: Waiting, partial: Result) -> None:
         if entry.on_partial is not None:
@@ -270,7 +300,7 @@ class PackingDispatcher(ABC):
                 entry.on_partial(partial)
             except Exception as error:  # one request's reader must not end the listener of all
                 log.exception("partial-result-not-taken")
-                self._fail(entry, error)
+                self._finish(entry, error)
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
@@ -289,23 +319,18 @@ class PackingDispatcher(ABC):
             if entry.lane.waiting:
                 self._schedule(entry.lane)
 
-    def _fail(self, entry: Waiting, error: Exception) -> None:
-        if not entry.future.done():
-            entry.future.set_exception(error)
-        self._settle(entry)
-
     async def _sweep(self) -> None:
         next_liveness = 0.0
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._wall_clock()
             for entry in [entry for entry in self._pending.values() if entry.job.deadline_at <= now]:
-                self._fail(entry, DeadlineExceeded())
+                self._finish(entry, DeadlineExceeded())
             if now >= next_liveness:
                 next_liveness = now + LIVENESS_SECONDS
                 dead = {worker for worker in self._lanes if not self._is_live(worker)}
                 for entry in [entry for entry in self._pending.values() if entry.lane.worker in dead]:
-                    self._fail(entry, WorkerGone())
+                    self._finish(entry, WorkerGone())
                 for worker in dead:
                     if not (self._lanes[worker].flights or self._lanes[worker].waiting or self._lanes[worker].long):
                         del self._lanes[worker]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +50,13 @@ class WholeRequest(NamedTuple):
 
 class ShortWay(Protocol):
     """Who answers a whole inference request."""
+
+    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+        """Take a request that may be one; `done` is called with the whole response in a later turn of the loop.
+
+        `common` gives header lines that go into each. False if `answer` or the application must see it.
+        """
+        ...
 
     async def answer(self, request: WholeRequest, common: bytes) -> bytes | None:
         """Return the whole HTTP response, `common` being header lines that go into each; None if it is not theirs."""
@@ -153,6 +161,11 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             return
         idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
+        if idle and self._short_way.begin(data, self._common_lines, self._done):
+            self._has_arrived()
+            self._unset_keepalive_if_required()
+            self._busy = True
+            return
         request = read_whole(data) if idle else None
         if request is None:
             if idle and self._arriving is None:
@@ -175,12 +188,29 @@ class Connection(HttpToolsProtocol):
         if response is None:
             super().data_received(data)
         else:
-            self.transport.write(response)
-            self.on_response_complete()
-            if self._closing:
-                self.transport.close()
+            self._write(response)
+        await self._afterwards()
+
+    def _done(self, response: bytes) -> None:
+        """Answer the request under way."""
+        self._busy = False
+        if self.parser is None or self.transport.is_closing():
+            return
+        self._write(response)
+        if self._held or self.flow.write_paused:
+            task = self.loop.create_task(self._afterwards())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def _write(self, response: bytes) -> None:
+        self.transport.write(response)
+        self.on_response_complete()
+        if self._closing:
+            self.transport.close()
+
+    async def _afterwards(self) -> None:
+        """Wait for a client that does not read what it asked for, then see to what it sent ahead."""
         if self.flow.write_paused:
-            # The client does not read what it asked for.
             self.flow.pause_reading()
             await self.flow.drain()
             self.flow.resume_reading()

@@ -7,7 +7,8 @@ connections and by `routes_oip`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.responses import Response
@@ -23,6 +24,9 @@ from market.gateway.problems import internal_response, problem_response, status_
 from market.gateway.serving import serve
 from market.gateway.tensors_json import HEADER_LENGTH, decode_request, encode_answer_for
 from market.telemetry import stage
+
+if TYPE_CHECKING:
+    from market.gateway.plain_http import PlainHttp
 
 log = structlog.get_logger(__name__)
 
@@ -60,9 +64,10 @@ class Answered:
 class InferPath:
     """Serves the infer routes: as ASGI in front of the application, and for requests that the connection read whole."""
 
-    def __init__(self, app: ASGIApp, joined: GatewayRuntime) -> None:
+    def __init__(self, app: ASGIApp, joined: GatewayRuntime, plain: PlainHttp | None = None) -> None:
         self._app = app
         self._joined = joined
+        self._plain = plain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -86,9 +91,11 @@ class InferPath:
         try:
             return (await respond(self._joined, *route, request.headers, request.body)).to_bytes(common)
         except Exception as error:
-            refusal = _refusal(error, request.path)
-            lines = b"".join(b"%s: %s\r\n" % pair for pair in refusal.raw_headers)
-            return b"".join((STATUS_LINE[refusal.status_code], common, lines, b"\r\n", bytes(refusal.body)))
+            return refusal_bytes(error, request.path, common)
+
+    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+        """See `ShortWay.begin`."""
+        return self._plain is not None and self._plain.begin(data, common, done)
 
 
 def _route(path: str) -> tuple[str, str | None] | None:
@@ -108,6 +115,13 @@ def _refusal(error: Exception, path: str) -> Response:
         return refuse(error, path)
     log.error("internal-error", path=path, exc_info=error)
     return internal_response()
+
+
+def refusal_bytes(error: Exception, path: str, common: bytes) -> bytes:
+    """Write the whole HTTP response to whatever went wrong; `common` are header lines that every response has."""
+    refusal = _refusal(error, path)
+    lines = b"".join(b"%s: %s\r\n" % pair for pair in refusal.raw_headers)
+    return b"".join((STATUS_LINE[refusal.status_code], common, lines, b"\r\n", bytes(refusal.body)))
 
 
 async def receive_body(joined: GatewayRuntime, headers: Mapping[str, str], receive: Receive) -> bytes:

@@ -24,6 +24,7 @@ from market.gateway.app import create_app
 from market.gateway.connection import Connection, ConnectionLimits
 from market.gateway.infer_http import InferPath
 from market.gateway.link import LinkPath
+from market.gateway.plain_http import PlainHttp
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +78,8 @@ def run(runtime: GatewayRuntime) -> None:
         "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
     }
     routes = create_app(runtime)
-    app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime)
+    plain = None if runtime.plain is None else PlainHttp(runtime, runtime.plain)
+    app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime, plain)
     http = partial(
         Connection,
         app,

@@ -89,28 +89,41 @@ class Attempts:
         self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
     ) -> CheckedResult | MarketError:
         """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
-        worker, model_id = live.offer.worker, live.offer.model_id
-        began = self._clock()
-        self._breakers.begun(worker, model_id)
-        fault: bool | None = None
-        grave = False
+        began = self.begin(live)
         try:
             outcome = await attempt
-            failure = outcome if isinstance(outcome, MarketError) else None
-            fault, grave = _is_fault(failure), isinstance(failure, ReceiptMismatch)
-            self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
-            return outcome
         except MarketError as error:
-            if not isinstance(error, RequestError):
-                self._activity.record(worker, model_id, self._clock() - began, error.code)
-                # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
-                fault = True if isinstance(error, DeadlineExceeded) else None
+            self.count(live, began, error, raised=True)
             raise
-        finally:
-            if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
-                log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
-            if fault is not None:
-                self._load.judge(worker, fault=fault)
+        except BaseException:
+            self._judge(live, fault=None)
+            raise
+        self.count(live, began, outcome if isinstance(outcome, MarketError) else None)
+        return outcome
+
+    def begin(self, live: LiveOffer) -> float:
+        """Note that an attempt begins; returns when, for `count`."""
+        self._breakers.begun(live.offer.worker, live.offer.model_id)
+        return self._clock()
+
+    def count(self, live: LiveOffer, began: float, failure: MarketError | None, *, raised: bool = False) -> None:
+        """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker."""
+        worker, model_id = live.offer.worker, live.offer.model_id
+        if raised:
+            if failure is not None and not isinstance(failure, RequestError):
+                self._activity.record(worker, model_id, self._clock() - began, failure.code)
+            # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
+            self._judge(live, fault=True if isinstance(failure, DeadlineExceeded) else None)
+            return
+        self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
+        self._judge(live, fault=_is_fault(failure), grave=isinstance(failure, ReceiptMismatch))
+
+    def _judge(self, live: LiveOffer, *, fault: bool | None, grave: bool = False) -> None:
+        worker, model_id = live.offer.worker, live.offer.model_id
+        if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
+            log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
+        if fault is not None:
+            self._load.judge(worker, fault=fault)
 
     async def _ask(
         self,
@@ -139,8 +152,8 @@ class Attempts:
                 else:
                     result = await self._dispatcher.run(job, worker, client=client)
             seconds = self._clock() - started
-        except WorkerGone:
-            return WorkerFailed("The worker stopped giving signs of life.")
+        except WorkerGone as gone:
+            return failure_of(gone)
         except TimeoutError:
             return WorkerHangs()
         except Overloaded as error:
@@ -148,23 +161,20 @@ class Attempts:
         finally:
             self._load.end(worker, seconds, beside, client)
         timeline.returned_at = self._wall_clock()
-        if not result.ok:
-            return _worker_error(result)
+        if not result.ok or result.outputs is None:
+            return failure_of(result)
         timeline.serve(result.started_at, result.compute_ms / 1_000, result.signed_at)
-        if result.outputs is None:
-            return WorkerFailed("The outputs got lost on their way.")
         with stage("verify"):
             checked = check_result(job, result, worker, self._domain, channel_id=channel_id, now=self._wall_clock())
         if isinstance(checked, Mismatch):
-            await self._keep_evidence(worker, checked, result)
-            return ReceiptMismatch(checked.reason)
+            return await self.keep_evidence(worker, checked, result)
         contradiction = None if feed is None else feed.contradiction(checked.outputs)
         if contradiction is not None:
-            await self._keep_evidence(worker, Mismatch(contradiction, checked.receipt), result)
-            return ReceiptMismatch(contradiction)
+            return await self.keep_evidence(worker, Mismatch(contradiction, checked.receipt), result)
         return checked
 
-    async def _keep_evidence(self, worker: bytes, mismatch: Mismatch, result: Result) -> None:
+    async def keep_evidence(self, worker: bytes, mismatch: Mismatch, result: Result) -> ReceiptMismatch:
+        """Keep what a worker signed that does not hold; returns the failure it is."""
         log.warning("receipt-mismatch", worker=worker.hex(), reason=mismatch.reason)
         evidence = Evidence(
             kind="receipt-mismatch",
@@ -175,6 +185,7 @@ class Attempts:
             recorded_at=self._wall_clock(),
         )
         await self._ledger.keep_evidence(evidence)
+        return ReceiptMismatch(mismatch.reason)
 
 
 def _is_fault(failure: MarketError | None) -> bool | None:
@@ -182,13 +193,22 @@ def _is_fault(failure: MarketError | None) -> bool | None:
     return None if isinstance(failure, Overloaded) else failure is not None
 
 
-def _worker_error(result: Result) -> MarketError:
-    """Return the failure if another worker may do better.
+def failure_of(outcome: Result | Exception) -> MarketError:
+    """Return the failure of an attempt without a usable result, if another worker may do better.
 
     Raises:
         RequestError: the request itself is at fault, by the code of the market's own errors.
         WorkerFailed: the worker says that nobody else would do better.
+        MarketError: the failure of a lane that gives no hope.
     """
+    if isinstance(outcome, WorkerGone):
+        return WorkerFailed("The worker stopped giving signs of life.")
+    if isinstance(outcome, Exception):
+        raise outcome
+    return WorkerFailed("The outputs got lost on their way.") if outcome.ok else _worker_error(outcome)
+
+
+def _worker_error(result: Result) -> MarketError:
     if result.code == CROWDED_OUT:
         return Overloaded(result.detail)
     failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)

@@ -8,7 +8,10 @@ from __future__ import annotations
 from contracts.protocol.typed_data import Channel
 from market.payments.model import ChannelFacts
 from market.payments.refunds import RefundPromises
+from market.registry.model import ChannelRecord
 from market.registry.ports import RegistryView
+
+FACTS_KEPT = 10_000
 
 
 class RegistryChannels:
@@ -17,6 +20,8 @@ class RegistryChannels:
     def __init__(self, registry: RegistryView, promises: RefundPromises | None = None) -> None:
         self._registry = registry
         self._promises = promises
+        # What was made of a record; the view replaces a record whenever the chain says something new of it.
+        self._known: dict[bytes, tuple[ChannelRecord, int, ChannelFacts]] = {}
 
     def facts(self, channel_id: bytes) -> ChannelFacts | None:
         """See `Channels.facts`."""
@@ -24,7 +29,12 @@ class RegistryChannels:
         if record is None:
             return None
         promised = 0 if self._promises is None else self._promises.outstanding(channel_id, record.refund_nonce)
-        return ChannelFacts(
+        known = self._known.get(channel_id)
+        if known is not None and known[0] is record and known[1] == promised:
+            return known[2]
+        if len(self._known) >= FACTS_KEPT:
+            self._known.clear()
+        facts = ChannelFacts(
             channel_id=channel_id,
             channel=Channel(record.payer, record.signer, record.gateway, record.salt),
             deposited=record.deposited,
@@ -32,3 +42,5 @@ class RegistryChannels:
             exiting=(record.exit_amount if record.exit_at else 0) + promised,
             refund_nonce=record.refund_nonce,
         )
+        self._known[channel_id] = (record, promised, facts)
+        return facts

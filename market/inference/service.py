@@ -102,6 +102,23 @@ class _Running:
     timeline: Timeline
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serves requests, shared by the use case and its short lane."""
+
+    key: PrivateKey
+    domain: Domain
+    authorizer: Authorizer
+    placement: Placement
+    attempts: Attempts
+    load: WorkerLoad
+    papers: PapersDesk
+    timelines: Timelines
+    limits: InferenceLimits
+    wall_clock: Callable[[], float]
+    clock: Callable[[], float]
+
+
 class InferenceService:
     """Serves paid requests; one per gateway process."""
 
@@ -149,6 +166,19 @@ class InferenceService:
         )
         self._hedges = Hedges(self.activity, load, limits.hedge_share)
         self._background: set[asyncio.Task[Any]] = set()
+        self.parts = Parts(
+            key=key,
+            domain=domain,
+            authorizer=authorizer,
+            placement=self._placement,
+            attempts=self._attempts,
+            load=load,
+            papers=papers,
+            timelines=self.timelines,
+            limits=limits,
+            wall_clock=wall_clock,
+            clock=clock,
+        )
 
     def quote(self, model_ref: str) -> list[Quote]:
         """Return the live offers for a model, the cheapest first.
@@ -202,6 +232,51 @@ class InferenceService:
                 tracing.current.set(None)
             self.timelines.keep(timeline, self._wall_clock())
 
+    async def go_on(
+        self,
+        request: InferenceRequest,
+        listing: Listing,
+        manifest: Manifest,
+        facts: ChannelFacts,
+        job: Job,
+        reservation: Reservation,
+        timeline: Timeline,
+        failed: dict[bytes, MarketError],
+    ) -> Answer:
+        """Serve a request on from where the first worker failed it; the reservation becomes this method's to close.
+
+        Raises:
+            MarketError: see `infer`.
+        """
+        assert job.inputs is not None
+        running = _Running(
+            request=request,
+            facts=facts,
+            client=facts.channel.payer,
+            listing=listing,
+            manifest=manifest,
+            request_id=job.request_id,
+            blob=job.inputs,
+            input_hash=job.input_hash,
+            units=job.units,
+            deadline_at=job.deadline_at,
+            generates=False,
+            feed=None,
+            timeline=timeline,
+        )
+        try:
+            answer = await self._serve(running, failed, reservation)
+            timeline.code = "ok"
+            return answer
+        except MarketError as error:
+            timeline.code = error.code
+            raise
+        except Exception:
+            timeline.code = "internal-error"
+            raise
+        finally:
+            self.timelines.keep(timeline, self._wall_clock())
+
     async def _infer(self, request: InferenceRequest, feed: TokenFeed | None, timeline: Timeline) -> Answer:
         listing = self._resolve(request.model_ref)
         if request.voucher is None:
@@ -252,11 +327,18 @@ class InferenceService:
 
     # --- steps -------------------------------------------------------------------------------------------------
 
-    async def _serve(self, running: _Running) -> Answer:
-        failed: dict[bytes, MarketError] = {}
-        reservation: Reservation | None = None
+    async def _serve(
+        self,
+        running: _Running,
+        failed: dict[bytes, MarketError] | None = None,
+        reservation: Reservation | None = None,
+    ) -> Answer:
+        """Ask worker after worker; `failed` and `reservation` are those of an attempt that was made already."""
+        failed = {} if failed is None else failed
         try:
             while True:
+                if failed and (len(failed) >= MAX_ATTEMPTS or self._wall_clock() >= running.deadline_at):
+                    raise list(failed.values())[-1]
                 live, others = self._placement.choose(
                     running.listing, running.units, running.request, running.client, failed
                 )
@@ -281,8 +363,6 @@ class InferenceService:
                     return await self._charge(running, outcome, held, live)
                 failed[live.offer.worker] = outcome
                 if running.feed is not None and running.feed.started:
-                    raise outcome
-                if len(failed) >= MAX_ATTEMPTS or self._wall_clock() >= running.deadline_at:
                     raise outcome
         except asyncio.CancelledError:
             # The client is gone: nothing may wait here, but the money must go back.

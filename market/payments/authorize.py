@@ -79,7 +79,32 @@ class Authorizer:
                 tells the total that would be needed.
             KeyLimit, KeyUnfunded: the key may not spend so much, or the owner's voucher does not cover its keys.
         """
-        claim = Claim(
+        claim = self.claim(
+            voucher, facts, price=price, request_id=request_id, ttl_seconds=ttl_seconds, remember=remember, key=key
+        )
+        try:
+            return await self._reservations.reserve(claim)
+        except OverLimit as refusal:
+            raise self._shortage(facts, refusal.account, price) from None
+        except (StaleVoucher, InsufficientVoucher) as short:
+            if key is None:
+                raise
+            # Nothing that the key's holder could sign.
+            raise KeyUnfunded(required=short.required) from short
+
+    def claim(
+        self,
+        voucher: ParsedVoucher,
+        facts: ChannelFacts,
+        *,
+        price: int,
+        request_id: bytes,
+        ttl_seconds: float,
+        remember: bool = False,
+        key: KeySpending | None = None,
+    ) -> Claim:
+        """Return what `reserve` asks the reservations for."""
+        return Claim(
             channel_id=voucher.channel_id,
             request_id=request_id,
             token=secrets.token_bytes(TOKEN_BYTES),
@@ -91,15 +116,6 @@ class Authorizer:
             remember=remember,
             key=key,
         )
-        try:
-            return await self._reservations.reserve(claim)
-        except OverLimit as refusal:
-            raise self._shortage(facts, refusal.account, price) from None
-        except (StaleVoucher, InsufficientVoucher) as short:
-            if key is None:
-                raise
-            # Nothing that the key's holder could sign.
-            raise KeyUnfunded(required=short.required) from short
 
     def _limit(self, facts: ChannelFacts) -> int:
         if facts.channel.signer == self._gateway:

@@ -6,7 +6,7 @@ they are lost, they are built again from the ledger, and the ledger's own condit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from market.payments.keys import ApiKey
@@ -118,6 +118,34 @@ class Reservations(Protocol):
 
     async def account(self, channel_id: bytes) -> Account:
         """Return the channel's running state."""
+        ...
+
+
+class InstantLedger(Protocol):
+    """The ledger's way for many charges at once, without a task for each."""
+
+    def record_all(self, charges: list[Charge], done: Callable[[Sequence[Recorded | BaseException]], None]) -> None:
+        """Record charges as `Ledger.record` does; `done` is told later, in this event loop, what became of each."""
+        ...
+
+
+class InstantReservations(Protocol):
+    """Reservations held in this process, so that nobody needs to wait for them."""
+
+    def reserve_now(self, claim: Claim) -> Reservation | None:
+        """Reserve as `Reservations.reserve` does; None where that must wait for the ledger, and nothing was done.
+
+        Raises:
+            as `Reservations.reserve`.
+        """
+        ...
+
+    def commit_now(self, reservation: Reservation, charged: int) -> bool:
+        """See `Reservations.commit`."""
+        ...
+
+    def release_now(self, reservation: Reservation) -> bool:
+        """See `Reservations.release`."""
         ...
 
 

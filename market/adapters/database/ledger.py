@@ -8,7 +8,7 @@ voucher, and the table's own check says so too. Must never report a charge befor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -132,6 +132,10 @@ class DatabaseLedger:
     async def record(self, charge: Charge) -> Recorded:
         """See `Ledger.record`."""
         return await self._writer.run(charge)
+
+    def record_all(self, charges: list[Charge], done: Callable[[Sequence[Recorded | BaseException]], None]) -> None:
+        """See `InstantLedger.record_all`."""
+        self._writer.put(charges, done)
 
     async def key_spent(self, key_hash: bytes) -> int:
         """See `Ledger.key_spent`."""

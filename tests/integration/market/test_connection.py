@@ -1,5 +1,6 @@
 """A request that arrives whole takes the short way, in pieces uvicorn's: a client must not be able to tell."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -38,6 +39,16 @@ async def app(scope, receive, send):
 
 
 class Told:
+    def begin(self, data, common, done):
+        request = read_whole(data)
+        if request is None or not data.endswith(b"plain"):
+            return False
+        SEEN.append("plain")
+        content = told(request.path, request.headers, request.body)
+        response = b"content-length: %d\r\n\r\n" % len(content) + content
+        asyncio.get_running_loop().call_later(0.005, lambda: done(b"HTTP/1.1 200 OK\r\n" + common() + response))
+        return True
+
     async def answer(self, request, common):
         if b"decline" in request.body:
             return None
@@ -122,6 +133,21 @@ def test_both_ways_mix_on_one_connection(address):
     found = answers(address, one, two[:30], two[30:], three, count=3)
     assert [bytes.fromhex(json.loads(answer[4:])[2]) for answer in found] == [b"1", b"2", b"3"]
     assert SEEN == ["short", "uvicorn", "short"]
+
+
+def test_what_is_begun_and_answered_later_keeps_its_order(address):
+    SEEN.clear()
+    pieces = [request(b"1 plain"), request(b"2"), request(b"3 plain") + request(b"4 plain")]
+    found = answers(address, b"".join(pieces[:1]), *pieces[1:], count=4)
+    assert [bytes.fromhex(json.loads(answer[4:])[2])[:1] for answer in found] == [b"1", b"2", b"3", b"4"]
+    assert SEEN[:2] == ["plain", "short"]
+
+
+def test_a_client_that_leaves_before_its_plain_answer_harms_nobody(address):
+    for _ in range(5):
+        with socket.create_connection(address, timeout=3) as client:
+            client.sendall(request(b"plain"))
+    assert answers(address, request(b"plain"))[0].startswith(b"200")
 
 
 def test_a_client_that_leaves_harms_nobody(address):

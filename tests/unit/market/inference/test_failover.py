@@ -12,6 +12,8 @@ from market.inference import load
 from market.inference.breaker import FIRST_PAUSE_SECONDS, THRESHOLD
 from tests.support.money import World
 
+pytestmark = pytest.mark.usefixtures("either_lane")
+
 
 def refuse(job, result):
     return Result(job.request_id, job.attempt, ok=False, code="model-not-loaded", detail="", retry=Retry.OTHER_WORKER)

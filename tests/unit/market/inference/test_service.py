@@ -24,6 +24,8 @@ from market.errors import (
 )
 from tests.support.money import CHANNEL_ID, DOMAIN, GATEWAY, OWNER, World, tensor, voucher
 
+pytestmark = pytest.mark.usefixtures("either_lane")
+
 RID = b"\x77" * 32
 
 

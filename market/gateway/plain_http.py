@@ -1,0 +1,153 @@
+"""Plain infer requests on the short lane: read, put on their way, and answered without a task, in few steps.
+
+Decides only whether a request is plain by its headers and its size; all else, and every refusal before the work, is the
+long way's, which answers the very same (a test compares the bytes). Called by the connections.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from contracts.protocol.errors import CodedError
+from contracts.protocol.receipts import pack_receipt
+from contracts.protocol.tensors import encode_tensors
+from market.bootstrap import GatewayRuntime
+from market.errors import InvalidVoucher, PaymentError
+from market.gateway.connection import read_whole
+from market.gateway.headers import MAX_PRICE, MIN_STAKE, REGION, REQUEST_ID, TRACEPARENT, VOUCHER, WORKER
+from market.gateway.infer_http import refusal_bytes
+from market.gateway.lookup import find_listing, require_manifest
+from market.gateway.serving import payment_terms
+from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
+from market.inference.model import Answer, InferenceRequest
+from market.inference.plain import PlainLane
+from market.payments.model import ParsedVoucher
+from market.payments.vouchers import parse_voucher
+from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
+
+log = structlog.get_logger(__name__)
+
+MAX_PLAIN_BYTES = 32_768
+_PREFIX = "/v2/models/"
+_SUFFIX = "/infer"
+_END = b"\r\n\r\n"
+_VOUCHER = VOUCHER.lower()
+# With one of these a request wants more than the short lane knows.
+_NOT_PLAIN = frozenset(
+    name.lower() for name in (REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE, HEADER_LENGTH, TRACEPARENT)
+)
+_HEADS_KEPT = 2_048
+_HEAD_BYTES = 1_024
+_OK = STATUS_LINE[200]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a request's head says; a client's heads mostly are the same, byte for byte."""
+
+    path: str
+    model: str
+    voucher: ParsedVoucher
+    body_bytes: int
+
+
+class PlainHttp:
+    """The short lane's HTTP side; one per gateway process."""
+
+    def __init__(self, joined: GatewayRuntime, lane: PlainLane) -> None:
+        self._joined = joined
+        self._lane = lane
+        self._heads: dict[bytes, _Head] = {}
+
+    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+        """Take a whole plain request; `done` is called later with the whole response, `common` being in each.
+
+        Returns False where it is not plain: nothing was done then.
+        """
+        if len(data) > MAX_PLAIN_BYTES:
+            return False
+        end = data.find(_END) + len(_END)
+        head = self._heads.get(data[:end])
+        if head is None or len(data) - end != head.body_bytes:
+            head = self._read(data, end)
+            if head is None:
+                return False
+        joined = self._joined
+        try:
+            listing = find_listing(joined, head.model)
+            manifest = require_manifest(joined, listing)
+            with stage("decode"):
+                body = decode_request(data[end:], manifest)
+            blob = encode_tensors(body.tensors, body.parameters)
+        except CodedError:
+            return False
+        request = InferenceRequest(head.model, body.tensors, head.voucher, None, body.parameters, body.outputs)
+        taken = head
+
+        def answered(outcome: Answer | Exception) -> None:
+            IN_FLIGHT.dec()
+            if isinstance(outcome, Answer):
+                requests_by("ok").inc()
+                done(_write(taken.model, body, outcome, common()))
+            else:
+                done(self._refuse(taken.path, request, outcome, common()))
+
+        if not self._lane.begin(request, listing, manifest, blob, answered):
+            return False
+        IN_FLIGHT.inc()
+        return True
+
+    def _read(self, data: bytes, end: int) -> _Head | None:
+        request = read_whole(data)
+        if request is None or not _NOT_PLAIN.isdisjoint(request.headers):
+            return None
+        voucher = request.headers.get(_VOUCHER)
+        model = request.path[len(_PREFIX) : -len(_SUFFIX)]
+        if voucher is None or "/" in model or len(request.body) > self._joined.settings.max_body_bytes:
+            return None
+        try:
+            head = _Head(request.path, model, parse_voucher(voucher), len(request.body))
+        except InvalidVoucher:
+            return None
+        if end <= _HEAD_BYTES:
+            if len(self._heads) >= _HEADS_KEPT:
+                del self._heads[next(iter(self._heads))]
+            self._heads[data[:end]] = head
+        return head
+
+    def _refuse(self, path: str, request: InferenceRequest, error: Exception, common: bytes) -> bytes:
+        requests_by(error.code if isinstance(error, CodedError) else "internal-error").inc()
+        if isinstance(error, PaymentError):
+            joined = self._joined
+            listing = find_listing(joined, request.model_ref)
+            manifest = require_manifest(joined, listing)
+            terms = payment_terms(joined, listing, manifest, request.tensors, request.parameters)
+            error.terms = {**terms, **error.terms}
+        return refusal_bytes(error, path, common)
+
+
+def _write(model: str, body: InferenceBody, answer: Answer, common: bytes) -> bytes:
+    """Write the whole response, as `infer_http` does."""
+    CHARGED_UNITS.inc(answer.charged)
+    with stage("encode"):
+        content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)
+    paper = pack_receipt(answer.receipt, answer.worker_signature, answer.gateway_signature)
+    return b"".join(
+        (
+            _OK,
+            common,
+            b"content-type: application/json" if json_bytes is None else b"content-type: application/octet-stream",
+            b"\r\ncontent-length: %d\r\nmarket-receipt: " % len(content),
+            base64.urlsafe_b64encode(paper).rstrip(b"="),
+            b"\r\nmarket-charged: %d\r\nmarket-cumulative: %d\r\nmarket-request-id: 0x%s\r\n"
+            % (answer.charged, answer.cumulative, answer.request_id.hex().encode()),
+            b"" if json_bytes is None else b"inference-header-content-length: %d\r\n" % json_bytes,
+            b"\r\n",
+            content,
+        )
+    )

@@ -1,0 +1,395 @@
+"""The short lane: plain requests, served by call-backs in batches instead of a task with its awaits for each.
+
+What one turn of the event loop brings back from workers is checked, countersigned with one signature, charged in one
+transaction and answered together. The order of steps, and what each may do, is the use case's own, with the same parts;
+whatever is not plain (a named request, a choice among workers, a failure) is left or handed to the use case. Decides
+only what is plain. Called by the HTTP gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from contracts import tracing
+from contracts.protocol.errors import CodedError
+from contracts.protocol.manifest import Manifest
+from contracts.protocol.messages import Job, Result
+from contracts.protocol.metering import ceiling_units
+from contracts.protocol.receipts import sign_receipts
+from contracts.protocol.tensors import content_hash
+from market.errors import DeadlineExceeded, MarketError
+from market.inference.attempt import failure_of
+from market.inference.model import Answer, InferenceRequest, PriceTerms
+from market.inference.service import (
+    ANSWER_KEPT_SECONDS,
+    GENERATION,
+    REQUEST_ID_BYTES,
+    RESERVATION_GRACE_SECONDS,
+    InferenceService,
+)
+from market.inference.timeline import Timeline
+from market.payments.model import ChannelFacts, Charge, Recorded, Reservation
+from market.payments.ports import InstantLedger, InstantReservations
+from market.registry.model import Listing
+from market.registry.offers import LiveOffer
+from market.telemetry import observe
+from market.verification.result_check import CheckedResult, Mismatch, check_result
+
+_TERMS_KEPT = 4_096
+
+log = structlog.get_logger(__name__)
+
+
+class InstantDispatcher(Protocol):
+    """A lane that takes a job without a task that waits for it."""
+
+    @property
+    def reply_to(self) -> str:
+        """See `Dispatcher.reply_to`."""
+        ...
+
+    def submit(
+        self, job: Job, worker: bytes, ended: Callable[[Result | Exception], None], *, client: bytes | None = None
+    ) -> object:
+        """Put a job on its way; `ended` is called once, with its result or what `Dispatcher.run` would raise.
+
+        Raises:
+            Overloaded | RequestInProgress: it was not taken.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Plain:
+    """One request on the short lane; `done` is called once with its answer or refusal."""
+
+    request: InferenceRequest
+    listing: Listing
+    manifest: Manifest
+    facts: ChannelFacts
+    job: Job
+    live: LiveOffer
+    reservation: Reservation
+    timeline: Timeline
+    began: float
+    beside: int
+    done: Callable[[Answer | Exception], None]
+    checked: CheckedResult | None = None
+
+
+class PlainLane:
+    """The short lane of one gateway process, beside its use case and on the same parts."""
+
+    def __init__(
+        self,
+        service: InferenceService,
+        *,
+        dispatcher: InstantDispatcher,
+        reservations: InstantReservations,
+        ledger: InstantLedger,
+    ) -> None:
+        self._service = service
+        self._parts = service.parts
+        self._dispatcher = dispatcher
+        self._reservations = reservations
+        self._ledger = ledger
+        self._returned: list[tuple[Plain, Result | Exception]] = []
+        self._terms: dict[tuple[bytes, int, int, int], PriceTerms] = {}
+        self._charging = 0
+        self._quiet: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait for charges that outlived their client."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._charging:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
+
+    def begin(
+        self,
+        request: InferenceRequest,
+        listing: Listing,
+        manifest: Manifest,
+        blob: bytes,
+        done: Callable[[Answer | Exception], None],
+    ) -> bool:
+        """Put a request on its way if it is plain; otherwise nothing was done, and the use case must serve it."""
+        parts = self._parts
+        voucher = request.voucher
+        if (
+            voucher is None
+            or request.request_id is not None
+            or request.limits_workers
+            or request.key is not None
+            or manifest.task == GENERATION
+            or manifest.is_metered
+            or request.trace is not None
+            or tracing.is_on()
+        ):
+            return False
+        reservation = None
+        try:
+            facts = parts.authorizer.check(voucher)
+            units = ceiling_units(manifest, request.tensors, request.parameters)
+            client = facts.channel.payer
+            live, others = parts.placement.choose(listing, units, request, client, {})
+            if others:
+                return False
+            terms = self._price(listing, units, live)
+            deadline_at = request.received_at + parts.limits.timeout_seconds
+            now = parts.wall_clock()
+            request_id = secrets.token_bytes(REQUEST_ID_BYTES)
+            claim = parts.authorizer.claim(
+                voucher,
+                facts,
+                price=terms.price,
+                request_id=request_id,
+                ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
+            )
+            reservation = self._reservations.reserve_now(claim)
+            if reservation is None:
+                return False
+            observe("reserve", max(0.0, parts.wall_clock() - now))
+            job = self._job(request, listing, facts, blob, terms, reservation, deadline_at)
+            timeline = Timeline(request.received_at, code="client-gone", model=request.model_ref)
+            timeline.request_id, timeline.channel_id = request_id, facts.channel_id
+            timeline.queue(live.offer.worker, now)
+            plain = Plain(request, listing, manifest, facts, job, live, reservation, timeline, 0.0, 0, done)
+            self._dispatcher.submit(job, live.offer.worker, lambda outcome: self._ended(plain, outcome), client=client)
+        except Exception as error:
+            # The use case says what is wrong; what surprises it is an internal error there, too.
+            if reservation is not None:
+                self._reservations.release_now(reservation)
+            if not isinstance(error, CodedError):
+                log.debug("plain-request-left", error=type(error).__name__)
+            return False
+        plain.beside = parts.load.begin(live.offer.worker, client)
+        plain.began = parts.attempts.begin(live)
+        return True
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def _price(self, listing: Listing, units: int, live: LiveOffer) -> PriceTerms:
+        key = (listing.model_id, listing.royalty_ppm, units, live.offer.unit_price)
+        known = self._terms.get(key)
+        if known is None:
+            if len(self._terms) >= _TERMS_KEPT:
+                self._terms.clear()
+            known = self._terms[key] = self._parts.placement.terms(listing, units, live, metered=False)
+        return known
+
+    def _job(
+        self,
+        request: InferenceRequest,
+        listing: Listing,
+        facts: ChannelFacts,
+        blob: bytes,
+        terms: PriceTerms,
+        reservation: Reservation,
+        deadline_at: float,
+    ) -> Job:
+        return Job(
+            reservation.request_id,
+            "0",
+            facts.channel,
+            reservation.seq,
+            listing.model_id,
+            terms.units,
+            terms.price,
+            terms.worker_amount,
+            terms.owner_amount,
+            terms.royalty_ppm,
+            terms.fee_ppm,
+            reservation.cumulative,
+            reservation.voucher_amount,
+            reservation.voucher_signature,
+            deadline_at,
+            content_hash(blob),
+            blob,
+            None,
+            request.requested_outputs,
+            self._dispatcher.reply_to,
+        )
+
+    def _ended(self, plain: Plain, outcome: Result | Exception) -> None:
+        # Results of one message come one after the other: they are looked at together, at the end of this turn.
+        if not self._returned:
+            asyncio.get_running_loop().call_soon(self._look)
+        self._returned.append((plain, outcome))
+
+    def _look(self) -> None:
+        returned, self._returned = self._returned, []
+        parts = self._parts
+        now, clock = parts.wall_clock(), parts.clock()
+        good: list[Plain] = []
+        checking = 0.0
+        for plain, outcome in returned:
+            worker = plain.live.offer.worker
+            usable = isinstance(outcome, Result) and outcome.ok and outcome.outputs is not None
+            seconds = clock - plain.began if isinstance(outcome, Result) else None
+            parts.load.end(worker, seconds, plain.beside, plain.facts.channel.payer)
+            observe("dispatch", clock - plain.began)
+            if not usable:
+                self._spawn(self._astray(plain, outcome))
+                continue
+            assert isinstance(outcome, Result)
+            timeline = plain.timeline
+            timeline.returned_at = now
+            timeline.serve(outcome.started_at, outcome.compute_ms / 1_000, outcome.signed_at)
+            started = time.perf_counter()
+            checked = check_result(plain.job, outcome, worker, parts.domain, channel_id=plain.facts.channel_id, now=now)
+            checking += time.perf_counter() - started
+            if isinstance(checked, Mismatch):
+                self._spawn(self._mismatch(plain, checked, outcome))
+                continue
+            parts.attempts.count(plain.live, plain.began, None)
+            if clock >= plain.reservation.expires_at:
+                self._refuse(plain, DeadlineExceeded("The reservation ran out before the charge."))
+                continue
+            plain.checked = checked
+            timeline.charged_at = now
+            good.append(plain)
+        if good:
+            observe("verify", checking / len(good), len(good))
+            self._charge(good)
+
+    def _charge(self, batch: list[Plain]) -> None:
+        parts = self._parts
+        digests = [plain.checked.digest for plain in batch if plain.checked is not None]
+        # Stored in the same transaction as the charges; it leaves this process only once that is durable.
+        signatures = sign_receipts(parts.key, digests, parts.domain)
+        expire_at = parts.wall_clock() + ANSWER_KEPT_SECONDS
+        charges = []
+        for plain, signature in zip(batch, signatures, strict=True):
+            checked = plain.checked
+            assert checked is not None
+            charges.append(
+                Charge(
+                    checked.receipt,
+                    checked.digest,
+                    plain.facts.channel,
+                    plain.reservation.voucher_amount,
+                    plain.reservation.voucher_signature,
+                    checked.worker_signature,
+                    signature,
+                    plain.live.worker.operator,
+                    plain.listing.owner,
+                    None,
+                    expire_at,
+                    None,
+                    plain.timeline.to_bytes(),
+                )
+            )
+        self._charging += 1
+        started = parts.clock()
+        self._ledger.record_all(charges, lambda outcomes: self._charged(batch, charges, outcomes, started))
+
+    def _charged(
+        self,
+        batch: list[Plain],
+        charges: list[Charge],
+        outcomes: Sequence[Recorded | BaseException],
+        started: float,
+    ) -> None:
+        self._charging -= 1
+        if self._quiet is not None and not self._charging:
+            self._quiet.set()
+        parts = self._parts
+        observe("charge", parts.clock() - started, len(batch))
+        now = parts.wall_clock()
+        for plain, charge, outcome in zip(batch, charges, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                self._refuse(plain, outcome if isinstance(outcome, Exception) else RuntimeError(str(outcome)))
+                continue
+            checked, receipt = plain.checked, charge.receipt
+            assert checked is not None
+            parts.papers.add(
+                receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, outcome.worker_earned
+            )
+            self._reservations.commit_now(plain.reservation, outcome.charged)
+            plain.timeline.code = "ok"
+            parts.timelines.keep(plain.timeline, now)
+            self._tell(
+                plain,
+                Answer(
+                    checked.outputs,
+                    checked.parameters,
+                    receipt,
+                    checked.worker_signature,
+                    charge.gateway_signature,
+                    receipt.price,
+                    outcome.charged,
+                    receipt.request_id,
+                    plain.manifest,
+                    plain.listing,
+                ),
+            )
+
+    # --- what goes wrong -----------------------------------------------------------------------------------------
+
+    def _refuse(self, plain: Plain, error: Exception) -> None:
+        """Give the money back and end the request."""
+        self._reservations.release_now(plain.reservation)
+        plain.timeline.code = error.code if isinstance(error, MarketError) else "internal-error"
+        self._parts.timelines.keep(plain.timeline, self._parts.wall_clock())
+        self._tell(plain, error)
+
+    async def _astray(self, plain: Plain, outcome: Result | Exception) -> None:
+        """Go on where a worker gave no answer: the use case asks another, or says why nobody would do better."""
+        try:
+            failure = failure_of(outcome)
+        except MarketError as error:
+            self._parts.attempts.count(plain.live, plain.began, error, raised=True)
+            self._refuse(plain, error)
+            return
+        except Exception as error:
+            self._parts.attempts.count(plain.live, plain.began, None, raised=True)
+            self._refuse(plain, error)
+            return
+        await self._elsewhere(plain, failure)
+
+    async def _mismatch(self, plain: Plain, mismatch: Mismatch, result: Result) -> None:
+        try:
+            failure = await self._parts.attempts.keep_evidence(plain.live.offer.worker, mismatch, result)
+        except Exception as error:
+            self._refuse(plain, error)
+            return
+        await self._elsewhere(plain, failure)
+
+    async def _elsewhere(self, plain: Plain, failure: MarketError) -> None:
+        self._parts.attempts.count(plain.live, plain.began, failure)
+        try:
+            answer = await self._service.go_on(
+                plain.request,
+                plain.listing,
+                plain.manifest,
+                plain.facts,
+                plain.job,
+                plain.reservation,
+                plain.timeline,
+                {plain.live.offer.worker: failure},
+            )
+        except Exception as error:
+            self._tell(plain, error)
+        else:
+            self._tell(plain, answer)
+
+    def _tell(self, plain: Plain, outcome: Answer | Exception) -> None:
+        try:
+            plain.done(outcome)
+        except Exception:  # one client's answer must not end those of its neighbours
+            log.exception("answer-not-written")
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,77 @@
+"""The short lane over the memory adapters: what it needs of them, and a use case that tries it first."""
+
+import asyncio
+
+from contracts.protocol.errors import CodedError
+from contracts.protocol.tensors import encode_tensors
+from market.inference.model import Answer, InferenceRequest
+from market.inference.plain import PlainLane
+from tests.support.money import World
+
+
+class Instant:
+    """`submit` and `record_all` by tasks over adapters that have the awaited forms only."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.tasks = set()
+
+    @property
+    def reply_to(self) -> str:
+        return self._world.dispatcher.reply_to
+
+    def submit(self, job, worker, ended, *, client=None):
+        async def run():
+            try:
+                outcome = await self._world.dispatcher.run(job, worker, client=client)
+            except Exception as error:
+                outcome = error
+            ended(outcome)
+
+        self._spawn(run())
+
+    def record_all(self, charges, done):
+        async def run():
+            done(await asyncio.gather(*map(self._world.ledger.record, charges), return_exceptions=True))
+
+        self._spawn(run())
+
+    def _spawn(self, work):
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+def put_lane_before(world: World) -> None:
+    """Let `world.service.infer` try the short lane first, as the gateway does; `world.took` counts what it took."""
+    instant = Instant(world)
+    lane = PlainLane(world.service, dispatcher=instant, reservations=world.reservations, ledger=instant)
+    world.lane, world.took = lane, 0
+    infer, close = world.service.infer, world.service.close
+
+    async def plain_first(request: InferenceRequest, feed=None) -> Answer:
+        listing = world.registry.listing_by_name(request.model_ref)
+        manifest = None if listing is None else world.offers.manifest(listing.model_id)
+        if listing is None or manifest is None or feed is not None:
+            return await infer(request, feed)
+        future = asyncio.get_running_loop().create_future()
+
+        def done(outcome):
+            if not future.done():
+                set_outcome = future.set_exception if isinstance(outcome, Exception) else future.set_result
+                set_outcome(outcome)
+
+        try:
+            blob = encode_tensors(request.tensors, request.parameters)
+        except CodedError:
+            return await infer(request)
+        if not lane.begin(request, listing, manifest, blob, done):
+            return await infer(request)
+        world.took += 1
+        return await future
+
+    async def close_both() -> None:
+        await lane.close()
+        await close()
+
+    world.service.infer, world.service.close = plain_first, close_both

@@ -1,0 +1,108 @@
+"""What the short lane takes and what it leaves; that it serves alike is shown by the use case's own tests."""
+
+import asyncio
+
+import pytest
+
+from contracts.protocol.receipts import is_receipt_signed_by
+from market.errors import DatabaseUnreachable, DeadlineExceeded
+from tests.support.money import DOMAIN, GATEWAY, World
+from tests.support.plain import put_lane_before
+
+
+@pytest.fixture
+async def world():
+    made = World()
+    put_lane_before(made)
+    return made
+
+
+async def test_it_takes_a_plain_request_once_the_channel_is_at_hand(world):
+    await world.add_worker("w1")
+    await world.service.infer(world.request())
+    assert world.took == 0
+    await world.service.infer(world.request())
+    assert world.took == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"request_id": b"\x01" * 32},
+        {"max_price": 10_000},
+        {"min_stake": 1},
+        {"trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {"voucher": None},
+    ],
+)
+async def test_it_leaves_what_is_not_plain(world, changes):
+    await world.add_worker("w1")
+    await world.service.infer(world.request())
+    await asyncio.gather(world.service.infer(world.request(**changes)), return_exceptions=True)
+    assert world.took == 0
+
+
+async def test_it_leaves_a_choice_among_workers(world):
+    await world.add_worker("w1")
+    await world.add_worker("w2")
+    for _ in range(2):
+        await world.service.infer(world.request())
+    assert world.took == 0
+
+
+async def test_many_at_once_are_charged_once_each_under_one_signature(world):
+    worker = await world.add_worker("w1", pause=0.005)
+    await world.service.infer(world.request())
+    answers = await asyncio.gather(*(world.service.infer(world.request()) for _ in range(30)))
+    assert (world.took, worker.served) == (30, 31)
+    assert len({answer.gateway_signature[:65] for answer in answers}) < 30
+    for answer in answers:
+        digest = answer.receipt.digest(DOMAIN)
+        assert is_receipt_signed_by(digest, answer.gateway_signature, GATEWAY.address, DOMAIN)
+    await world.service.close()
+    account = await world.account()
+    assert (account.charged, account.reserved) == (3_100, 0)
+    assert world.service.timelines.find(answers[0].request_id).charged_at > 0
+
+
+async def test_an_answer_waits_for_its_durable_charge_and_a_charge_that_fails_gives_the_money_back(world):
+    await world.add_worker("w1")
+    await world.service.infer(world.request())
+
+    async def away(charge):
+        raise DatabaseUnreachable
+
+    record, world.ledger.record = world.ledger.record, away
+    with pytest.raises(DatabaseUnreachable):
+        await world.service.infer(world.request())
+    world.ledger.record = record
+    assert world.took == 1
+    account = await world.account()
+    assert (account.charged, account.reserved) == (100, 0)
+
+
+async def test_late_for_its_reservation_it_is_not_charged(world):
+    await world.add_worker("w1")
+    await world.service.infer(world.request())
+    clock = world.service.parts.clock
+    object.__setattr__(world.service.parts, "clock", lambda: clock() + 1_000)
+    with pytest.raises(DeadlineExceeded):
+        await world.service.infer(world.request())
+    assert (world.took, len(world.ledger.stored)) == (1, 1)
+
+
+async def test_closing_waits_for_the_charge_of_a_client_that_left(world):
+    await world.add_worker("w1", pause=0.01)
+    await world.service.infer(world.request())
+    left = asyncio.create_task(world.service.infer(world.request()))
+    record = world.ledger.record
+
+    async def slow(charge):
+        await asyncio.sleep(0.02)
+        return await record(charge)
+
+    world.ledger.record = slow
+    await asyncio.sleep(0.015)
+    left.cancel()
+    await world.service.close()
+    assert (await world.account()).charged == 200
