@@ -50,6 +50,7 @@ from market.adapters.lane_router import JoinedAnnouncements, LanePapers, LaneRou
 from market.adapters.link_dispatch import LinkDispatcher
 from market.adapters.link_hub import LinkHub
 from market.adapters.memory_reservations import MemoryReservations
+from market.adapters.rates import MemoryRates, RedisRates
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
 from market.adapters.redis_lease import ReservationsLease
@@ -66,6 +67,7 @@ from market.errors import (
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
 from market.inference.plain import PlainLane
+from market.inference.rates import RateLimits, Rates
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
 from market.payments.capabilities import Capabilities
@@ -210,6 +212,7 @@ class GatewayRuntime:
     plain: PlainLane | None = None
     x402: X402Desk | None = None
     links: LinkHub | None = None
+    rates: Rates | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     on_start: Sequence[Callable[[], object]] = ()
     on_close: Sequence[Callable[[], Awaitable[object] | None]] = ()
@@ -281,6 +284,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     own_papers = LanePapers(papers, lambda worker: not hub.has(worker))
     own = CeleryDispatcher(settings.redis_url, process_id=process_id, papers=own_papers, **lives)
     dispatcher = LaneRouter(own, LinkDispatcher(hub, papers=LanePapers(papers, hub.has), **lives), hub)
+    rates = _rates(settings, gateway)
     inference = InferenceService(
         key=services.key,
         domain=domain,
@@ -304,6 +308,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             max_queue_seconds=settings.max_queue_seconds,
             hedge_share=settings.hedge_share,
         ),
+        rates=rates,
     )
 
     plain = None
@@ -345,6 +350,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         plain=plain,
         x402=None if x402 is None else x402[0],
         links=hub,
+        rates=rates,
         background=(hub.run, *(() if x402 is None else (x402[1].run,))),
         on_start=(lease.start, dispatcher.start),
         on_close=(
@@ -354,12 +360,20 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             announcements.close,
             chain_window.close,
             *([reservations.close] if isinstance(reservations, RedisReservations) else []),
+            *([rates.close] if isinstance(rates, RedisRates) else []),
             key_book.close,
             ledger.close,
             lease.close,
             services.engine.dispose,
         ),
     )
+
+
+def _rates(settings: MarketSettings, gateway: bytes) -> MemoryRates | RedisRates | None:
+    limits = RateLimits(settings.rate_by_address, settings.rate_by_payer, settings.rate_by_key)
+    if not limits.any:
+        return None
+    return RedisRates(settings.redis_url, gateway, limits) if settings.shared_reservations else MemoryRates(limits)
 
 
 def _standing_in(view: RegistryView) -> Callable[[bytes], bool]:

@@ -433,6 +433,13 @@ class Overloaded(CapacityError):
     default_remedy = "Wait as long as Retry-After says and send the request again."
 
 
+class TooManyRequests(CapacityError):
+    """This payer, API key or address has sent more requests than the gateway takes from one."""
+
+    code = "too-many-requests"
+    default_remedy = "Wait as long as Retry-After says, then send fewer at once."
+
+
 class WorkerFault(MarketError):
     """A worker did not deliver; nothing is charged."""
 

@@ -68,6 +68,17 @@ class MarketSettings(BaseSettings):
     max_connections_by_address: int = Field(
         0, ge=0, description="The same for one address; 0 sets no limit of its own, as behind a proxy."
     )
+    rate_by_address: float = Field(
+        0.0, ge=0, description="Requests a second that one client address may make, ten seconds' worth at once; 0: any."
+    )
+    rate_by_payer: float = Field(0.0, ge=0, description="The same for paid requests of one payer, by any of its ways.")
+    rate_by_key: float = Field(0.0, ge=0, description="The same for one API key.")
+    trusted_proxies: str = Field(
+        "", description="Networks, by commas, whose `X-Forwarded-For` says who the client is; empty: nobody's does."
+    )
+    cors_origins: str = Field(
+        "", description="Origins, by commas, whose pages may read this gateway's answers; `*` means all, empty none."
+    )
     request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of one inference, failover included.")
     max_queue_seconds: float = Field(
         2.0,

@@ -27,7 +27,7 @@ _CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 # Whoever sends one of these wants more than the short way offers.
-_LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
+_LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,18 @@ class WholeRequest(NamedTuple):
 class ShortWay(Protocol):
     """Who answers a whole inference request."""
 
-    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+    def begin(self, data: bytes, peer: str, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
         """Take a request that may be one; `done` is called with the whole response in a later turn of the loop.
 
         `common` gives header lines that go into each. False if `answer` or the application must see it.
         """
         ...
 
-    async def answer(self, request: WholeRequest, common: bytes) -> bytes | None:
-        """Return the whole HTTP response, `common` being header lines that go into each; None if it is not theirs."""
+    async def answer(self, request: WholeRequest, common: bytes, peer: str) -> bytes | None:
+        """Return the whole HTTP response, `common` being header lines that go into each; None if it is not theirs.
+
+        `peer` is the address that the connection comes from.
+        """
         ...
 
 
@@ -109,12 +112,14 @@ class Connection(HttpToolsProtocol):
         self._inside = False
         self._busy = False
         self._closing = False
+        self._peer = ""
         self._held: list[bytes] = []
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client, unless there are too many; it must send a request soon."""
         super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
         limits = self._limits
         held = len(self.connections)
         if held > limits.most or (held > limits.most_by_address and self._of_this_address() > limits.most_by_address):
@@ -161,7 +166,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             return
         idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
-        if idle and self._short_way.begin(data, self._common_lines, self._done):
+        if idle and self._short_way.begin(data, self._peer, self._common_lines, self._done):
             self._has_arrived()
             self._unset_keepalive_if_required()
             self._busy = True
@@ -181,7 +186,7 @@ class Connection(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     async def _answer(self, request: WholeRequest, data: bytes) -> None:
-        response = await self._short_way.answer(request, self._common_lines())
+        response = await self._short_way.answer(request, self._common_lines(), self._peer)
         self._busy = False
         if self.parser is None or self.transport.is_closing():
             return

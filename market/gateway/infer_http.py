@@ -19,6 +19,7 @@ from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.gateway.body import read_body
 from market.gateway.connection import WholeRequest
+from market.gateway.doorman import FORWARDED_FOR, admitted, doorman_of, forwarded_for
 from market.gateway.headers import answer_headers, plain_headers, read_headers
 from market.gateway.problems import internal_response, problem_response, status_of
 from market.gateway.serving import serve
@@ -68,9 +69,17 @@ class InferPath:
         self._app = app
         self._joined = joined
         self._plain = plain
+        self._doorman = doorman_of(joined.rates, joined.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        if self._doorman is not None and scope["type"] == "http":
+            try:
+                peer = scope.get("client")
+                await admitted(self._doorman, "" if peer is None else peer[0], forwarded_for(scope["headers"]))
+            except CodedError as error:
+                await refuse(error, scope["path"])(scope, receive, send)
+                return
         route = _route(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         answerer = self._app if route is None else await self._respond(route, scope, receive)
         await answerer(scope, receive, send)
@@ -83,19 +92,21 @@ class InferPath:
         except Exception as error:
             return _refusal(error, scope["path"])
 
-    async def answer(self, request: WholeRequest, common: bytes) -> bytes | None:
+    async def answer(self, request: WholeRequest, common: bytes, peer: str) -> bytes | None:
         """See `ShortWay.answer`."""
         route = _route(request.path)
         if route is None or len(request.body) > self._joined.settings.max_body_bytes:
             return None
         try:
+            if self._doorman is not None:
+                await admitted(self._doorman, peer, request.headers.get(FORWARDED_FOR))
             return (await respond(self._joined, *route, request.headers, request.body)).to_bytes(common)
         except Exception as error:
             return refusal_bytes(error, request.path, common)
 
-    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+    def begin(self, data: bytes, peer: str, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
         """See `ShortWay.begin`."""
-        return self._plain is not None and self._plain.begin(data, common, done)
+        return self._plain is not None and self._plain.begin(data, peer, common, done)
 
 
 def _route(path: str) -> tuple[str, str | None] | None:

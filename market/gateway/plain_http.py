@@ -19,6 +19,7 @@ from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidVoucher, PaymentError
 from market.gateway.connection import read_whole
+from market.gateway.doorman import FORWARDED_FOR, doorman_of
 from market.gateway.headers import MAX_PRICE, MIN_STAKE, REGION, REQUEST_ID, TRACEPARENT, VOUCHER, WORKER
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
@@ -54,6 +55,7 @@ class _Head:
     model: str
     voucher: ParsedVoucher
     body_bytes: int
+    forwarded: str | None
 
 
 class PlainHttp:
@@ -62,9 +64,10 @@ class PlainHttp:
     def __init__(self, joined: GatewayRuntime, lane: PlainLane) -> None:
         self._joined = joined
         self._lane = lane
+        self._doorman = doorman_of(joined.rates, joined.settings)
         self._heads: dict[bytes, _Head] = {}
 
-    def begin(self, data: bytes, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
+    def begin(self, data: bytes, peer: str, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
         """Take a whole plain request; `done` is called later with the whole response, `common` being in each.
 
         Returns False where it is not plain: nothing was done then.
@@ -97,7 +100,9 @@ class PlainHttp:
             else:
                 done(self._refuse(taken.path, request, outcome, common()))
 
-        if not self._lane.begin(request, listing, manifest, blob, answered):
+        doorman = self._doorman
+        admit = None if doorman is None else lambda: doorman.admit(peer, taken.forwarded)
+        if not self._lane.begin(request, listing, manifest, blob, answered, admit):
             return False
         IN_FLIGHT.inc()
         return True
@@ -111,7 +116,9 @@ class PlainHttp:
         if voucher is None or "/" in model or len(request.body) > self._joined.settings.max_body_bytes:
             return None
         try:
-            head = _Head(request.path, model, parse_voucher(voucher), len(request.body))
+            head = _Head(
+                request.path, model, parse_voucher(voucher), len(request.body), request.headers.get(FORWARDED_FOR)
+            )
         except InvalidVoucher:
             return None
         if end <= _HEAD_BYTES:

@@ -40,6 +40,7 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.InvalidVoucher: 400,
     errors.PaymentError: 402,
     errors.Overloaded: 429,
+    errors.TooManyRequests: 429,
     errors.CapacityError: 503,
     errors.DeadlineExceeded: 504,
     errors.WorkerFault: 502,

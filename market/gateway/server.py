@@ -22,6 +22,7 @@ from market.bootstrap import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
 from market.gateway.connection import Connection, ConnectionLimits
+from market.gateway.cors import with_cors
 from market.gateway.infer_http import InferPath
 from market.gateway.link import LinkPath
 from market.gateway.plain_http import PlainHttp
@@ -79,10 +80,11 @@ def run(runtime: GatewayRuntime) -> None:
     }
     routes = create_app(runtime)
     plain = None if runtime.plain is None else PlainHttp(runtime, runtime.plain)
-    app = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime, plain)
+    path = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime, plain)
+    app = with_cors(path, settings)
     http = partial(
         Connection,
-        app,
+        path,
         ConnectionLimits(
             header_seconds=settings.header_timeout_seconds,
             # The routes refuse a late body with words; this is for those that read none.

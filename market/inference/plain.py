@@ -27,6 +27,7 @@ from contracts.protocol.tensors import content_hash
 from market.errors import DeadlineExceeded, MarketError
 from market.inference.attempt import failure_of
 from market.inference.model import Answer, InferenceRequest, PriceTerms
+from market.inference.rates import By
 from market.inference.service import (
     ANSWER_KEPT_SECONDS,
     GENERATION,
@@ -121,8 +122,12 @@ class PlainLane:
         manifest: Manifest,
         blob: bytes,
         done: Callable[[Answer | Exception], None],
+        admit: Callable[[], object] | None = None,
     ) -> bool:
-        """Put a request on its way if it is plain; otherwise nothing was done, and the use case must serve it."""
+        """Put a request on its way if it is plain; otherwise nothing was done, and the use case must serve it.
+
+        `admit` counts it at the door just before it goes, and raises what the door says to a client that is too fast.
+        """
         parts = self._parts
         voucher = request.voucher
         if (
@@ -164,6 +169,10 @@ class PlainLane:
             timeline.request_id, timeline.channel_id = request_id, facts.channel_id
             timeline.queue(live.offer.worker, now)
             plain = Plain(request, listing, manifest, facts, job, live, reservation, timeline, 0.0, 0, done)
+            if admit is not None:
+                admit()
+            if parts.rates is not None:
+                parts.rates.admit(By.PAYER, client)
             self._dispatcher.submit(job, live.offer.worker, lambda outcome: self._ended(plain, outcome), client=client)
         except Exception as error:
             # The use case says what is wrong; what surprises it is an internal error there, too.

@@ -45,6 +45,7 @@ from market.inference.model import Answer, InferenceRequest, Partial, PriceTerms
 from market.inference.papers import PapersDesk
 from market.inference.placement import Placement
 from market.inference.ports import Dispatcher
+from market.inference.rates import By, Rates
 from market.inference.streaming import TokenFeed, stream
 from market.inference.timeline import Timeline, Timelines
 from market.payments.authorize import Authorizer
@@ -115,6 +116,7 @@ class Parts:
     papers: PapersDesk
     timelines: Timelines
     limits: InferenceLimits
+    rates: Rates | None
     wall_clock: Callable[[], float]
     clock: Callable[[], float]
 
@@ -135,6 +137,7 @@ class InferenceService:
         dispatcher: Dispatcher,
         papers: PapersDesk,
         limits: InferenceLimits,
+        rates: Rates | None = None,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -148,6 +151,7 @@ class InferenceService:
         self._dispatcher = dispatcher
         self._papers = papers
         self._limits = limits
+        self._rates = rates
         self._wall_clock = wall_clock
         self._clock = clock
         self.activity = Activity(wall_clock=wall_clock)
@@ -176,6 +180,7 @@ class InferenceService:
             papers=papers,
             timelines=self.timelines,
             limits=limits,
+            rates=rates,
             wall_clock=wall_clock,
             clock=clock,
         )
@@ -282,6 +287,8 @@ class InferenceService:
         if request.voucher is None:
             raise NoPayment
         facts = self._authorizer.check(request.voucher)
+        if self._rates is not None:
+            await self._count(self._rates, request, facts)
         manifest = self._offers.manifest(listing.model_id)
         if manifest is None:
             raise NoCapacity(f"No live worker offers {listing.name}.", field="model")
@@ -324,6 +331,15 @@ class InferenceService:
         self._hedges.close()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _count(self, rates: Rates, request: InferenceRequest, facts: ChannelFacts) -> None:
+        names = [(By.PAYER, request.payer or facts.channel.payer)]
+        if request.key is not None:
+            names.append((By.KEY, request.key.key_hash))
+        for by, name in names:
+            pending = rates.admit(by, name)
+            if pending is not None:
+                await pending
 
     # --- steps -------------------------------------------------------------------------------------------------
 

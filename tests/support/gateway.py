@@ -22,6 +22,7 @@ def runtime_of(world: World, **settings: Any) -> SimpleNamespace:
         offers=world.offers,
         inference=world.service,
         x402=None,
+        rates=None,
         ledger=world.ledger,
         reservations=world.reservations,
         start=nothing,

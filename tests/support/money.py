@@ -187,6 +187,7 @@ class World:
     model: Manifest = field(default_factory=manifest)
     timeout: float = 5.0
     exposure_cap: int = 10**9
+    rates: object = None
 
     def __post_init__(self) -> None:
         self.registry = FakeRegistry()
@@ -229,6 +230,7 @@ class World:
             dispatcher=self.dispatcher,
             papers=self.papers,
             limits=InferenceLimits(fee_ppm=FEE_PPM, timeout_seconds=self.timeout),
+            rates=self.rates,  # type: ignore[arg-type]
         )
 
     def open_channel(self, *, deposited: int = 10**9, **changes: object) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.metadata import version as package_version
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import orjson
@@ -20,6 +21,7 @@ from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
 from market.gateway import views
+from market.gateway.doorman import admitted, doorman_of, forwarded_for
 from market.gateway.grpc import messages
 from market.gateway.grpc.codec import decode, encode, parse, read_payment
 from market.gateway.headers import answer_headers
@@ -34,6 +36,7 @@ EXTENSIONS = ("model_repository", "market")
 # Metadata beyond 8 KiB makes some clients drop the whole call.
 _MAX_PROBLEM_BYTES = 4_096
 
+_Caller = tuple[str, str | None]
 _Code = grpc.StatusCode
 _STATUS: Mapping[int, grpc.StatusCode] = {
     400: _Code.INVALID_ARGUMENT,
@@ -56,6 +59,7 @@ class InferenceServicer:
 
     def __init__(self, joined: GatewayRuntime) -> None:
         self._joined = joined
+        self._doorman = doorman_of(joined.rates, joined.settings)
         self._version = package_version("inference-market")
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -70,7 +74,7 @@ class InferenceServicer:
             "RepositoryIndex": (m.RepositoryIndexRequest, self._index),
         }
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(_plain(request, answer), response_serializer=_serialize)
+            name: grpc.unary_unary_rpc_method_handler(self._plain(request, answer), response_serializer=_serialize)
             for name, (request, answer) in unary.items()
         }
         methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer, response_serializer=_serialize)
@@ -109,7 +113,7 @@ class InferenceServicer:
 
     async def _infer(self, data: bytes, context: Any) -> Any:
         try:
-            message, headers = await self._run(data, _metadata(context))
+            message, headers = await self._run(data, _metadata(context), _caller(context))
         except CodedError as error:
             await _abort(context, error)
         except Exception as error:  # the last place to turn a fault into an answer
@@ -120,7 +124,7 @@ class InferenceServicer:
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer in the order of the requests, several of them running at once; a refusal ends only its request."""
-        metadata = _metadata(context)
+        metadata, caller = _metadata(context), _caller(context)
         slots = asyncio.Semaphore(STREAM_IN_FLIGHT)
         started: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         running: set[asyncio.Task[Any]] = set()
@@ -129,7 +133,7 @@ class InferenceServicer:
             try:
                 async for data in requests:
                     await slots.acquire()
-                    task = asyncio.create_task(self._streamed(data, metadata))
+                    task = asyncio.create_task(self._streamed(data, metadata, caller))
                     running.add(task)
                     started.put_nowait(task)
             finally:
@@ -149,10 +153,10 @@ class InferenceServicer:
                 left.cancel()
             await asyncio.gather(reader, *running, return_exceptions=True)
 
-    async def _streamed(self, data: bytes, metadata: Mapping[str, str]) -> Any:
+    async def _streamed(self, data: bytes, metadata: Mapping[str, str], caller: _Caller) -> Any:
         answer = messages.ModelStreamInferResponse()
         try:
-            message, _ = await self._run(data, metadata)
+            message, _ = await self._run(data, metadata, caller)
             messages.fill_parameters(message.parameters, {"triton_final_response": True})
             answer.infer_response.CopyFrom(message)
         except CodedError as error:
@@ -162,7 +166,8 @@ class InferenceServicer:
             _refuse_in(answer, _internal(error), data)
         return answer
 
-    async def _run(self, data: bytes, metadata: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
+    async def _run(self, data: bytes, metadata: Mapping[str, str], caller: _Caller) -> tuple[Any, dict[str, str]]:
+        await self._admit(caller)
         message = parse(data)
         payment = read_payment(message, metadata)
         served = await serve(
@@ -175,19 +180,23 @@ class InferenceServicer:
         )
         return encode(served, message.model_name), answer_headers(served.answer)
 
-
-def _plain(request: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes, Any], Awaitable[Any]]:
-    async def call(data: bytes, context: Any) -> Any:
-        try:
+    def _plain(self, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes, Any], Awaitable[Any]]:
+        async def call(data: bytes, context: Any) -> Any:
             try:
-                message = request.FromString(data)
-            except DecodeError as error:
-                raise InvalidRequest("the message cannot be read.", field="message") from error
-            return await answer(message)
-        except CodedError as error:
-            await _abort(context, error)
+                await self._admit(_caller(context))
+                try:
+                    message = request.FromString(data)
+                except DecodeError as error:
+                    raise InvalidRequest("the message cannot be read.", field="message") from error
+                return await answer(message)
+            except CodedError as error:
+                await _abort(context, error)
 
-    return call
+        return call
+
+    async def _admit(self, caller: _Caller) -> None:
+        if self._doorman is not None:
+            await admitted(self._doorman, *caller)
 
 
 def _serialize(message: Any) -> bytes:
@@ -197,6 +206,12 @@ def _serialize(message: Any) -> bytes:
 
 def _metadata(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _caller(context: Any) -> _Caller:
+    """Return the address in gRPC's `ipv4:192.0.2.1:50312` or `ipv6:%5B::1%5D:50312`, and for whom it says to speak."""
+    address = unquote(context.peer().partition(":")[2].rpartition(":")[0]).strip("[]")
+    return address, forwarded_for(context.invocation_metadata() or ())
 
 
 def _internal(error: Exception) -> CodedError:

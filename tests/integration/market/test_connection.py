@@ -39,7 +39,8 @@ async def app(scope, receive, send):
 
 
 class Told:
-    def begin(self, data, common, done):
+    def begin(self, data, peer, common, done):
+        assert peer == "127.0.0.1"
         request = read_whole(data)
         if request is None or not data.endswith(b"plain"):
             return False
@@ -49,7 +50,8 @@ class Told:
         asyncio.get_running_loop().call_later(0.005, lambda: done(b"HTTP/1.1 200 OK\r\n" + common() + response))
         return True
 
-    async def answer(self, request, common):
+    async def answer(self, request, common, peer):
+        assert peer == "127.0.0.1"
         if b"decline" in request.body:
             return None
         SEEN.append("short")

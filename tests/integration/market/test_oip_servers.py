@@ -72,7 +72,7 @@ class Runtime:
             listing_by_name=lambda name: LISTING if name == "twice" else None,
         )
         self.offers = SimpleNamespace(manifest=lambda _: MANIFEST, quotes=lambda _: [])
-        self.inference, self.x402 = Doubles(), None
+        self.inference, self.x402, self.rates = Doubles(), None, None
         self.gateway, self.domain, self.contracts = bytes(20), Domain(1, bytes(20)), {"token": bytes(20)}
 
     async def start(self): ...

@@ -162,6 +162,7 @@ def joined():
         inference=Inference(),
         promises=SimpleNamespace(outstanding=lambda channel_id, nonce: 0),
         x402=None,
+        rates=None,
         ledger=Ledger(),
         reservations=Reservations(),
         statistics=Statistics(),

@@ -82,6 +82,7 @@ async def test_a_worker_of_which_too_little_is_known_is_not_overtaken():
 async def test_no_more_than_the_share_is_asked_twice():
     world, first, second = await stalled()
     world.service._hedges._credit, world.service._hedges._share = 0.0, 0.5
+    world.service._hedges._delay_seconds = lambda live: 0.01
     waiting = asyncio.create_task(world.service.infer(world.request(hedge=True)))
     await asyncio.sleep(0.05)
     assert second.served == 0
