@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
+        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -95,6 +95,12 @@ bench-scaling: install ## measure how the figures move with workers, channels an
 
 chaos: install ## break every part of a running market at random, then check clients, books and chain (ARGS="--seed 7 --faults 200")
 	PYTHONPATH=. $(VENV)/python -m tests.chaos.run $(ARGS)
+
+soak: install ## half an hour of paid requests at 70 % of the capacity: nothing may grow (ARGS="--minutes 30 --share 0.7")
+	PYTHONPATH=. $(VENV)/python -m benchmarks.soak $(ARGS)
+
+overload: install ## three times what the machine can answer: it must go on answering and refuse the rest quickly
+	PYTHONPATH=. $(VENV)/python -m benchmarks.overload $(ARGS)
 
 proto: install ## rebuild the gRPC descriptor after a change of its .proto
 	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto

@@ -88,9 +88,14 @@ def request_bytes(path: str, body: bytes, headers: dict[str, str] | None = None)
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def pack_request(request: bytes, kind: int = 0) -> bytes:
+    """Return a request as it stands in the load generator's file; `kind` 0 to 3 is counted apart."""
+    return struct.pack("<I", len(request) | kind << 24) + request
+
+
 def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
     """Write the load generator's file."""
-    path.write_bytes(b"".join(struct.pack("<I", len(one)) + one for one in requests))
+    path.write_bytes(b"".join(map(pack_request, requests)))
     return path
 
 
@@ -245,14 +250,16 @@ class _Cheap(LocalMarket):
 class OwnMarket:
     """The whole market on this machine: gateway, one worker, Valkey, SQLite, an EVM node; one funded channel a run."""
 
-    def __init__(self, workloads: Sequence[Workload], scratch: Path, *, linked: bool = False) -> None:
+    def __init__(
+        self, workloads: Sequence[Workload], scratch: Path, *, linked: bool = False, settle_seconds: float = 3_600.0
+    ) -> None:
         self._scratch = scratch
         self._workloads = workloads
         self.local = _Cheap(
             Options(
                 data_dir=scratch / ("linked" if linked else "market"),
                 keep_state=False,
-                settle_interval_seconds=3_600,
+                settle_interval_seconds=settle_seconds,
                 packages=tuple(workload.package for workload in workloads),
                 linked=linked,
             )

@@ -99,7 +99,7 @@ class Arena(LocalMarket):
         super().start_programs()
         self.proxy = CuttingProxy(int(self.gateway_url.rpartition(":")[2]))
         environment = {
-            **super().worker_environment(),
+            **self.worker_environment(),
             "WORKER_MODELS": f"{minilm.NAME},{WRITER}={TOKEN_PRICE}",
             "WORKER_KEYSTORE": str(self.accounts["node"].keystore),
             "WORKER_STATE_DIR": str(self.data_dir / "node"),
@@ -111,7 +111,8 @@ class Arena(LocalMarket):
 
     def worker_environment(self) -> dict[str, str]:
         """Return the settings of the worker in the own lane, which serves MiniLM only."""
-        return {**super().worker_environment(), "WORKER_MODELS": minilm.NAME}
+        # No trial of the models before each start: it takes as long again, and is tested elsewhere.
+        return {**super().worker_environment(), "WORKER_MODELS": minilm.NAME, "WORKER_TRIAL_SECONDS": "0"}
 
     def journals(self) -> dict[bytes, Path]:
         """Where each worker keeps its papers, by its address."""
