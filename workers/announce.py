@@ -77,10 +77,12 @@ class Announcer:
         if now >= self._renew_at:
             self._offers = self._signed(int(now))
             self._renew_at = now + node.settings.offer_seconds / 2
+        gone = node.sessions.deaths.withdrawn
+        offers = tuple(one for one in self._offers if one[0].model_id not in gone) if gone else self._offers
         message = encode_announcement(
             Announcement(
                 worker=node.key.address,
-                offers=() if self._draining else self._offers,
+                offers=() if self._draining else offers,
                 manifests=tuple(served.package.manifest.to_bytes() for served in node.served.values()),
                 in_flight=self.in_flight + node.executor.generations.active,
                 max_batch=tuple((model_id, node.sessions.cap(model_id)) for model_id in node.served),

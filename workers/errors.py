@@ -108,6 +108,12 @@ class ModelUnusable(ModelError):
     code = "model-unusable"
 
 
+class SandboxMissing(ModelError):
+    """A stranger's model is to be served where there is no sandbox to run it in."""
+
+    code = "sandbox-missing"
+
+
 class JobError(WorkerError):
     """A job is refused or failed."""
 
@@ -144,6 +150,19 @@ class ExecutionFailed(JobError):
     """The model failed on these inputs."""
 
     code = "execution-failed"
+    retry = Retry.OTHER_WORKER
+
+
+class ModelDied(ExecutionFailed):
+    """The process that ran the model ended before it answered, or was ended at its limit of time or memory."""
+
+    code = "model-died"
+
+
+class ModelWithdrawn(JobError):
+    """The model's process ended too often: this worker no longer serves it."""
+
+    code = "model-withdrawn"
     retry = Retry.OTHER_WORKER
 
 

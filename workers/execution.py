@@ -19,6 +19,7 @@ from workers.errors import InputsGone, InputsRefused
 from workers.generating import Generations
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
+from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer
 from workers.models.serving import Batches, Outcomes, Request, serve
 from workers.models.sessions import SessionCache
@@ -72,7 +73,8 @@ class Executor:
                 results[i] = failed(job, error)
         work: list[SignedWork] = []
         unsigned: dict[int, Unsigned] = {}
-        for model_id, members in ready.items():
+        # A stranger's model may take its whole time: the others' clients do not wait for it.
+        for model_id, members in sorted(ready.items(), key=lambda one: self._sessions.is_confined(one[0])):
             for outcomes, seconds in self._run_model(self._served[model_id], members):
                 for i, outcome in outcomes.items():
                     done = (
@@ -121,7 +123,11 @@ class Executor:
             return
         names = list(members)
         requests = [Request(one.tensors, one.parameters) for one in members.values()]
-        for outcomes, seconds in serve(model, requests):
+        if isinstance(model, IsolatedModel):
+            batches = model.serve(requests, max(one.job.deadline_at for one in members.values()))
+        else:
+            batches = serve(model, requests)
+        for outcomes, seconds in batches:
             if seconds:
                 telemetry.COMPUTE.observe(seconds)
             _READ.inc(sum(one.units for one in outcomes.values() if isinstance(one, Answer)))

@@ -18,7 +18,8 @@ from contracts.protocol.tensors import Tensor, encode_tensors
 from workers import telemetry
 from workers.admission import Admitted
 from workers.errors import JobCancelled, JobError, JobTooLate
-from workers.models.generation.model import Finished, GenerationModel
+from workers.models.generation.heard import Finished
+from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import GenerationRequest
 from workers.models.pipelines.base import Answer
 from workers.papers import SignedWork
@@ -152,6 +153,8 @@ class Generations:
                 one.model.kill()
             elif late >= 0:
                 one.stop_at_deadline()
+        for model in {one.model for one in running}:
+            model.watch()
         streams = [one for one in running if one.admitted.job.stream]
         if streams:
             for one, sent in zip(streams, self._cancelled([s.admitted.job for s in streams]), strict=True):

@@ -37,10 +37,12 @@ from workers.errors import (
     StartError,
 )
 from workers.execution import Executor
+from workers.isolation import confined, confinement_for
+from workers.models.isolated.model import try_package
 from workers.models.runtime import choose_provider
+from workers.models.sandbox import find_bubblewrap
 from workers.models.sessions import SessionCache
 from workers.models.store import Package, PackageStore
-from workers.models.trial import try_package
 from workers.models.tuned import TunedStore
 from workers.papers import Journal
 from workers.settings import WorkerSettings
@@ -236,10 +238,15 @@ def build(settings: WorkerSettings) -> Node:
     sessions = open_sessions(settings, provider)
     served: dict[bytes, Served] = {}
     refused: list[ModelError] = []
+    ours = frozenset({operator, side.key.address})
     for model_id, listing, price in find_models(side, settings):
         try:
+            confinement = confinement_for(listing.owner, ours=ours, settings=settings)
             package = _fetch(store, model_id, listing)
-            _try(package, settings)
+            if confinement is not None:
+                sessions.confine(model_id, confinement)
+            else:
+                _try(package, settings)
             sessions.get(package)
         except ModelError as error:
             # One bad model keeps nobody from the others; alone it is a reason not to start.
@@ -273,9 +280,9 @@ def build(settings: WorkerSettings) -> Node:
 
 
 def _try(package: Package, settings: WorkerSettings) -> None:
-    """Try a model in a process of its own; text generation runs in one anyway."""
+    """Try a model in a process of its own before it is opened here; text generation runs in one anyway."""
     if settings.trial_seconds and package.manifest.task != "text-generation":
-        try_package(package, seconds=settings.trial_seconds, memory_bytes=settings.memory_budget_bytes)
+        try_package(package, confined(settings, bubblewrap=find_bubblewrap().program))
 
 
 def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:

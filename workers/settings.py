@@ -53,7 +53,22 @@ class WorkerSettings(BaseSettings):
     state_dir: Path = Field(Path("~/.local/state/inference-market"), description="Where the worker's papers are kept.")
     allow_file_uri: bool = Field(False, description="Take packages from file:// addresses (one machine only).")
     trial_seconds: float = Field(
-        120.0, ge=0, description="Try each model in a process of its own first, killed after so long; 0: never."
+        120.0,
+        ge=0,
+        description="Longest that a model in a process of its own may take to open; others are tried in one first. "
+        "0: not tried.",
+    )
+    isolation: str = Field(
+        "auto",
+        pattern="^(auto|always|limits|off)$",
+        description="auto: strangers' models run in a sandboxed process, else not at all; always: everybody's, as far "
+        "as there is a sandbox; limits: without a sandbox in a process with limits only; off: in the worker's own.",
+    )
+    trusted_owners: str = Field(
+        "", description="Owners whose models may run in the worker's own process: addresses by comma. Yours always may."
+    )
+    run_seconds: float = Field(
+        10.0, gt=0, description="Longest that a batch of a model in a process of its own may take before it is killed."
     )
     max_package_bytes: int = Field(16 << 30, ge=1, description="Largest model package fetched.")
 
@@ -77,12 +92,12 @@ class WorkerSettings(BaseSettings):
     log_level: str = Field("info", pattern=r"(?i)^(debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines.")
 
-    @field_validator("gateways")
+    @field_validator("gateways", "trusted_owners")
     @classmethod
     def _are_addresses(cls, value: str) -> str:
         for text in _items(value):
             try:
-                address_from_hex(text, field="gateways")
+                address_from_hex(text, field="addresses")
             except ProtocolError as error:
                 raise ValueError(error.detail) from error
         return value
@@ -91,6 +106,11 @@ class WorkerSettings(BaseSettings):
     def gateway_addresses(self) -> tuple[bytes, ...]:
         """The gateways' addresses as bytes."""
         return tuple(address_from_hex(text, field="WORKER_GATEWAYS") for text in _items(self.gateways))
+
+    @property
+    def trusted_owner_addresses(self) -> frozenset[bytes]:
+        """The trusted owners' addresses as bytes."""
+        return frozenset(address_from_hex(text, field="WORKER_TRUSTED_OWNERS") for text in _items(self.trusted_owners))
 
     def priced_models(self) -> list[tuple[str, int]]:
         """Return (name or id, unit price) for each model.

@@ -25,6 +25,17 @@ LOADED_MODELS = Gauge("worker_loaded_models", "Models in memory.", registry=METR
 TOKENS = Counter("worker_tokens_total", "Tokens read from inputs, and generated.", ["kind"], registry=METRICS)
 IN_FLIGHT = Gauge("worker_jobs_in_flight", "Jobs being served now.", registry=METRICS)
 SERVED_MODELS = Gauge("worker_served_models", "Models offered, by execution provider.", ["provider"], registry=METRICS)
+ISOLATED_MODELS = Gauge("worker_isolated_models", "Models that run in a process of their own.", registry=METRICS)
+WITHDRAWN_MODELS = Gauge(
+    "worker_withdrawn_models", "Models no longer offered because their process ended too often.", registry=METRICS
+)
+MODEL_ENDS = Counter(
+    "worker_model_process_ends_total",
+    "Models' processes that died or were killed.",
+    ["cause"],
+    registry=METRICS,
+)
+MODEL_STARTS = Counter("worker_model_process_starts_total", "Models' processes started.", registry=METRICS)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 PACK_SECONDS = Histogram(
     "worker_pack_seconds", "From a pack's arrival to its last answer.", buckets=_SECONDS, registry=METRICS

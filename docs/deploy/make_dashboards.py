@@ -86,7 +86,20 @@ WORKER: list[Panel] = [
     (
         "Models",
         "short",
-        {"offered, {{provider}}": "sum by (provider) (worker_served_models)", "in memory": "sum(worker_loaded_models)"},
+        {
+            "offered, {{provider}}": "sum by (provider) (worker_served_models)",
+            "in memory": "sum(worker_loaded_models)",
+            "in a sandbox": "sum(worker_isolated_models)",
+            "withdrawn": "sum(worker_withdrawn_models)",
+        },
+    ),
+    (
+        "Models' processes that ended, by cause; and started, per minute",
+        "short",
+        {
+            "{{cause}}": "60 * sum by (cause) (rate(worker_model_process_ends_total[5m]))",
+            "started": "60 * sum(rate(worker_model_process_starts_total[5m]))",
+        },
     ),
     (
         "Memory of the cards",

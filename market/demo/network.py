@@ -240,6 +240,9 @@ class LocalMarket:
             "WORKER_MODEL_DIR": str(self.data_dir / "models"),
             "WORKER_STATE_DIR": str(self.data_dir / "worker"),
             "WORKER_ALLOW_FILE_URI": "true",
+            # One person is everybody here; should a stranger list a model, it is served with or without a sandbox.
+            "WORKER_TRUSTED_OWNERS": checksum(self.accounts["owner"].address),
+            "WORKER_ISOLATION": "limits",
             # The whole market ends with it: nobody is left to be served.
             "WORKER_DRAIN_SECONDS": "0",
         }

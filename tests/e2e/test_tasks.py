@@ -28,6 +28,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 DEPOSIT = 5_000_000
 
 
+class Distrusting(LocalMarket):
+    """Every model runs in a process of its own, in a sandbox where the machine has one."""
+
+    def worker_environment(self):
+        return {**super().worker_environment(), "WORKER_ISOLATION": "always"}
+
+
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     root = tmp_path_factory.mktemp("packages")
@@ -44,7 +51,7 @@ def local(tmp_path_factory):
         drafts.draft(root / name, options={"max_tokens": 16} if name == "embedder" else None).write()
     folder = tmp_path_factory.mktemp("market")
     packages = tuple(root / name for name in contents)
-    with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages)) as found:
+    with Distrusting(Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages)) as found:
         found.start_services()
         found.deploy()
         found.list_model()

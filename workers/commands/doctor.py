@@ -35,10 +35,21 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
     checks = Checks()
     sides: list[nodes.ChainSide] = []
     ahead: list[float | None] = [None]
+    owners: dict[str, bytes] = {}
+    ours: set[bytes] = set()
 
     def chain() -> str:
         sides.append(nodes.open_chain(settings))
         return f"chain {settings.chain_id}, worker {checksum(sides[0].key.address)}"
+
+    def models() -> str:
+        owners.update({listing.name: listing.owner for _, listing, _ in nodes.find_models(sides[0], settings)})
+        return ", ".join(owners)
+
+    def registration() -> str:
+        said = findings.stake(sides[0])
+        ours.update({sides[0].key.address, nodes.check_operator(sides[0])})
+        return said
 
     def gateway() -> str:
         url = settings.gateway_url
@@ -63,8 +74,8 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
 
     checks.add("settings", lambda: str(env_file) if env_file else "from the environment alone")
     if checks.add("key and chain", chain):
-        checks.add("registration", lambda: findings.stake(sides[0]))
-        checks.add("models", lambda: ", ".join(m.name for _, m, _ in nodes.find_models(sides[0], settings)))
+        checks.add("registration", registration)
+        checks.add("models", models)
     for path in (settings.keystore, settings.keystore_password_file):
         if path is not None and path.is_file():
             checks.add("key file", lambda path=path: findings.key_file(path))  # type: ignore[misc]
@@ -76,7 +87,7 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
     checks.add("memory", lambda: findings.memory(settings))
     checks.add("disk", lambda: findings.disk(settings))
     checks.add("ports", lambda: findings.metrics_port(settings))
-    checks.add("sandbox", findings.sandbox)
+    checks.add("sandbox", lambda: findings.sandbox(settings, owners, frozenset(ours)))
     return checks
 
 

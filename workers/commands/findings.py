@@ -5,10 +5,9 @@ A fault keeps the worker from serving or being paid; a note is worth a look. No 
 
 from __future__ import annotations
 
-import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -245,11 +244,31 @@ def metrics_port(settings: WorkerSettings) -> str:
     return f"{settings.metrics_host}:{port} for metrics; nothing else listens"
 
 
-def sandbox() -> str:
-    """Look for the tool that strangers' models are tried in."""
-    if shutil.which("bwrap") is None:
-        raise Noted(
-            "bubblewrap is not installed: strangers' models are tried with limits only.",
-            remedy="apt install bubblewrap",
-        )
-    return "bubblewrap is installed"
+def sandbox(settings: WorkerSettings, owners: Mapping[str, bytes], ours: frozenset[bytes]) -> str:
+    """Say which models run in the worker's own process and which in a sandbox; `owners` by model.
+
+    Raises:
+        SandboxMissing: a stranger's model would be refused here.
+    """
+    from workers.isolation import REMEDY, confinement_for
+    from workers.models.sandbox import find_bubblewrap
+
+    found = find_bubblewrap()
+    places = {name: confinement_for(owner, ours=ours, settings=settings) for name, owner in owners.items()}
+    boxed = [name for name, place in places.items() if place is not None]
+    said = "bubblewrap works here" if found.program else found.fault
+    if owners:
+        inside = [name for name in places if name not in boxed]
+        said += f"; in processes of their own: {_names(boxed)}; in the worker's own: {_names(inside)}"
+
+    if settings.isolation == "off":
+        raise Noted(f"{said}; WORKER_ISOLATION is off.", remedy="Leave it out unless you trust every owner you serve.")
+    if found.program is None:
+        if settings.isolation == "limits":
+            said += "; strangers' models have limits, which are no boundary"
+        raise Noted(f"{said}.", remedy=REMEDY)
+    return said
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

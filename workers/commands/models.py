@@ -127,7 +127,7 @@ def _quantize(
     """
     from workers import checking
     from workers.models import quantizing
-    from workers.models.sessions import open_model
+    from workers.models.opening import open_model
 
     configure_logging("error", "text")
     if precision not in quantizing.PRECISIONS:

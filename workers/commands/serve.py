@@ -66,6 +66,7 @@ def _serve(settings: WorkerSettings, metrics_file: Path | None, *, behind_link: 
     telemetry.IN_FLIGHT.set_function(lambda: announcer.in_flight + node.executor.generations.active)
     telemetry.SERVED_MODELS.labels(node.provider).set(len(node.served))
     telemetry.LOADED_MODELS.set(node.sessions.loaded())
+    telemetry.ISOLATED_MODELS.set(sum(node.sessions.is_confined(model_id) for model_id in node.served))
     drain = Drain(
         announce_nothing=announcer.drain,
         has_work=lambda: _has_work(node, queue, announcer),

@@ -8,27 +8,25 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import structlog
 
-from contracts.protocol.errors import CodedError
-from workers.errors import ExecutionFailed, ModelUnusable
+from workers.models.deaths import Deaths
 from workers.models.generation.model import GenerationModel
-from workers.models.graph import Graph, first_line
+from workers.models.isolated.model import IsolatedModel
+from workers.models.opening import open_model, warm_up
 from workers.models.pipelines.base import Pipeline
-from workers.models.pipelines.choose import open_pipeline
-from workers.models.runtime import PROVIDERS, open_session
+from workers.models.sandbox import Confinement
 from workers.models.store import Package
 from workers.models.tuned import Tuned
 
-WARM_UP_SECONDS = 3.0
-KNEE = 0.95  # the smallest batch within this of the best rate is taken
 # Loaded weights, arenas and activations together, relative to the files.
 MEMORY_FACTOR = 2
 
-Model: TypeAlias = Pipeline[Any] | GenerationModel
+# Those that run in a process of their own.
+Housed: TypeAlias = GenerationModel | IsolatedModel
+Model: TypeAlias = Pipeline[Any] | Housed
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +54,26 @@ class SessionCache:
         self._tuned = tuned
         self._loaded: OrderedDict[bytes, Model] = OrderedDict()
         self._caps: dict[bytes, int] = {}
+        self._confined: dict[bytes, Confinement] = {}
+        self.deaths = Deaths()
+
+    def confine(self, model_id: bytes, confinement: Confinement) -> None:
+        """Say that a model is a stranger's, and how it is to run."""
+        self._confined[model_id] = confinement
+
+    def is_confined(self, model_id: bytes) -> bool:
+        """Tell whether a model runs as a stranger's."""
+        return model_id in self._confined
 
     def get(self, package: Package) -> Model:
         """Return a loaded model, loading it and unloading others as needed.
 
         Raises:
             ModelUnusable: the runtime refuses it, or it contradicts its manifest.
+            ModelWithdrawn: its process ended too often.
         """
+        if self.deaths.withdrawn:
+            self.deaths.check(package.model_id)
         known = self._loaded.get(package.model_id)
         if known is not None:
             self._loaded.move_to_end(package.model_id)
@@ -75,7 +86,7 @@ class SessionCache:
             if gone is None:
                 break
             unloaded = self._loaded.pop(gone)
-            if isinstance(unloaded, GenerationModel):
+            if isinstance(unloaded, Housed):
                 unloaded.close()
             log.info("model-unloaded", model=gone.hex())
         return model
@@ -83,7 +94,7 @@ class SessionCache:
     def close(self) -> None:
         """End the processes of models that have one."""
         for model in self._loaded.values():
-            if isinstance(model, GenerationModel):
+            if isinstance(model, Housed):
                 model.close()
 
     def cap(self, model_id: bytes) -> int:
@@ -109,91 +120,44 @@ class SessionCache:
                 threads=threads,
                 most_active=self._generations,
                 cache_bytes=self._generation_memory,
+                confinement=self._confined.get(package.model_id),
+                deaths=self.deaths,
             )
         entry = tuned.entry if tuned else manifest.entry
-        model = open_model(
-            package,
-            entry=entry,
-            provider=tuned.provider if tuned else self._provider,
-            threads=threads,
-            cuda_graphs=self._cuda_graphs,
-        )
-        cap = self._caps.get(package.model_id)
-        if cap is None:
-            cap = self._caps[package.model_id] = tuned.batch if tuned else _warm_up(model)
-        model.batch_cap = cap
+        provider = tuned.provider if tuned else self._provider
+        cap = self._caps.get(package.model_id, tuned.batch if tuned else 0)
+        confinement = self._confined.get(package.model_id)
+        model: Pipeline[Any] | IsolatedModel
+        if confinement is not None:
+            model = IsolatedModel(
+                package,
+                entry=entry,
+                provider=provider,
+                threads=threads,
+                cuda_graphs=self._cuda_graphs,
+                confinement=confinement,
+                batch=cap,
+                deaths=self.deaths,
+            )
+            cap, providers = model.batch_cap, model.providers
+        else:
+            model = open_model(package, entry=entry, provider=provider, threads=threads, cuda_graphs=self._cuda_graphs)
+            cap = model.batch_cap = cap or warm_up(model)
+            providers = model.graph.session.get_providers()
+        self._caps[package.model_id] = cap
         log.info(
             "model-loaded",
             model=package.model_id.hex(),
             task=manifest.task,
             entry=entry,
-            providers=model.graph.session.get_providers(),
+            providers=providers,
             batch_cap=cap,
+            isolated=confinement is not None,
             tuned=tuned is not None,
             seconds=round(time.monotonic() - started, 2),
         )
         return model
 
 
-def open_model(
-    package: Package, *, entry: str, provider: str, threads: int, cuda_graphs: bool = False
-) -> Pipeline[Any]:
-    """Open one of a package's ONNX files and the pipeline of its task, not yet measured.
-
-    Raises:
-        ModelUnusable: the runtime refuses it, or it contradicts its manifest.
-    """
-    try:
-        session = open_session(
-            package.read(entry),
-            provider=provider,
-            threads=threads,
-            external={name: package.read(file) for name, file in _weight_files(package, entry).items()},
-            cuda_graphs=cuda_graphs,
-        )
-    except CodedError:
-        raise
-    except Exception as error:  # onnxruntime raises its own unrelated classes
-        raise ModelUnusable(f"{entry}: {first_line(error)}", field=entry) from error
-    on_cuda = session.get_providers()[0] == PROVIDERS["cuda"]
-    return open_pipeline(package, Graph(session, cuda_graphs=cuda_graphs and on_cuda))
-
-
-def _weight_files(package: Package, entry: str) -> dict[str, str]:
-    """Return the files that may hold an ONNX file's weights: as the file names them, and as the package does."""
-    folder = entry.rpartition("/")[0]
-    start = f"{folder}/" if folder else ""
-    inside = {name.removeprefix(start): name for name in package.manifest.files if name.startswith(start)}
-    return {
-        name: file
-        for name, file in inside.items()
-        if name.endswith((".data", "_data", ".bin", ".weight")) or name.startswith(f"{Path(entry).name}.")
-    }
-
-
 def _is_busy(model: Model) -> bool:
     return isinstance(model, GenerationModel) and model.active > 0
-
-
-def _warm_up(model: Pipeline[Any]) -> int:
-    """Run the model on made-up inputs; returns the batch at which it gives (nearly) most rows a second."""
-    manifest, outputs = model.manifest, model.graph_outputs
-    deadline_at = time.monotonic() + WARM_UP_SECONDS
-    rates: dict[int, float] = {}
-    size = 1
-    while size <= (manifest.max_batch if manifest.batch_axis is not None else 1):
-        try:
-            inputs = model.sample(size)
-            model.graph.run(inputs, outputs)
-            started = time.perf_counter()
-            model.graph.run(inputs, outputs)
-        except ExecutionFailed as error:
-            # Made-up values may be nonsense to a model that real ones suit.
-            log.info("warm-up-ended", batch=size, reason=error.detail)
-            break
-        rates[size] = size / max(time.perf_counter() - started, 1e-9)
-        if time.monotonic() > deadline_at:
-            break
-        size *= 2
-    best = max(rates.values(), default=0.0)
-    return next((size for size, rate in sorted(rates.items()) if rate >= KNEE * best), 1)

@@ -19,9 +19,9 @@ from workers.errors import ExecutionFailed, JobError
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
 from workers.models.generation.trial import run_trials
+from workers.models.opening import open_model
 from workers.models.pipelines.base import Pipeline
 from workers.models.runtime import available_providers
-from workers.models.sessions import open_model
 from workers.models.store import Package
 from workers.models.tuned import Tuned, usable_cores
 

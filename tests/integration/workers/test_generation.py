@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
@@ -22,6 +23,8 @@ from tests.support.worker import DOMAIN, FEE, GATEWAY, ROYALTY, WORKER, FakeChai
 from workers.admission import Admission, Served
 from workers.errors import ModelUnusable, UnsafePackage
 from workers.execution import Executor
+from workers.models import sandbox
+from workers.models.sandbox import Confinement
 from workers.models.sessions import SessionCache
 
 pytestmark = pytest.mark.integration
@@ -340,7 +343,7 @@ def test_when_the_process_dies_its_generations_fail_and_the_next_starts_it_anew(
     wait_for(lambda: market.partials(job))
     cache.get(package).kill()
     result = market.final(job)
-    assert (result.code, result.retry) == ("execution-failed", Retry.OTHER_WORKER)
+    assert (result.code, result.retry) == ("model-died", Retry.OTHER_WORKER)
     assert outputs(greedy(market, "A", max_tokens=3))["text"] == "BCD"
 
 
@@ -352,7 +355,7 @@ def test_a_process_that_hangs_is_ended_and_the_next_generation_starts_it_anew(sl
     os.kill(cache.get(package)._process.pid, signal.SIGSTOP)
     job, blob = market.job("A", changes={"deadline_at": time.time() + 0.5}, temperature=0, max_tokens=50)
     market.send((job, blob))
-    assert market.final(job).code == "execution-failed"
+    assert market.final(job).code == "model-died"
     assert outputs(greedy(market, "A", max_tokens=3))["text"] == "BCD"
 
 
@@ -448,3 +451,48 @@ def test_results_name_their_request(market):
     job = replace(job, attempt="7")
     market.send((job, blob))
     assert market.final(job).attempt == "7"
+
+
+@pytest.mark.parametrize("box", ["alone", "bubblewrap"])
+def test_a_strangers_texts_are_generated_in_a_sandbox(package, sessions, box):
+    found = sandbox.find_bubblewrap()
+    if box == "bubblewrap" and found.program is None:
+        pytest.skip(found.fault)
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
+    cache.confine(package.model_id, Confinement(found.program if box == "bubblewrap" else None, 4 << 30))
+    market = Market(cache, package)
+    said = {"temperature": 1.0, "seed": 3, "max_tokens": 20}
+    expected = outputs(Market(sessions, package).ask("A", **said))
+    assert outputs(market.ask("A", **said))["text"] == expected["text"]
+    pids = [cache.get(package)._process.pid]
+    for pid in pids:
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            pids += map(int, children.read().split())
+    with open(f"/proc/{pids[-1]}/limits") as limits:
+        assert f"Max address space         {(4 << 30) + sandbox.EXTRA_MEMORY_BYTES} " in limits.read()
+    for _ in range(3):
+        model = cache.get(package)
+        os.kill(model._process.pid, signal.SIGKILL)
+        wait_for(lambda: model._wire is None)  # noqa: B023
+        if not cache.deaths.withdrawn:
+            assert outputs(market.ask("A", **said))["text"] == expected["text"]
+    refused = market.ask("A", **said)
+    assert (refused.code, refused.retry) == ("model-withdrawn", Retry.OTHER_WORKER)
+    cache.close()
+
+
+def test_a_strangers_graph_is_screened_before_it_generates(tmp_path):
+    files = tiny_llm.files()
+    made = onnx.load_from_string(files["model.onnx"])
+    made.graph.node.append(onnx.helper.make_node("Snpe", ["x"], ["y"], domain="com.microsoft"))
+    manifest = tiny_llm.package(tmp_path / "source")
+    changed = {**files, "model.onnx": made.SerializeToString()}
+    fields = {
+        name: getattr(manifest, name)
+        for name in ("task", "entry", "inputs", "outputs", "unit", "batch_axis", "options")
+    }
+    package = models.fetched(tmp_path / "source", models.write(tmp_path / "source", changed, **fields))
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
+    cache.confine(package.model_id, Confinement(None, 4 << 30))
+    with pytest.raises(ModelUnusable, match="Snpe"):
+        cache.get(package)

@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import os
 import secrets
-import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,7 +19,9 @@ from contracts.protocol.manifest import FILENAME, FileEntry, Manifest, TensorSpe
 from contracts.protocol.pricing import Unit
 from tests.support.worker import make_mlp, write_package
 from workers.errors import ModelUnusable, UnsafePackage
-from workers.models import trial
+from workers.models import sandbox
+from workers.models.isolated.model import try_package
+from workers.models.sandbox import Confinement
 from workers.models.screening import screen
 from workers.models.store import Package
 
@@ -144,27 +146,28 @@ def package(folder, data: bytes) -> Package:
     return Package(manifest.model_id, manifest, folder)
 
 
-def attempt(made: Package, *, seconds: float = 60, memory_bytes: int = 1 << 30) -> None:
-    trial.try_package(made, seconds=seconds, memory_bytes=memory_bytes)
+def attempt(made: Package, *, bubblewrap: str | None = None, seconds: float = 60, memory_bytes: int = 1 << 30) -> None:
+    try_package(made, Confinement(bubblewrap, memory_bytes, load_seconds=seconds))
 
 
 @pytest.fixture(params=["alone", "bubblewrap"])
-def boxed(request, monkeypatch):
+def boxed(request):
     if request.param == "alone":
-        monkeypatch.setattr(trial, "find_sandbox", lambda: None)
-    elif shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
-    return request.param
+        return None
+    found = sandbox.find_bubblewrap()
+    if found.program is None:
+        pytest.skip(found.fault)
+    return found.program
 
 
 def test_an_honest_model_passes(tmp_path, boxed):
     manifest = write_package(tmp_path / "p")
-    attempt(Package(manifest.model_id, manifest, tmp_path / "p"))
+    attempt(Package(manifest.model_id, manifest, tmp_path / "p"), bubblewrap=boxed)
 
 
 def test_a_refusal_says_what_is_wrong(tmp_path, boxed):
     with pytest.raises(UnsafePackage, match="Loop"):
-        attempt(package(tmp_path / "p", loop()))
+        attempt(package(tmp_path / "p", loop()), bubblewrap=boxed)
 
 
 def test_a_model_that_eats_memory_dies_alone(tmp_path, boxed):
@@ -175,7 +178,7 @@ def test_a_model_that_eats_memory_dies_alone(tmp_path, boxed):
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
     with pytest.raises(ModelUnusable):
-        attempt(package(tmp_path / "p", model(nodes, initializers=[shape])))
+        attempt(package(tmp_path / "p", model(nodes, initializers=[shape])), bubblewrap=boxed)
 
 
 def test_a_model_that_takes_for_ever_is_killed(tmp_path, boxed):
@@ -184,25 +187,28 @@ def test_a_model_that_takes_for_ever_is_killed(tmp_path, boxed):
     nodes[1:1] = [helper.make_node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(400)]
     started = time.monotonic()
     with pytest.raises(ModelUnusable, match="not open after"):
-        attempt(package(tmp_path / "p", model(nodes, initializers=[side])), seconds=4)
+        attempt(package(tmp_path / "p", model(nodes, initializers=[side])), bubblewrap=boxed, seconds=4)
     assert time.monotonic() - started < 15
 
 
 def test_a_process_that_dies_is_a_reason_not_to_open_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "_box", lambda folder: ["sh", "-c", "kill -SEGV $$"])
+    monkeypatch.setattr(sandbox, "box", lambda *_, **__: ["sh", "-c", "kill -SEGV $$"])
     with pytest.raises(ModelUnusable, match="died"):
         attempt(package(tmp_path / "p", model([identity()])))
 
 
 def test_in_the_box_there_is_no_network_and_nothing_to_read_or_write(tmp_path):
-    if trial.find_sandbox() is None:
-        pytest.skip("bubblewrap is not installed")
+    found = sandbox.find_bubblewrap()
+    if found.program is None:
+        pytest.skip(found.fault)
     (tmp_path / "secret").write_text("key")
     folder = tmp_path / "p"
     folder.mkdir()
-    look = f"ls {tmp_path}/secret; touch {folder}/x; cat /proc/net/dev"
-    box = trial._box(folder)
+    read = f"ls {tmp_path}/secret /home {sandbox.ROOT}/README.md {sandbox.ROOT}/market {Path.home()}/.bashrc"
+    look = f"{read}; touch {folder}/x; touch /x; cat /proc/net/dev; ls -d /proc/[0-9]*"
+    box = sandbox.box(folder, Confinement(found.program, 1 << 30))
     done = subprocess.run([*box, "sh", "-c", look], capture_output=True, text=True, env={"PATH": os.defpath})
-    assert "No such file" in done.stderr
-    assert "Read-only file system" in done.stderr
+    assert done.stderr.count("No such file") == 5
+    assert done.stderr.count("Read-only file system") == 2
     assert [line.split(":")[0].strip() for line in done.stdout.splitlines() if ":" in line] == ["lo"]
+    assert done.stdout.count("/proc/") <= 4  # of its own processes, none of the machine's

@@ -1,8 +1,12 @@
 """The generating process: one model, many generations, token by token in turn.
 
 Started by `workers.models.generation.model` as a program, with the folder of a checked package and one socket. It holds
-no key and no connection. A new generation's prompt is read in pieces between the others' tokens, so that a long prompt
-does not make them wait. Ends when the socket does.
+no key and no connection; a stranger's model is screened first and runs in a sandbox. A new generation's prompt is read
+in pieces between the others' tokens, so that a long prompt does not make them wait. Ends when the socket does.
+
+It is told `["start", id, {…}]` and `["stop", id]`. It says once `["ready", {…}]` or `["unusable", detail]`, then lists
+of `["delta", id, text, tokens]`, `["done", id, reason, prompt_tokens, completion_tokens, logprobs | nil]` and of
+`["refused" | "crowded" | "failed", id, detail, field | nil]`.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -23,6 +28,8 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from workers.models.generation.stops import StopScanner
+from workers.models.sandbox import limit_here
+from workers.models.screening import screen
 from workers.models.wire import Wire
 
 PIECE_TOKENS = 128  # of a prompt, between the others' tokens
@@ -63,7 +70,7 @@ class Host:
         while True:
             busy = bool(self._active or self._waiting)
             while select.select([self._wire.sock], [], [], 0 if busy else None)[0]:
-                for message in self._wire.take():
+                for message, _ in self._wire.take():
                     self._hear(message)
                 busy = True
             self._admit()
@@ -208,9 +215,12 @@ def main() -> None:
     """Serve the model named on the command line over the socket named there."""
     said = json.loads(sys.argv[1])
     wire = Wire(socket.socket(fileno=int(sys.argv[2])))
+    if said.get("memory_bytes"):
+        limit_here(said["memory_bytes"], cards=said["cards"])
     og.disable_telemetry_events()
     ready = {"version": og.__version__, "provider": said["provider"], "fell_back": ""}
     try:
+        _screen(Path(said["folder"]), said.get("screen", []))
         try:
             model = open_model(said["folder"], said["provider"], said["threads"])
         except Exception as error:  # the runtime raises bare RuntimeError for a provider that it lacks
@@ -227,6 +237,13 @@ def main() -> None:
         host.serve()
     except (EOFError, OSError):
         return
+
+
+def _screen(folder: Path, names: Sequence[str]) -> None:
+    """Screen a stranger's ONNX files by their bytes."""
+    files = frozenset(path.name for path in folder.iterdir())
+    for name in names:
+        screen((folder / name).read_bytes(), name, files)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A text-generating model as the worker holds it: a process of its own, and who waits for what it says.
 
 The process gets a checked package's folder, one socket and nothing else of the worker: no key, no broker, no
-environment. When it dies, every generation in it fails and the next one starts it anew.
+environment; a stranger's is confined by `workers.models.sandbox`. When it dies, every generation in it fails and the
+next one starts it anew. What it says is bounded by what was asked: a process that says more is ended.
 """
 
 from __future__ import annotations
@@ -11,52 +12,34 @@ import itertools
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from contracts.protocol.manifest import Manifest
-from workers.errors import CrowdedOut, ExecutionFailed, InputsRefused, JobError, ModelUnusable
+from workers import telemetry
+from workers.errors import CrowdedOut, ExecutionFailed, InputsRefused, JobError, ModelDied, ModelUnusable
+from workers.models.deaths import Deaths
 from workers.models.generation import config
+from workers.models.generation.heard import Heard, Listener, listed, read_ready
 from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, GenerationRequest
 from workers.models.pipelines.base import Options, check_interface
+from workers.models.sandbox import ROOT, Confinement, resident_bytes, start
 from workers.models.store import Package
-from workers.models.wire import Wire
+from workers.models.wire import Garbled, Message, Wire, printable
 
 LOAD_SECONDS = 600
+SEND_SECONDS = 10
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 _REFUSALS: dict[str, type[JobError]] = {"refused": InputsRefused, "crowded": CrowdedOut, "failed": ExecutionFailed}
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of a generation; `logprobs` is None if nobody asked."""
-
-    reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    logprobs: list[float] | None
-
-
-class Listener(Protocol):
-    """Hears of one generation, always from the same thread."""
-
-    def delta(self, text: str, tokens: int) -> None:
-        """Hear of new text, and how many tokens it took."""
-
-    def finished(self, end: Finished) -> None:
-        """Hear of the end."""
-
-    def failed(self, error: JobError) -> None:
-        """Hear that nothing came of it."""
 
 
 class GenerationModel:
@@ -64,8 +47,20 @@ class GenerationModel:
 
     batch_cap = 1
 
-    def __init__(self, package: Package, *, provider: str, threads: int, most_active: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        provider: str,
+        threads: int,
+        most_active: int,
+        cache_bytes: int,
+        confinement: Confinement | None = None,
+        deaths: Deaths | None = None,
+    ) -> None:
         self.package = package
+        self._confinement = confinement
+        self._deaths = deaths or Deaths()
         self._after: Callable[[], None] = lambda: None
         _check_runtime()
         options = Options(self.manifest)
@@ -83,19 +78,23 @@ class GenerationModel:
             package.verify(name)
         tokens = max(cache_bytes // found.cache_bytes_per_token, 1)
         self._said = {
-            "folder": str((package.folder / self.manifest.entry).parent),
+            "folder": str((package.folder / self.manifest.entry).parent.resolve()),
             "provider": provider,
             "threads": threads,
             "limits": {"context": context, "active": most_active, "tokens": tokens},
         }
+        if confinement is not None:
+            self._said["screen"] = [name for name in _names_beside(self.manifest) if name.endswith(".onnx")]
+        self._context = context
         self.provider = provider
         self.most_active = most_active
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._listeners: dict[int, Listener] = {}
+        self._listeners: dict[int, Heard] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._wire: Wire | None = None
         self._closed = False
+        self._end: tuple[str, str] | None = None
         with self._lock:
             self._start_process()
 
@@ -114,21 +113,25 @@ class GenerationModel:
 
         Raises:
             ExecutionFailed: the process cannot be started again.
+            ModelWithdrawn: it ended too often.
         """
+        self._deaths.check(self.package.model_id)
         with self._lock:
             if self._wire is None:
                 try:
                     self._start_process()
                 except ModelUnusable as error:
-                    raise ExecutionFailed(error.detail) from error
+                    self._deaths.note(self.package.model_id, "load", error.detail)
+                    raise ModelDied(error.detail) from error
             number = next(self._numbers)
-            self._listeners[number] = listener
+            self._listeners[number] = Heard(listener, request, self._context)
             assert self._wire is not None
             try:
                 self._wire.send(["start", number, request.to_wire()])
             except OSError as error:
+                self.kill("died", "it did not read what it was sent.")
                 if self._listeners.pop(number, None) is not None:  # else it has been told already
-                    raise ExecutionFailed("the generating process is gone.") from error
+                    raise ModelDied("the generating process is gone.") from error
         return number
 
     def stop(self, number: int) -> None:
@@ -140,11 +143,20 @@ class GenerationModel:
                 except OSError:
                     log.info("generation-not-stopped", number=number)  # the process is gone, which stops it too
 
-    def kill(self) -> None:
-        """End a process that hangs; every generation in it fails."""
+    def kill(self, cause: str = "overdue", detail: str = "it hung.") -> None:
+        """End a process that hangs or does what it must not; every generation in it fails."""
         process = self._process
         if process is not None:
+            self._end = self._end or (cause, detail)
             process.kill()
+
+    def watch(self) -> None:
+        """End a stranger's process that holds more memory than it may; called now and again while it generates."""
+        process = self._process
+        if self._confinement is not None and process is not None:
+            held, most = resident_bytes(process.pid), self._confinement.memory_bytes
+            if held > most:
+                self.kill("memory", f"it held {held >> 20} MiB of memory, {most >> 20} allowed.")
 
     def close(self) -> None:
         """End the process for good."""
@@ -152,35 +164,26 @@ class GenerationModel:
         self.kill()
 
     def _start_process(self) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        root = str(Path(__file__).parents[3])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "workers.models.generation.host", json.dumps(self._said), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_file(sys.stderr) else subprocess.DEVNULL,
-                env=environment,
-            )
+        self._process, ours = self._launch()
+        telemetry.MODEL_STARTS.inc()
         wire = Wire(ours)
-        ours.settimeout(LOAD_SECONDS)
+        ours.settimeout(self._confinement.load_seconds if self._confinement else LOAD_SECONDS)
         try:
-            messages: list[Any] = []
+            messages: list[Message] = []
             while not messages:
                 messages = wire.take()
-        except (EOFError, OSError) as error:
-            self.kill()
-            ours.close()
+            said = read_ready(messages[0][0])
+        except (EOFError, OSError, Garbled) as error:
+            self._drop(ours)
             raise ModelUnusable("the generating process ended while it loaded the model.", field="entry") from error
-        if messages[0][0] != "ready":
-            self._process.wait()
-            ours.close()
-            raise ModelUnusable(f"{messages[0][1]}", field=self.manifest.entry)
+        except ModelUnusable as error:
+            self._drop(ours)
+            error.field = self.manifest.entry
+            raise
         ours.settimeout(None)
-        self._wire = wire
-        said = messages[0][1]
+        # A process that does not read keeps nobody waiting.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_SECONDS, 0))
+        self._wire, self._end = wire, None
         self.provider = said["provider"]
         if said["fell_back"]:
             log.warning(
@@ -189,41 +192,82 @@ class GenerationModel:
         log.info("generation-ready", model=self.package.model_id.hex(), provider=self.provider, genai=said["version"])
         threading.Thread(target=self._listen, args=(wire, self._process), name="generation", daemon=True).start()
 
+    def _launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        module = "workers.models.generation.host"
+        if self._confinement is not None:
+            return start(
+                module,
+                self._said,
+                folder=self.package.folder,
+                provider=str(self._said["provider"]),
+                confinement=self._confinement,
+            )
+        ours, theirs = socket.socketpair()
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, json.dumps(self._said), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno() if _has_file(sys.stderr) else subprocess.DEVNULL,
+                env=environment,
+            )
+        return process, ours
+
+    def _drop(self, ours: socket.socket) -> None:
+        """End a process that did not become ready."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        ours.close()
+
     def _listen(self, wire: Wire, process: subprocess.Popen[bytes]) -> None:
         try:
             while True:
-                for events in wire.take():
-                    for event in events:
+                for events, _ in wire.take():
+                    for event in listed(events):
                         self._hear(event)
                     self._after()
         except (EOFError, OSError):
             pass
+        except Garbled as error:
+            self.kill("garbled", f"it said what it must not: {error}")
         finally:
+            process.kill()
+            process.wait()
             with self._lock:
                 self._wire = None
                 lost, self._listeners = self._listeners, {}
+                cause, detail = self._end or ("died", f"it died ({process.returncode}).")
             wire.sock.close()
-            process.wait()
             if not self._closed:
-                log.warning("generation-process-ended", status=process.returncode, lost=len(lost))
-            for listener in lost.values():
-                listener.failed(ExecutionFailed("the generating process ended."))
+                self._deaths.note(self.package.model_id, cause, f"{detail} {len(lost)} generations were lost.")
+            for heard in lost.values():
+                heard.listener.failed(ModelDied(f"the generating process ended: {detail}"))
             self._after()
 
-    def _hear(self, event: list[Any]) -> None:
-        what, number, *rest = event
+    def _hear(self, event: Any) -> None:
         # Without the lock: who holds it may wait for the process, and the process for us.
-        listener = self._listeners.get(number)
-        if listener is None:
-            return
-        if what == "delta":
-            listener.delta(*rest)
-            return
-        self._listeners.pop(number, None)
-        if what == "done":
-            listener.finished(Finished(*rest))
-        else:
-            listener.failed(_REFUSALS[what](rest[0], field=rest[1]))
+        match event:
+            case ["delta", int() as number, str() as text, int() as tokens]:
+                heard = self._listeners.get(number)
+                if heard is not None:
+                    heard.delta(text, tokens)
+                    heard.listener.delta(text, tokens)
+            case ["done", int() as number, str() as reason, int() as prompt, int() as made, logprobs]:
+                heard = self._listeners.get(number)
+                if heard is not None:
+                    end = heard.end(reason, prompt, made, logprobs)
+                    self._listeners.pop(number, None)
+                    heard.listener.finished(end)
+            case ["refused" | "crowded" | "failed" as what, int() as number, str() as detail, str() | None as field]:
+                heard = self._listeners.pop(number, None)
+                if heard is not None:
+                    heard.listener.failed(_REFUSALS[what](printable(detail), field=field and printable(field)))
+            case _:
+                raise Garbled("no event.")
 
     def after_each_round(self, act: Callable[[], None]) -> None:
         """Say what to do when a round of news has been heard."""
@@ -233,6 +277,12 @@ class GenerationModel:
 def is_installed() -> bool:
     """Tell whether onnxruntime-genai is here."""
     return importlib.util.find_spec("onnxruntime_genai") is not None
+
+
+def _names_beside(manifest: Manifest) -> list[str]:
+    """Return the package's files in the entry's folder, by their names there."""
+    start_of = manifest.entry.removesuffix(Path(manifest.entry).name)
+    return [name.removeprefix(start_of) for name in manifest.files if name.startswith(start_of)]
 
 
 def _check_runtime() -> None:

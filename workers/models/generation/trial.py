@@ -6,7 +6,8 @@ import threading
 import time
 
 from workers.errors import ExecutionFailed, JobError
-from workers.models.generation.model import Finished, GenerationModel
+from workers.models.generation.heard import Finished
+from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import GenerationRequest
 
 

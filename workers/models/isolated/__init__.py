@@ -1,0 +1,1 @@
+"""Models of strangers, each in a sandboxed process of its own."""

@@ -1,0 +1,277 @@
+"""A stranger's model as the worker holds it: a sandboxed process, restarted when it ends, ended when it is overdue.
+
+A request that the process did not answer fails as data, whatever became of the process. Of requests that ran together
+when it died, each runs alone once more, so that one client's inputs do not fail its neighbours'. Used by one thread.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from contracts.protocol.manifest import Manifest
+from workers import telemetry
+from workers.errors import JobError, ModelDied, ModelError, ModelUnusable, UnsafePackage
+from workers.models.deaths import Deaths
+from workers.models.isolated.messages import pack_requests, read_outcomes
+from workers.models.sandbox import Confinement, resident_bytes, start
+from workers.models.serving import Batches, Outcomes, Request
+from workers.models.store import Package
+from workers.models.wire import Garbled, Message, Wire, printable
+
+LOOK_SECONDS = 0.25
+# A batch has so long even if its requests' deadlines are nearer: to end a model costs more than a late answer.
+LEAST_RUN_SECONDS = 5.0
+MOST_RESTARTS = 2  # of one pack
+_END_SECONDS = 5.0
+_ERRORS = {kind.code: kind for kind in (UnsafePackage, ModelUnusable)}
+
+log = structlog.get_logger(__name__)
+
+
+class IsolatedModel:
+    """One loaded model, whose task is any but text generation."""
+
+    def __init__(
+        self,
+        package: Package,
+        *,
+        confinement: Confinement,
+        entry: str | None = None,
+        provider: str = "cpu",
+        threads: int = 1,
+        cuda_graphs: bool = False,
+        batch: int = 0,
+        deaths: Deaths | None = None,
+    ) -> None:
+        """Start the process and wait until it has opened the model.
+
+        Raises:
+            UnsafePackage: something in the file is not taken from strangers.
+            ModelUnusable: it crashed, took too long or too much memory, or the runtime refuses it.
+        """
+        self.package = package
+        self._entry = entry or package.manifest.entry
+        self._confinement = confinement
+        self._deaths = deaths or Deaths()
+        self._orders = {
+            "folder": str(package.folder.resolve()),
+            "entry": self._entry,
+            "provider": provider,
+            "threads": threads,
+            "cuda_graphs": cuda_graphs,
+        }
+        self._batch = batch
+        self._number = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wire: Wire | None = None
+        self._ready = False
+        self.providers: tuple[str, ...] = ()
+        try:
+            self._await_ready()
+        except _Ended as ended:
+            raise ModelUnusable(f"{self._entry}: {ended.detail}", field=self._entry) from None
+        finally:
+            if not self._ready:
+                self.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The package's manifest."""
+        return self.package.manifest
+
+    @property
+    def batch_cap(self) -> int:
+        """How many rows run at once, as the process measured."""
+        return self._batch
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def serve(self, requests: Sequence[Request], deadline_at: float) -> Batches:
+        """Yield the outcomes batch by batch; together they are one for each request."""
+        left = dict(enumerate(requests))
+        restarts, alone, unexplained = 0, False, ""
+        while left:
+            chosen = dict([next(iter(left.items()))]) if alone else dict(left)
+            try:
+                for outcomes, seconds in self._run(chosen, deadline_at):
+                    for i in outcomes:
+                        del left[i]
+                    yield outcomes, seconds
+            except _Ended as ended:
+                self._end()
+                again = ended.cause in ("died", "memory") and len(chosen) > 1 and restarts < MOST_RESTARTS
+                unexplained = ended.detail if again else ""
+                self._deaths.note(self.package.model_id, ended.cause, ended.detail, counts=not again)
+                failed, fate = self._fate(ended, list(left), list(chosen), again=again, last=restarts == MOST_RESTARTS)
+                for i in failed:
+                    del left[i]
+                if failed:
+                    yield dict.fromkeys(failed, fate), 0.0
+                restarts, alone = restarts + 1, True
+        if unexplained:  # no request alone brought it down
+            self._deaths.count(self.package.model_id, unexplained)
+
+    def _fate(
+        self, ended: _Ended, left: list[int], ran: list[int], *, again: bool, last: bool
+    ) -> tuple[list[int], JobError]:
+        """Return which of the requests that are left have failed, and by what."""
+        try:
+            self._deaths.check(self.package.model_id)
+        except JobError as withdrawn:
+            return left, withdrawn
+        self._spawn()  # opens the model while we go on
+        error = ModelDied(f"the model's process ended: {ended.detail}")
+        if again:
+            return [], error
+        # Of an overdue batch the deadlines are gone too; whoever lies or does not open is not asked again.
+        return (left if last or ended.cause != "died" else [i for i in ran if i in left]), error
+
+    def close(self) -> None:
+        """End the process for good."""
+        self._end()
+
+    # --- one batch --------------------------------------------------------------------------------------------------
+
+    def _run(self, requests: Mapping[int, Request], deadline_at: float) -> Batches:
+        wire = self._await_ready()
+        seconds = min(self._confinement.run_seconds, max(deadline_at - time.time(), LEAST_RUN_SECONDS))
+        until = time.monotonic() + seconds
+        overdue = _Ended("overdue", f"no answer after {seconds:.0f} s.")
+        self._number += 1
+        started = time.perf_counter()
+        try:
+            wire.sock.settimeout(seconds)
+            wire.send(*pack_requests(self._number, list(requests.values())))
+        except TimeoutError:
+            raise overdue from None
+        except OSError:
+            raise self._died() from None
+        names, waiting = list(requests), set(range(len(requests)))
+        while waiting:
+            for said, data in self._next(wire, until, overdue):
+                outcomes = self._read(said, data, waiting)
+                waiting -= outcomes.keys()
+                now = time.perf_counter()
+                if outcomes:
+                    yield {names[i]: outcome for i, outcome in outcomes.items()}, now - started
+                started = now
+
+    def _read(self, said: Any, data: memoryview, waiting: set[int]) -> Outcomes:
+        try:
+            return read_outcomes(said, data, self._number, self.manifest, waiting)
+        except Garbled as error:
+            raise _Ended("garbled", str(error)) from error
+
+    def _next(self, wire: Wire, until: float, overdue: _Ended) -> list[Message]:
+        """Wait for messages."""
+        look_at = time.monotonic() + LOOK_SECONDS
+        while True:
+            now = time.monotonic()
+            if now >= until:
+                raise overdue
+            if now >= look_at:
+                look_at = now + LOOK_SECONDS
+                self._check_memory()
+            wire.sock.settimeout(min(until, look_at) - now + 1e-3)
+            try:
+                messages = wire.take()
+            except TimeoutError:
+                continue
+            except (EOFError, OSError):
+                raise self._died() from None
+            except Garbled as error:
+                raise _Ended("garbled", str(error)) from error
+            if messages:
+                return messages
+
+    def _check_memory(self) -> None:
+        assert self._process is not None
+        held, most = resident_bytes(self._process.pid), self._confinement.memory_bytes
+        if held > most:
+            raise _Ended("memory", f"it held {held >> 20} MiB of memory, {most >> 20} allowed.")
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> Wire:
+        self._process, ours = start(
+            "workers.models.isolated.host",
+            {**self._orders, "batch": self._batch},
+            folder=self.package.folder,
+            provider=str(self._orders["provider"]),
+            confinement=self._confinement,
+        )
+        telemetry.MODEL_STARTS.inc()
+        self._wire, self._ready = Wire(ours), False
+        return self._wire
+
+    def _await_ready(self) -> Wire:
+        """Start the process if there is none and wait until it serves."""
+        wire = self._wire or self._spawn()
+        if self._ready:
+            return wire
+        seconds = self._confinement.load_seconds
+        overdue = _Ended("load", f"not open after {seconds:.0f} s.")
+        said = self._next(wire, time.monotonic() + seconds, overdue)[0][0]
+        try:
+            match said:
+                case ["ready", {"batch": int() as batch, "providers": [*providers]}] if 1 <= batch <= 1 << 20:
+                    self._batch = min(batch, self.manifest.max_batch)
+                    self.providers = tuple(str(one)[:100] for one in providers[:10])
+                case ["unusable", str() as code, str() as detail, str() | None as field]:
+                    kind = _ERRORS.get(code, ModelUnusable)
+                    raise kind(printable(detail), field=field and printable(field))
+                case _:
+                    raise _Ended("garbled", "it did not say that it is ready.")
+        except ModelError as error:
+            if not self.providers:
+                raise
+            raise _Ended("load", str(error)) from error
+        self._ready = True
+        return wire
+
+    def _died(self) -> _Ended:
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        cause = "died" if self._ready else "load"
+        what = "it died" if self._ready else "the process that opened it died"
+        return _Ended(cause, f"{what} ({self._process.returncode}).")
+
+    def _end(self) -> None:
+        process, wire = self._process, self._wire
+        self._process, self._wire, self._ready = None, None, False
+        if process is not None:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+        if wire is not None:
+            wire.sock.close()
+
+
+class _Ended(Exception):
+    """The process ended, or must."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.detail = detail
+
+
+def try_package(package: Package, confinement: Confinement) -> None:
+    """Have a package's entry opened and run once by a process that may die; returns if it may be opened here.
+
+    Raises:
+        UnsafePackage: something in the file is not taken from strangers.
+        ModelUnusable: it crashed, took too long or too much memory, or the runtime refuses it.
+    """
+    IsolatedModel(package, confinement=confinement).close()
+    log.info("model-tried", model=package.model_id.hex(), sandbox=confinement.bubblewrap is not None)
