@@ -18,6 +18,7 @@ from contracts.protocol.pricing import price_up
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.tensors import Tensor, content_hash, decode_tensors
 from contracts.protocol.typed_data import Domain, Voucher
+from contracts.protocol.values import value_class
 from workers.chain import ChainFacts
 from workers.errors import InputsRefused, JobRefused, JobTooLate
 from workers.models.store import Package
@@ -40,7 +41,7 @@ class Served:
     unit_price: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Admitted:
     """A job in order, with its decoded inputs; `ceiling` is the most units that it may be charged."""
 

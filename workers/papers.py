@@ -19,6 +19,7 @@ from contracts.protocol.messages import Papers
 from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
+from contracts.protocol.values import value_class
 
 # Rows are only ever appended: an index by request id would touch a page of its own for each of them.
 _SCHEMA = """
@@ -40,7 +41,7 @@ CREATE TABLE IF NOT EXISTS notes (
 _RECENT = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class _Recent:
     """Where a receipt stands that awaits its countersignature."""
 
@@ -49,7 +50,7 @@ class _Recent:
     cumulative: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class SignedWork:
     """One served job as it goes into the journal."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -15,6 +14,7 @@ from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from contracts.protocol.typed_data import Domain, Receipt
+from contracts.protocol.values import value_class
 from workers import telemetry
 from workers.admission import Admitted
 from workers.errors import ExecutionFailed
@@ -24,7 +24,7 @@ from workers.papers import SignedWork
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Unsigned:
     """A served job before its receipt is signed; `seconds` is what its batch took since `started_at`, unix seconds."""
 

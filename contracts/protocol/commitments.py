@@ -16,17 +16,13 @@ def leaf(digest: bytes) -> bytes:
     return keccak256(keccak256(digest))
 
 
-def _pair(a: bytes, b: bytes) -> bytes:
-    return keccak256(a + b if a < b else b + a)
-
-
 class MerkleTree:
     """A complete binary tree over receipt digests, in the order given; positions are stable."""
 
     def __init__(self, digests: Sequence[bytes]) -> None:
         if not digests:
             raise ValueError("a tree needs at least one receipt")
-        leaves = [leaf(digest) for digest in digests]
+        leaves = [keccak256(keccak256(digest)) for digest in digests]
         # StandardMerkleTree sorts leaves by hash and lays them out from the end of the array.
         order = sorted(range(len(leaves)), key=leaves.__getitem__)
         size = 2 * len(leaves) - 1
@@ -37,8 +33,14 @@ class MerkleTree:
             nodes[slot] = leaves[index]
             self._slot[index] = slot
         for i in range(size - 1 - len(leaves), -1, -1):
-            nodes[i] = _pair(nodes[2 * i + 1], nodes[2 * i + 2])
+            a, b = nodes[2 * i + 1], nodes[2 * i + 2]
+            nodes[i] = keccak256(a + b if a < b else b + a)
         self._nodes = nodes
+
+    @property
+    def size(self) -> int:
+        """How many receipts there are."""
+        return len(self._slot)
 
     @property
     def root(self) -> bytes:
@@ -48,10 +50,11 @@ class MerkleTree:
     def proof(self, index: int) -> list[bytes]:
         """Return the sibling hashes from the leaf of `digests[index]` up to the root."""
         slot = self._slot[index]
-        path = []
+        path, nodes = [], self._nodes
         while slot > 0:
-            path.append(self._nodes[slot - 1 if slot % 2 == 0 else slot + 1])
-            slot = (slot - 1) // 2
+            # A node's left child has an odd number, its sibling the next.
+            path.append(nodes[slot + 1 if slot & 1 else slot - 1])
+            slot = (slot - 1) >> 1
         return path
 
 

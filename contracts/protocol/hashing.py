@@ -11,7 +11,8 @@ HASH_BYTES = 32
 
 def keccak256(data: bytes) -> bytes:
     """Hash with Ethereum's keccak-256; 32 bytes."""
-    return bytes(sha3.keccak_256(data).digest())
+    digest: bytes = sha3.keccak_256(data).digest()
+    return digest
 
 
 def sha256(data: bytes | memoryview) -> bytes:

@@ -15,6 +15,7 @@ import msgpack
 
 from contracts.protocol.errors import MessageError, Retry
 from contracts.protocol.typed_data import Channel, CreditNote, Offer
+from contracts.protocol.values import value_class
 
 TASK_RUN = "workers.tasks.run"
 TASK_FILE_PAPERS = "workers.tasks.file_papers"
@@ -47,7 +48,7 @@ def cancel_key(request_id: bytes, attempt: str) -> str:
     return f"cancel:{request_id.hex()}:{attempt}"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Job:
     """One paid request as the worker sees and re-checks it.
 
@@ -81,7 +82,7 @@ class Job:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Papers:
     """What pays a worker without the gateway: countersignatures by request id, and its newest credit note."""
 
@@ -90,7 +91,7 @@ class Papers:
     credit_note_signature: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Pack:
     """Jobs of one model for one worker, with papers of earlier ones.
 
@@ -102,7 +103,7 @@ class Pack:
     trace: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Result:
     """The outcome of one job; on success the worker's signature over the receipt, on failure code, retry and detail.
 

@@ -32,6 +32,26 @@ def sign_receipts(key: PrivateKey, digests: Sequence[bytes], domain: Domain) -> 
     return [root + b"".join(tree.proof(index)) for index in range(len(digests))]
 
 
+def sign_tree(key: PrivateKey, tree: MerkleTree, domain: Domain) -> bytes:
+    """Return the 65 bytes that stand for every receipt of a tree; a receipt's own signature adds its proof."""
+    return key.sign_digest(ReceiptBatch(tree.root).digest(domain))
+
+
+def tree_signed_by(digests: Sequence[bytes], signatures: Sequence[bytes], signer: bytes, domain: Domain) -> MerkleTree:
+    """Return the tree of exactly these receipts if each signature is the `signer`'s under its root.
+
+    Raises:
+        SignatureError: it is not so; some of them may still be good by themselves.
+    """
+    tree = MerkleTree(digests)
+    root = signatures[0][:SIGNATURE_BYTES]
+    if any(root + b"".join(tree.proof(index)) != one for index, one in enumerate(signatures)):
+        raise SignatureError("these signatures are not those of one tree.", field="signature")
+    if _ROOTS.signer(tree.root, root, domain) != signer:
+        raise SignatureError("the tree's root is signed by another.", field="signature")
+    return tree
+
+
 def recover_receipt(digest: bytes, signature: bytes, domain: Domain) -> bytes:
     """Recover the 20-byte signer of a receipt's digest.
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from contracts.protocol.errors import FieldRangeError
 from contracts.protocol.hashing import keccak256
+from contracts.protocol.values import value_class
 
 DOMAIN_NAME = "InferenceEscrow"
 DOMAIN_VERSION = "1"
@@ -175,7 +176,7 @@ _T = TypeVar("_T", bound=type)
 @dataclass_transform(frozen_default=True)
 def _typed(*solidity: str) -> Callable[[_T], _T]:
     def wrap(cls: _T) -> _T:
-        made: Any = dataclass(frozen=True, slots=True)(cls)
+        made: Any = value_class(frozen=True, slots=True)(cls)
         names = list(made.__dataclass_fields__)
         made.FIELDS = tuple(zip(names, solidity, strict=True))
         made.TYPE = f"{made.__name__}({','.join(f'{kind} {_camel(name)}' for name, kind in made.FIELDS)})"

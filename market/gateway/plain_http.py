@@ -14,6 +14,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from contracts.protocol.errors import CodedError
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
@@ -23,6 +24,7 @@ from market.gateway.doorman import FORWARDED_FOR, doorman_of
 from market.gateway.headers import MAX_PRICE, MIN_STAKE, REGION, REQUEST_ID, TRACEPARENT, VOUCHER, WORKER
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
+from market.gateway.plain_codec import PlainCodec
 from market.gateway.serving import payment_terms
 from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
 from market.inference.model import Answer, InferenceRequest
@@ -44,6 +46,7 @@ _NOT_PLAIN = frozenset(
 )
 _HEADS_KEPT = 2_048
 _HEAD_BYTES = 1_024
+_CODECS_KEPT = 256
 _OK = STATUS_LINE[200]
 
 
@@ -66,6 +69,7 @@ class PlainHttp:
         self._lane = lane
         self._doorman = doorman_of(joined.rates, joined.settings)
         self._heads: dict[bytes, _Head] = {}
+        self._codecs: dict[str, PlainCodec] = {}
 
     def begin(self, data: bytes, peer: str, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
         """Take a whole plain request; `done` is called later with the whole response, `common` being in each.
@@ -84,11 +88,17 @@ class PlainHttp:
         try:
             listing = find_listing(joined, head.model)
             manifest = require_manifest(joined, listing)
+            codec = self._codecs.get(head.model)
+            if codec is None or codec.manifest is not manifest:
+                codec = self._codec(head.model, manifest)
             with stage("decode"):
-                body = decode_request(data[end:], manifest)
-            blob = encode_tensors(body.tensors, body.parameters)
+                read = codec.decode(data[end:])
+                if read is None:
+                    body = decode_request(data[end:], manifest)
+                    read = body, encode_tensors(body.tensors, body.parameters)
         except CodedError:
             return False
+        body, blob = read
         request = InferenceRequest(head.model, body.tensors, head.voucher, None, body.parameters, body.outputs)
         taken = head
 
@@ -96,7 +106,7 @@ class PlainHttp:
             IN_FLIGHT.dec()
             if isinstance(outcome, Answer):
                 requests_by("ok").inc()
-                done(_write(taken.model, body, outcome, common()))
+                done(_write(taken.model, codec, body, outcome, common()))
             else:
                 done(self._refuse(taken.path, request, outcome, common()))
 
@@ -106,6 +116,12 @@ class PlainHttp:
             return False
         IN_FLIGHT.inc()
         return True
+
+    def _codec(self, model: str, manifest: Manifest) -> PlainCodec:
+        if len(self._codecs) >= _CODECS_KEPT:
+            self._codecs.clear()
+        made = self._codecs[model] = PlainCodec(model, manifest)
+        return made
 
     def _read(self, data: bytes, end: int) -> _Head | None:
         request = read_whole(data)
@@ -138,11 +154,14 @@ class PlainHttp:
         return refusal_bytes(error, path, common)
 
 
-def _write(model: str, body: InferenceBody, answer: Answer, common: bytes) -> bytes:
+def _write(model: str, codec: PlainCodec, body: InferenceBody, answer: Answer, common: bytes) -> bytes:
     """Write the whole response, as `infer_http` does."""
     CHARGED_UNITS.inc(answer.charged)
     with stage("encode"):
-        content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)
+        asks = body.outputs or body.id is not None or body.binary_default or answer.parameters
+        content, json_bytes = None if asks else codec.encode(answer.tensors), None
+        if content is None:
+            content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)
     paper = pack_receipt(answer.receipt, answer.worker_signature, answer.gateway_signature)
     return b"".join(
         (

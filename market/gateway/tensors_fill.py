@@ -18,10 +18,10 @@ from market.errors import TensorData, WrongTensorShape
 from market.gateway.tensors_check import bfloat16, check_texts
 
 # Up to this many numbers, packing them one by one costs less than making an array of them.
-_SHORT = 256
+SHORT = 256
 _INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
-_STRUCT_CODES = dict(zip(("BOOL", *_INTEGERS, "FP16", "FP32", "FP64"), "?BHIQbhiqefd", strict=True))
-_STRUCT_TYPES = {
+STRUCT_CODES = dict(zip(("BOOL", *_INTEGERS, "FP16", "FP32", "FP64"), "?BHIQbhiqefd", strict=True))
+STRUCT_TYPES = {
     code: frozenset((int, float) if code in "efd" else (bool,) if code == "?" else (int,)) for code in "?BHIQbhiqefd"
 }
 
@@ -64,8 +64,8 @@ def fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest,
 
 def _packed(raw: list[Any], spec: TensorSpec) -> bytes | None:
     """Write a short flat list of plain numbers; None where it takes the longer way, which also says what is wrong."""
-    code = _STRUCT_CODES.get(spec.datatype)
-    if code is None or not 0 < len(raw) <= _SHORT or not _STRUCT_TYPES[code].issuperset(map(type, raw)):
+    code = STRUCT_CODES.get(spec.datatype)
+    if code is None or not 0 < len(raw) <= SHORT or not STRUCT_TYPES[code].issuperset(map(type, raw)):
         return None
     try:
         return struct.pack(f"<{len(raw)}{code}", *raw)

@@ -11,7 +11,7 @@ data of the model's only input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import ITEM_BYTES, Tensor, pack_bytes
+from contracts.protocol.values import value_class
 from market.errors import InvalidRequest, TensorData, WrongTensorName, WrongTensorShape
 from market.gateway.tensors_check import (
     check_all,
@@ -49,7 +50,7 @@ _TASK_WITH_PARAMETERS = "text-generation"
 _NOT_OFFERED = ("shared_memory_region", "classification")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class InferenceBody:
     """A checked request: tensors in the manifest's order, requested output names (empty: all), the caller's id.
 

@@ -13,6 +13,7 @@ from typing import Any
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Receipt
+from contracts.protocol.values import value_class
 from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
 from market.registry.offers import Quote
@@ -20,7 +21,7 @@ from market.registry.offers import Quote
 __all__ = ["Answer", "InferenceRequest", "Partial", "PriceTerms", "Quote"]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class InferenceRequest:
     """A request as read from the wire, not yet checked against a model.
 
@@ -54,7 +55,7 @@ class InferenceRequest:
         return not (self.max_price is None and self.worker is None and self.region is None and self.min_stake == 0)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answer:
     """Outputs with the receipt that both worker and gateway signed.
 

@@ -22,7 +22,8 @@ from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.metering import ceiling_units
-from contracts.protocol.receipts import sign_receipts
+from contracts.protocol.receipts import sign_receipts, sign_tree
+from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import content_hash
 from market.errors import DeadlineExceeded, MarketError
 from market.inference.attempt import failure_of
@@ -41,7 +42,7 @@ from market.payments.ports import InstantLedger, InstantReservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.telemetry import observe
-from market.verification.result_check import CheckedResult, Mismatch, check_result
+from market.verification.result_check import CheckedResult, Mismatch, Returned, check_results
 
 _TERMS_KEPT = 4_096
 
@@ -239,43 +240,48 @@ class PlainLane:
         returned, self._returned = self._returned, []
         parts = self._parts
         now, clock = parts.wall_clock(), parts.clock()
-        good: list[Plain] = []
-        checking = 0.0
+        usable: list[tuple[Plain, Result]] = []
         for plain, outcome in returned:
-            worker = plain.live.offer.worker
-            usable = isinstance(outcome, Result) and outcome.ok and outcome.outputs is not None
-            seconds = clock - plain.began if isinstance(outcome, Result) else None
-            parts.load.end(worker, seconds, plain.beside, plain.facts.channel.payer)
-            observe("dispatch", clock - plain.began)
-            if not usable:
+            result = outcome if isinstance(outcome, Result) else None
+            spent = clock - plain.began
+            parts.load.end(
+                plain.live.offer.worker, None if result is None else spent, plain.beside, plain.facts.channel.payer
+            )
+            observe("dispatch", spent)
+            if result is None or not result.ok or result.outputs is None:
                 self._spawn(self._astray(plain, outcome))
                 continue
-            assert isinstance(outcome, Result)
-            timeline = plain.timeline
-            timeline.returned_at = now
-            timeline.serve(outcome.started_at, outcome.compute_ms / 1_000, outcome.signed_at)
-            started = time.perf_counter()
-            checked = check_result(plain.job, outcome, worker, parts.domain, channel_id=plain.facts.channel_id, now=now)
-            checking += time.perf_counter() - started
+            plain.timeline.returned_at = now
+            plain.timeline.serve(result.started_at, result.compute_ms / 1_000, result.signed_at)
+            usable.append((plain, result))
+        if not usable:
+            return
+        started = time.perf_counter()
+        checks = check_results(
+            [Returned(plain.job, result, plain.live.offer.worker, plain.facts.channel_id) for plain, result in usable],
+            parts.domain,
+            now=now,
+        )
+        observe("verify", (time.perf_counter() - started) / len(usable), len(usable))
+        good: list[Plain] = []
+        for (plain, result), checked in zip(usable, checks, strict=True):
             if isinstance(checked, Mismatch):
-                self._spawn(self._mismatch(plain, checked, outcome))
+                self._spawn(self._mismatch(plain, checked, result))
                 continue
             parts.attempts.count(plain.live, plain.began, None)
             if clock >= plain.reservation.expires_at:
                 self._refuse(plain, DeadlineExceeded("The reservation ran out before the charge."))
                 continue
             plain.checked = checked
-            timeline.charged_at = now
+            plain.timeline.charged_at = now
             good.append(plain)
         if good:
-            observe("verify", checking / len(good), len(good))
             self._charge(good)
 
     def _charge(self, batch: list[Plain]) -> None:
         parts = self._parts
-        digests = [plain.checked.digest for plain in batch if plain.checked is not None]
-        # Stored in the same transaction as the charges; it leaves this process only once that is durable.
-        signatures = sign_receipts(parts.key, digests, parts.domain)
+        # Stored in the same transaction as the charges; they leave this process only once that is durable.
+        signatures = self._countersign([plain.checked for plain in batch if plain.checked is not None])
         expire_at = parts.wall_clock() + ANSWER_KEPT_SECONDS
         charges = []
         for plain, signature in zip(batch, signatures, strict=True):
@@ -301,6 +307,15 @@ class PlainLane:
         self._charging += 1
         started = parts.clock()
         self._ledger.record_all(charges, lambda outcomes: self._charged(batch, charges, outcomes, started))
+
+    def _countersign(self, checked: Sequence[CheckedResult]) -> list[bytes]:
+        """Return the gateway's signatures; a worker's tree is signed as it is if all its receipts are here and good."""
+        key, domain = self._parts.key, self._parts.domain
+        tree = checked[0].tree
+        if tree is not None and len(checked) == tree.size and all(one.tree is tree for one in checked):
+            root = sign_tree(key, tree, domain)
+            return [root + one.worker_signature[SIGNATURE_BYTES:] for one in checked]
+        return sign_receipts(key, [one.digest for one in checked], domain)
 
     def _charged(
         self,

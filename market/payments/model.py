@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contracts.protocol.typed_data import Channel, Receipt
+from contracts.protocol.values import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ParsedVoucher:
     """A voucher as a client sent it: well formed, signature not yet checked."""
 
@@ -40,7 +41,7 @@ class ChannelFacts:
         return max(0, self.deposited - self.exiting)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Account:
     """A channel's running state; `ceiling` is the best verified voucher, `voucher_signature` its signature."""
 
@@ -59,7 +60,7 @@ class KeySpending:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Claim:
     """A wish to reserve `price`; `limit` is the highest total that deposit and exposure allow.
 
@@ -80,7 +81,7 @@ class Claim:
     key: KeySpending | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Reservation:
     """Money set aside for one request.
 
@@ -100,7 +101,7 @@ class Reservation:
     key: KeySpending | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Charge:
     """One served request, ready to be made durable; `outputs` is kept for repeats when not None.
 
@@ -123,7 +124,7 @@ class Charge:
     trace: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Recorded:
     """A durable charge: the totals after it of the channel, of what its worker's payee is owed, and of its API key."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import Tensor
+from contracts.protocol.values import value_class
 from workers.errors import InputsRefused, JobError, ModelUnusable
 from workers.models.graph import Arrays, Graph
 from workers.models.store import Package
@@ -22,7 +22,7 @@ from workers.models.store import Package
 W = TypeVar("W")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answer:
     """The outputs of one request; `units` is what it took, where only serving shows that, else 0."""
 

@@ -6,9 +6,18 @@ import pytest
 
 from contracts.protocol.hashing import sha256
 from contracts.protocol.messages import Job, Result
+from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
-from market.verification.result_check import CLOCK_TOLERANCE_SECONDS, CheckedResult, Mismatch, check_result, receipt_of
+from market.verification.result_check import (
+    CLOCK_TOLERANCE_SECONDS,
+    CheckedResult,
+    Mismatch,
+    Returned,
+    check_result,
+    check_results,
+    receipt_of,
+)
 from tests.support.money import CHANNEL, CHANNEL_ID, DOMAIN, SIGNER
 
 WORKER = PrivateKey(sha256(b"w"))
@@ -106,3 +115,46 @@ def test_metered_job_costs_what_was_served(units, price):
 @pytest.mark.parametrize("units", [0, 11, -1])
 def test_metered_job_with_impossible_units(units):
     assert isinstance(check(signed(METERED, units=units), METERED), Mismatch)
+
+
+def together(count: int) -> list[Returned]:
+    """Return results that a worker signed as one batch."""
+    jobs = [replace(JOB, request_id=bytes([n]) * 32, seq=n) for n in range(count)]
+    results = [signed(job) for job in jobs]
+    digests = [
+        receipt_of(job, result, WORKER.address, channel_id=CHANNEL_ID).digest(DOMAIN)
+        for job, result in zip(jobs, results, strict=True)
+    ]
+    signatures = sign_receipts(WORKER, digests, DOMAIN)
+    return [
+        Returned(job, replace(result, signature=signature), WORKER.address, CHANNEL_ID)
+        for job, result, signature in zip(jobs, results, signatures, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 13])
+def test_what_was_signed_together_is_checked_together(count):
+    checks = check_results(together(count), DOMAIN, now=NOW)
+    assert all(isinstance(one, CheckedResult) for one in checks)
+    assert len({id(one.tree) for one in checks}) == 1
+    assert checks[0].tree.size == count
+
+
+def test_a_part_of_a_batch_holds_by_itself_and_nobody_has_its_tree():
+    checks = check_results(together(8)[:5], DOMAIN, now=NOW)
+    assert [one.tree for one in checks] == [None] * 5
+
+
+def test_one_that_does_not_hold_harms_no_neighbour_and_the_batch_is_not_taken_as_one():
+    batch = together(6)
+    other = encode_tensors([Tensor.from_numpy("y", np.zeros(3, np.float32))])
+    forged = replace(batch[2].result, outputs=other, output_hash=content_hash(other))
+    batch[2] = batch[2]._replace(result=forged)
+    checks = check_results(batch, DOMAIN, now=NOW)
+    assert [isinstance(one, CheckedResult) for one in checks] == [True, True, False, True, True, True]
+    assert all(one.tree is None for one in checks if isinstance(one, CheckedResult))
+
+
+def test_a_batch_signed_by_another_does_not_hold():
+    batch = [one._replace(worker=b"\x99" * 20) for one in together(4)]
+    assert all(isinstance(one, Mismatch) for one in check_results(batch, DOMAIN, now=NOW))
