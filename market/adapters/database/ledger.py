@@ -14,12 +14,13 @@ from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from contracts.protocol.typed_data import Channel, Receipt
 from market.adapters.database import tables_ledger as t
+from market.adapters.database.direct import Executes, Writer
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
 from market.adapters.database.tables_keys import api_keys
@@ -94,6 +95,9 @@ class _Statements:
         self.save_key = (
             api_keys.update().where(api_keys.c.key_hash == sa.bindparam("key")).values(spent=sa.bindparam("spent"))
         )
+        self.known_requests = sa.select(receipts.c.request_id, receipts.c.channel_id).where(
+            receipts.c.request_id.in_(keys)
+        )
         self.add_totals = _adding(insert(totals), totals, ("earned",))
         self.add_earnings = _adding(insert(t.earnings), t.earnings, ("requests", "earned"))
         self.totals = sa.select(totals.c.payee, totals.c.earned).where(
@@ -121,12 +125,14 @@ class DatabaseLedger:
         self._engine = engine
         self._gateway = gateway
         self._statements = _Statements(engine.dialect)
+        self._transactions = Writer(engine)
         self._writer = GroupThread[Charge, Recorded]("ledger-write", self._record_group, max_group=MAX_GROUP)
         self._reader = GroupThread[_Key, StoredAnswer | None]("ledger-read", self._find_group, max_group=400)
 
     def close(self) -> None:
         """Finish what waits and end the threads; the engine stays its owner's."""
         self._writer.close()
+        self._transactions.close()
         self._reader.close()
 
     async def record(self, charge: Charge) -> Recorded:
@@ -190,7 +196,7 @@ class DatabaseLedger:
             return self._commit(charges, look_for_duplicates=True)
 
     def _commit(self, charges: list[Charge], *, look_for_duplicates: bool) -> Sequence[Recorded | BaseException]:
-        with writing(self._engine) as connection:
+        with self._transactions.writing() as connection:
             accounts = self._lock_accounts(connection, charges)
             keys = self._lock_keys(connection, charges)
             known = self._known_requests(connection, charges) if look_for_duplicates else set()
@@ -216,7 +222,7 @@ class DatabaseLedger:
             for charge, verdict in zip(charges, verdicts, strict=True)
         ]
 
-    def _lock_accounts(self, connection: Connection, charges: list[Charge]) -> dict[bytes, Account]:
+    def _lock_accounts(self, connection: Executes, charges: list[Charge]) -> dict[bytes, Account]:
         channels = {charge.receipt.channel_id: charge.channel for charge in charges}
         accounts = self._select_accounts(connection, channels)
         fresh = sorted(channels.keys() - accounts.keys())
@@ -227,13 +233,13 @@ class DatabaseLedger:
             accounts |= self._select_accounts(connection, fresh)
         return accounts
 
-    def _select_accounts(self, connection: Connection, channel_ids: Iterable[bytes]) -> dict[bytes, Account]:
+    def _select_accounts(self, connection: Executes, channel_ids: Iterable[bytes]) -> dict[bytes, Account]:
         # In order of id, so that two processes never wait for each other in a circle. SQLite knows no FOR UPDATE; there
         # the whole transaction holds the write lock.
         found = connection.execute(self._statements.lock_accounts, {"keys": list(channel_ids)})
         return {row.channel_id: _account(row) for row in found}
 
-    def _lock_keys(self, connection: Connection, charges: list[Charge]) -> dict[bytes, _KeyTotal]:
+    def _lock_keys(self, connection: Executes, charges: list[Charge]) -> dict[bytes, _KeyTotal]:
         used = {charge.key.key_hash for charge in charges if charge.key is not None}
         if not used:
             return {}
@@ -241,13 +247,12 @@ class DatabaseLedger:
         found = connection.execute(self._statements.lock_keys, {"keys": list(used)})
         return {row.key_hash: _KeyTotal(row.spent, row.spending_limit) for row in found}
 
-    def _known_requests(self, connection: Connection, charges: list[Charge]) -> set[_Key]:
-        c = t.receipts.c
+    def _known_requests(self, connection: Executes, charges: list[Charge]) -> set[_Key]:
         wanted = {charge.receipt.request_id for charge in charges}
-        query = sa.select(c.request_id, c.channel_id).where(c.request_id.in_(wanted))
-        return {(row.request_id, row.channel_id) for row in connection.execute(query)}
+        found = connection.execute(self._statements.known_requests, {"keys": list(wanted)})
+        return {(row.request_id, row.channel_id) for row in found}
 
-    def _credit(self, connection: Connection, charges: list[Charge]) -> dict[bytes, int]:
+    def _credit(self, connection: Executes, charges: list[Charge]) -> dict[bytes, int]:
         totals: dict[bytes, int] = {}
         parts: dict[tuple[bytes, int, bytes], list[int]] = {}
         for charge in charges:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Dialect, Table
+
+from market.adapters.database.direct import Executes
 
 _GROUPS = (64, 8, 1)
 
@@ -24,7 +26,7 @@ class RowInsert:
         head = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608  # names of our own tables
         self._statements = [(size, head + ", ".join([row] * size)) for size in _GROUPS]
 
-    def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    def execute(self, connection: Executes, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert `rows`, each in the order of the columns."""
         done = 0
         for size, statement in self._statements:

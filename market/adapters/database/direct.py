@@ -1,0 +1,157 @@
+"""One writer's way past SQLAlchemy's fixed cost a statement: what it compiled once, run by SQLite's driver itself.
+
+The ledger commits a group of charges with half a dozen statements, whose bookkeeping cost more than SQLite's work on
+them. Any other database is written through SQLAlchemy as ever. Used by the ledger's writing thread alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from market.adapters.database.engine import writing
+from market.errors import DatabaseUnreachable
+
+_KEYS = "keys"
+_COMPILED_KEPT = 256
+
+
+class Executes(Protocol):
+    """The part of a SQLAlchemy connection that the ledger's hot path uses."""
+
+    def execute(self, statement: Any, parameters: Any = None, /) -> Iterable[Any]:
+        """Run a statement, once or for each of a list of parameters."""
+        ...
+
+    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> object:
+        """Run a text of the driver's own."""
+        ...
+
+
+class _Compiled:
+    """A statement's text, the order of its parameters and how its rows are read."""
+
+    def __init__(self, statement: Any, dialect: sa.Dialect, parameters: Mapping[str, Any]) -> None:
+        if _KEYS in parameters:
+            # A list of keys has as many marks in the text as it has members.
+            compiled = statement.params(**parameters).compile(
+                dialect=dialect, compile_kwargs={"render_postcompile": True}
+            )
+        else:
+            compiled = statement.compile(dialect=dialect, column_keys=sorted(parameters))
+        self.text = str(compiled)
+        self._names: Sequence[str] = compiled.positiontup or ()
+        self.row: Callable[..., Any] | None = None
+
+    def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+        left = iter(parameters.get(_KEYS, ()))
+        return tuple(parameters[name] if name in parameters else next(left) for name in self._names)
+
+
+class DirectConnection:
+    """Implements `Executes` on a connection of SQLite's driver that nobody else uses."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._dialect = engine.dialect
+        # From the pool, so that it is prepared as all are, and never given back.
+        pooled = engine.raw_connection()
+        driver: Any = pooled.driver_connection
+        pooled.detach()
+        self._driver: sqlite3.Connection = driver
+        self._compiled: dict[tuple[int, int, bool], tuple[Any, _Compiled]] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._driver.close()
+
+    def execute(self, statement: Any, parameters: Any = None, /) -> Iterable[Any]:
+        """See `Executes.execute`."""
+        if isinstance(parameters, list):
+            compiled = self._compile(statement, parameters[0])
+            self._driver.executemany(compiled.text, [compiled.values(row) for row in parameters])
+            return ()
+        given = parameters or {}
+        compiled = self._compile(statement, given)
+        cursor = self._driver.execute(compiled.text, compiled.values(given))
+        if cursor.description is None:
+            return ()
+        if compiled.row is None:
+            kind = namedtuple("Row", [column[0] for column in cursor.description])  # type: ignore[misc]  # noqa: PYI024
+            compiled.row = kind
+        return [compiled.row(*row) for row in cursor]
+
+    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> object:
+        """See `Executes.exec_driver_sql`."""
+        return self._driver.execute(statement, parameters or ())
+
+    @contextmanager
+    def writing(self) -> Iterator[DirectConnection]:
+        """Open a transaction that commits at the end of the block.
+
+        Raises:
+            DatabaseUnreachable: the database does not answer, or another writer holds it for too long.
+        """
+        try:
+            self._driver.execute("BEGIN IMMEDIATE")
+            try:
+                yield self
+                self._driver.execute("COMMIT")
+            except BaseException:
+                if self._driver.in_transaction:
+                    self._driver.execute("ROLLBACK")
+                raise
+        except sqlite3.IntegrityError as error:
+            raise sa.exc.IntegrityError(None, None, error) from error
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+                raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
+            raise
+
+    def _compile(self, statement: Any, parameters: Mapping[str, Any]) -> _Compiled:
+        keys = parameters.get(_KEYS)
+        # The statement is kept beside its text, so that its identity stays its own.
+        at = (id(statement), -1 if keys is None else len(keys), bool(parameters))
+        known = self._compiled.get(at)
+        if known is None:
+            if len(self._compiled) >= _COMPILED_KEPT:
+                self._compiled.clear()
+            known = self._compiled[at] = statement, _Compiled(statement, self._dialect, parameters)
+        return known[1]
+
+
+class Writer:
+    """Opens the transactions of one writing thread, the short way where the database is SQLite."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._direct: DirectConnection | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[Executes]:
+        """See `engine.writing`."""
+        if self._engine.dialect.name != "sqlite":
+            with writing(self._engine) as connection:
+                yield connection
+            return
+        if self._direct is None:
+            self._direct = self._open()
+        with self._direct.writing() as direct:
+            yield direct
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
+
+    def _open(self) -> DirectConnection:
+        try:
+            return DirectConnection(self._engine)
+        except sqlite3.DatabaseError as error:
+            raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
