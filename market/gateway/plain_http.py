@@ -21,7 +21,7 @@ from market.bootstrap import GatewayRuntime
 from market.errors import InvalidVoucher, PaymentError
 from market.gateway.connection import read_whole
 from market.gateway.doorman import FORWARDED_FOR, doorman_of
-from market.gateway.headers import MAX_PRICE, MIN_STAKE, REGION, REQUEST_ID, TRACEPARENT, VOUCHER, WORKER
+from market.gateway.headers import REQUEST_HEADERS, TRACEPARENT, VOUCHER
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.plain_codec import PlainCodec
@@ -41,9 +41,7 @@ _SUFFIX = "/infer"
 _END = b"\r\n\r\n"
 _VOUCHER = VOUCHER.lower()
 # With one of these a request wants more than the short lane knows.
-_NOT_PLAIN = frozenset(
-    name.lower() for name in (REQUEST_ID, MAX_PRICE, WORKER, REGION, MIN_STAKE, HEADER_LENGTH, TRACEPARENT)
-)
+_NOT_PLAIN = frozenset(name.lower() for name in (*REQUEST_HEADERS, HEADER_LENGTH, TRACEPARENT) if name != VOUCHER)
 _HEADS_KEPT = 2_048
 _HEAD_BYTES = 1_024
 _CODECS_KEPT = 256
