@@ -49,6 +49,7 @@ from market.adapters.house_channel import HouseChannel
 from market.adapters.lane_router import JoinedAnnouncements, LanePapers, LaneRouter
 from market.adapters.link_dispatch import LinkDispatcher
 from market.adapters.link_hub import LinkHub
+from market.adapters.link_relay import LinkRelay
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.rates import MemoryRates, RedisRates
 from market.adapters.redis_announcements import RedisAnnouncements
@@ -268,8 +269,11 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     )
     announcements = RedisAnnouncements(settings.redis_url)
     hub = LinkHub(key=services.key, domain=domain, in_standing=_standing_in(view))
+    relay = None
+    if settings.shared_reservations:
+        relay = LinkRelay(settings.redis_url, gateway=gateway, process_id=process_id, hub=hub)
     offers = LiveOffers(
-        announcements=JoinedAnnouncements(announcements, hub),
+        announcements=JoinedAnnouncements(announcements, hub, relay),
         registry=view,
         domain=domain,
         gateway=gateway,
@@ -281,9 +285,11 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     x402 = build_x402(services, ledger, channels)
     papers = PapersDesk(key=services.key, domain=domain)
     lives: dict[str, Any] = {"is_live": offers.is_live, "max_batch": offers.max_batch}
-    own_papers = LanePapers(papers, lambda worker: not hub.has(worker))
+    own_papers = LanePapers(papers, lambda worker: not linked.reaches(worker))
     own = CeleryDispatcher(settings.redis_url, process_id=process_id, papers=own_papers, **lives)
-    dispatcher = LaneRouter(own, LinkDispatcher(hub, papers=LanePapers(papers, hub.has), **lives), hub)
+    linked_papers = LanePapers(papers, lambda worker: linked.reaches(worker))  # noqa: PLW0108 - it is made below
+    linked = LinkDispatcher(hub, papers=linked_papers, relay=relay, **lives)
+    dispatcher = LaneRouter(own, linked, hub, relay)
     rates = _rates(settings, gateway)
     inference = InferenceService(
         key=services.key,

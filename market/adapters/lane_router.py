@@ -12,6 +12,7 @@ from contracts.protocol.messages import Announcement, Job, Papers, Result
 from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.link_dispatch import LinkDispatcher
 from market.adapters.link_hub import LinkHub
+from market.adapters.link_relay import LinkRelay
 from market.inference.ports import PaperSource
 from market.registry.offers import Announcements
 
@@ -19,10 +20,13 @@ from market.registry.offers import Announcements
 class LaneRouter:
     """Implements `market.inference.ports.Dispatcher` by the lane of each worker."""
 
-    def __init__(self, own: CeleryDispatcher, linked: LinkDispatcher, hub: LinkHub) -> None:
+    def __init__(
+        self, own: CeleryDispatcher, linked: LinkDispatcher, hub: LinkHub, relay: LinkRelay | None = None
+    ) -> None:
         self._own = own
         self._linked = linked
         self._hub = hub
+        self._relay = relay
 
     @property
     def reply_to(self) -> str:
@@ -33,11 +37,15 @@ class LaneRouter:
         """Start both lanes; call it inside the event loop."""
         self._own.start()
         self._linked.start()
+        if self._relay is not None:
+            self._relay.start()
 
     async def close(self) -> None:
         """Close both lanes, and the links with them."""
         await self._linked.close()
         await self._hub.close()
+        if self._relay is not None:
+            await self._relay.close()
         await self._own.close()
 
     async def run(
@@ -50,14 +58,14 @@ class LaneRouter:
         client: bytes | None = None,
     ) -> Result:
         """See `Dispatcher.run`."""
-        lane = self._linked if self._hub.has(worker) else self._own
+        lane = self._linked if self._linked.reaches(worker) else self._own
         return await lane.run(job, worker, on_partial, long=long, client=client)
 
     def submit(
         self, job: Job, worker: bytes, ended: Callable[[Result | Exception], None], *, client: bytes | None = None
     ) -> object:
         """See `InstantDispatcher.submit`."""
-        lane = self._linked if self._hub.has(worker) else self._own
+        lane = self._linked if self._linked.reaches(worker) else self._own
         return lane.submit(job, worker, ended, client=client)
 
     async def stop(self, job: Job, tokens: int) -> None:
@@ -68,20 +76,24 @@ class LaneRouter:
 class JoinedAnnouncements:
     """Implements `market.registry.offers.Announcements` over both lanes; a linked worker's link has the say."""
 
-    def __init__(self, broker: Announcements, hub: LinkHub) -> None:
+    def __init__(self, broker: Announcements, hub: LinkHub, relay: LinkRelay | None = None) -> None:
         self._broker = broker
         self._hub = hub
+        self._relay = relay
 
     async def read(self) -> Sequence[Announcement]:
         """See `Announcements.read`; the links are read even while the broker is away."""
-        linked = await self._hub.read()
+        linked = list(await self._hub.read())
+        if self._relay is not None:
+            linked += self._relay.announcements()
         try:
             own = await self._broker.read()
         except CodedError:
             if not linked:
                 raise
             own = []
-        return [*(one for one in own if not self._hub.has(one.worker)), *linked]
+        reached = {one.worker for one in linked}
+        return [*(one for one in own if one.worker not in reached and not self._hub.has(one.worker)), *linked]
 
 
 class LanePapers:

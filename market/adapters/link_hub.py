@@ -108,6 +108,10 @@ class LinkHub:
         """Return a worker's session, connected or just cut."""
         return self._sessions.get(worker)
 
+    def sessions(self) -> list[LinkSession]:
+        """Return all sessions, connected or just cut."""
+        return list(self._sessions.values())
+
     def has(self, worker: bytes) -> bool:
         """Tell whether a worker is linked."""
         return worker in self._sessions
@@ -134,21 +138,22 @@ class LinkHub:
     async def close(self) -> None:
         """End all links."""
         for session in list(self._sessions.values()):
-            self._end(session, CLOSE_GOING_AWAY, "the gateway is shutting down")
+            self.end(session, CLOSE_GOING_AWAY, "the gateway is shutting down")
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _watch(self) -> None:
         now, wall = self._clock(), self._wall_clock()
         for session in list(self._sessions.values()):
             if not self._in_standing(session.worker):
-                self._end(session, CLOSE_STANDING, "the worker's stake no longer stands")
+                self.end(session, CLOSE_STANDING, "the worker's stake no longer stands")
             elif session.expiry <= wall:
-                self._end(session, CLOSE_EXPIRED, "the session's key has expired")
+                self.end(session, CLOSE_EXPIRED, "the session's key has expired")
             elif session.connection is None and now - session.cut_at > RESUME_SECONDS:
-                self._end(session, CLOSE_SLOW, "cut for too long")
+                self.end(session, CLOSE_SLOW, "cut for too long")
         self._barred = {worker: until for worker, until in self._barred.items() if until > now}
 
-    def _end(self, session: LinkSession, code: int, reason: str) -> None:
+    def end(self, session: LinkSession, code: int, reason: str) -> None:
+        """End a session for good; whoever waits for its jobs is told."""
         if self._sessions.get(session.worker) is session:
             del self._sessions[session.worker]
         log.info("link-ended", worker=session.worker.hex(), code=code, reason=reason)
@@ -269,7 +274,7 @@ class LinkHub:
                 session.strange += final + partial / PARTIALS_FOR_ONE
                 if session.strange > STRANGE_RESULTS + 2 * session.jobs_sent:
                     self._barred[session.worker] = self._clock() + PENALTY_SECONDS
-                    self._end(session, CLOSE_BUSY, "too many results that nobody asked for")
+                    self.end(session, CLOSE_BUSY, "too many results that nobody asked for")
         elif frame.kind == Kind.ANNOUNCE:
             self._announced(session, frame.payload)
         elif frame.kind == Kind.RENEW:
