@@ -12,6 +12,7 @@ from typing import Any
 
 from eth_abi.abi import decode as abi_decode
 from eth_abi.abi import encode as abi_encode
+from eth_abi.exceptions import DecodingError
 
 from contracts import artifacts
 from contracts.protocol.hashing import keccak256
@@ -93,7 +94,10 @@ def _kind(entry: _Entry) -> str:
 
 def _decode(entries: Sequence[_Entry], data: bytes) -> tuple[Any, ...]:
     # A text is read as bytes: the strict decoder would refuse one that is not UTF-8.
-    values = abi_decode([_kind(entry).replace("string", "bytes") for entry in entries], data)
+    try:
+        values = abi_decode([_kind(entry).replace("string", "bytes") for entry in entries], data)
+    except OverflowError as error:  # an offset beyond what Python can seek to
+        raise DecodingError(str(error)) from error
     return tuple(_plain(entry, value) for entry, value in zip(entries, values, strict=True))
 
 

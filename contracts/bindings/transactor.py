@@ -32,6 +32,8 @@ from contracts.protocol.signing import PrivateKey
 
 GAS_MARGIN_PERCENT = 20
 FEE_BUMP_PERCENT = 25  # nodes demand at least 10 % for a replacement
+# A replacement offers at most so many times what the node asks for now: beyond that, fees are not why it waits.
+FEE_CEILING = 8
 STUCK_SECONDS = 45.0
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 300.0
@@ -80,19 +82,29 @@ class Transactor:
         self._clock = clock
         self._sleep = sleep
         self._stuck_seconds = stuck_seconds
+        self._chain_id: int | None = None
         self._lock = threading.Lock()
 
     def run(self, purpose: str, to: bytes | None, data: bytes, *, wait_seconds: float = WAIT_SECONDS) -> Mined:
         """Send once for this purpose, ever, and wait until it is confirmed; `to` None deploys.
 
         Raises:
-            TransactionReverted: the contract refuses; nothing stays in the outbox unless it was mined so.
+            TransactionReverted: the contract refuses; nothing stays in the outbox, so the purpose may be tried again.
             NotEnoughGasMoney: the account cannot pay.
             NodeUnreachable: the node is away; what was signed stays in the outbox.
             NotConfirmed: no block took it in time; it stays in the outbox.
         """
-        self.submit(purpose, to, data)
-        return self.wait(purpose, wait_seconds=wait_seconds)
+        try:
+            self.submit(purpose, to, data)
+            return self.wait(purpose, wait_seconds=wait_seconds)
+        except TransactionReverted:
+            # Mined, and without effect: what the chain refused now it may take later.
+            self.forget(purpose)
+            raise
+        except NodeUnreachable as error:
+            signed = self._outbox.get(self.address, purpose)
+            remedy = error.remedy if signed is None else _look_first(signed)
+            raise NodeUnreachable(error.detail, field=error.field, remedy=remedy) from error
 
     def submit(self, purpose: str, to: bytes | None, data: bytes) -> Outgoing:
         """Sign, store and broadcast, unless this purpose has been sent before; raises as `run` does."""
@@ -140,7 +152,12 @@ class Transactor:
             if mined is not None:
                 return mined
             if self._clock() > deadline_at:
-                raise NotConfirmed(f"{purpose} is in no confirmed block after {wait_seconds:.0f} s.", field="purpose")
+                waiting = self._outbox.get(self.address, purpose)
+                raise NotConfirmed(
+                    f"{purpose} is in no confirmed block after {wait_seconds:.0f} s.",
+                    field="purpose",
+                    remedy=None if waiting is None else _look_first(waiting),
+                )
             self._sleep(POLL_SECONDS)
 
     def poll(self, purpose: str) -> Mined | None:
@@ -148,7 +165,14 @@ class Transactor:
 
         Raises:
             TransactionReverted: it was mined and reverted.
+            NotEnoughGasMoney: the account can no longer pay for it; it stays in the outbox.
         """
+        try:
+            return self._poll(purpose)
+        except NotEnoughGasMoney as error:
+            raise self._too_poor() from error
+
+    def _poll(self, purpose: str) -> Mined | None:
         with self._lock:
             outgoing = self._outbox.get(self.address, purpose)
             if outgoing is None:
@@ -203,7 +227,7 @@ class Transactor:
     def _signed(self, outgoing: Outgoing) -> Outgoing:
         transaction: dict[str, Any] = {
             "type": 2,
-            "chainId": self.web3.eth.chain_id,
+            "chainId": self._served_chain(),
             "nonce": outgoing.nonce,
             "gas": outgoing.gas,
             "maxFeePerGas": outgoing.max_fee_per_gas,
@@ -220,6 +244,13 @@ class Transactor:
             tx_hashes=(*outgoing.tx_hashes, bytes(signed.hash)),
             sent_at=self._clock(),
         )
+
+    def _served_chain(self) -> int:
+        """Return the chain's id as it was first told: a node that changes its chain must not get signatures for it."""
+        if self._chain_id is None:
+            with named():
+                self._chain_id = int(self.web3.eth.chain_id)
+        return self._chain_id
 
     def _broadcast(self, outgoing: Outgoing, *, fresh: bool = False) -> None:
         """Give the signed bytes to the node; `fresh` ones were never given to any."""
@@ -239,8 +270,8 @@ class Transactor:
             # The bytes are in the outbox: a node that comes back gets them again.
             raise
         except ChainError:
-            # Refused for good, and no earlier version is out that a block could still take.
-            if len(outgoing.tx_hashes) == 1:
+            # Refused for good. What some node took before, a block may still take: that is never forgotten.
+            if fresh:
                 self._outbox.drop(self.address, outgoing.purpose)
             raise
 
@@ -266,7 +297,12 @@ class Transactor:
             self.web3.eth.send_raw_transaction(again.raw)
 
     def _replace(self, outgoing: Outgoing) -> None:
+        """Offer more, up to a ceiling; from there on send the same again."""
         max_fee, priority = self._fees()
+        if _bumped(outgoing.max_fee_per_gas) > FEE_CEILING * max_fee:
+            self._outbox.put(replace(outgoing, sent_at=self._clock()))
+            self._broadcast(outgoing)
+            return
         dearer = self._signed(
             replace(
                 outgoing,
@@ -275,7 +311,12 @@ class Transactor:
             )
         )
         self._outbox.put(dearer)
-        self._broadcast(dearer)
+        try:
+            self._broadcast(dearer)
+        except NotEnoughGasMoney:
+            # No node took it: the cheaper version is the one that a block may take.
+            self._outbox.put(replace(outgoing, sent_at=self._clock()))
+            raise
 
     def _lost(self, outgoing: Outgoing) -> bool:
         """Tell whether the node has forgotten the transaction (restart, reorganisation)."""
@@ -338,6 +379,11 @@ class Transactor:
         except ChainError:
             pass
         return decode_revert(b"")
+
+
+def _look_first(outgoing: Outgoing) -> str:
+    sent = ", ".join(hex0x(tx_hash) for tx_hash in outgoing.tx_hashes)
+    return f"It may have been sent: look for transaction {sent} before you try again."
 
 
 def _bumped(fee: int) -> int:

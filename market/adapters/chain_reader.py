@@ -1,7 +1,8 @@
 """Reads blocks and decoded events from an EVM node. Implements `market.registry.ports.ChainReader`.
 
 Adds to each settlement what its payees stand at afterwards: the contract emits no event per credit, since the rows are
-in the call data. Never writes.
+in the call data. They count only in a call that went straight to the escrow: the call data of a contract in between are
+whatever a gateway likes, and it must not make a worker believe that it was paid. Never writes.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Web3ChainReader:
             transaction = self._web3.eth.get_transaction(hex0x(event.tx_hash))  # type: ignore[arg-type]
         if bytes(transaction.get("blockHash") or b"") != event.block_hash:
             raise ChainUnreachable("the node moved a settlement to another block while it was read.")
-        rows = self._escrow.decode_credits(bytes(transaction["input"])) or []
+        direct = transaction.get("to") == checksum(self._escrow.address)
+        rows = (self._escrow.decode_credits(bytes(transaction["input"])) or []) if direct else []
         totals = tuple((row.payee, min(row.cumulative, short.get(row.payee, row.cumulative))) for row in rows)
         return ChainEvent(
             contract=event.contract,

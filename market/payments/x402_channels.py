@@ -242,6 +242,16 @@ def continues(channel: PayerChannel | None, voucher: PayerVoucher, amount: int) 
     return base
 
 
+def check_unclaimed(channel: PayerChannel) -> None:
+    """Return if the chain does not count further than we do: what is claimed already cannot be claimed again.
+
+    Raises:
+        ChannelOutOfStep: it does; says where the channel stands by the chain.
+    """
+    if channel.total_claimed > channel.charged:
+        raise ChannelOutOfStep(replace(channel, charged=channel.total_claimed, signed_max=channel.total_claimed))
+
+
 class ChannelOutOfStep(PaymentRefused):
     """The client's count of the channel differs from ours; `channel` tells it where we stand."""
 

@@ -83,6 +83,19 @@ class Authorization:
 
 
 @dataclass(frozen=True, slots=True)
+class Bought:
+    """What is known of an authorization that bought its credit; `inputs` names the request that it was sent with.
+
+    Once settled, the authorization stands on chain for everybody to read: who sends it again with other inputs need not
+    be its payer.
+    """
+
+    transaction: str
+    signature: bytes
+    inputs: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A payment on chain, as the facilitator reports it; `extra` is the scheme's own."""
 

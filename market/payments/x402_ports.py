@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from market.payments.model import ParsedVoucher
 from market.payments.x402_channels import Merchant, PayerChannel
-from market.payments.x402_model import Authorization, Credit, Payment, Settled
+from market.payments.x402_model import Authorization, Bought, Credit, Payment, Settled
 
 
 class SettlementPending(Exception):
@@ -96,14 +96,15 @@ class X402Desk:
 class Book(Protocol):
     """Durable state; every method is one transaction. Times are unix seconds."""
 
-    def authorization(self, authorization: Authorization) -> tuple[str, bytes] | None:
-        """Return (transaction, signature) of an authorization that bought its credit, None if it has not."""
+    def authorization(self, authorization: Authorization) -> Bought | None:
+        """Return what is known of an authorization that bought its credit, None if it has not."""
         ...
 
-    def begin(self, authorization: Authorization, payload: str, *, now: float, until: float) -> bool:
+    def begin(self, authorization: Authorization, payload: str, inputs: bytes, *, now: float, until: float) -> bool:
         """Reserve (chain, token, from, nonce) before anything is sent; False if somebody else has it now.
 
-        `payload` is the payment's JSON, for settling it again after a crash.
+        `payload` is the payment's JSON, for settling it again after a crash; `inputs` the hash of the request that it
+        was sent with, which the next who takes it over must have too.
         """
         ...
 

@@ -16,9 +16,12 @@ from contracts.protocol.hashing import keccak256
 from market.settlement.ports import Due, DueChannel, DueReceipt, Standing
 
 MAX_RECEIPTS = 4096
-# 13.5k gas a debit and 6.5k a credit keep the largest batch under the 16.7M that EIP-7825 allows a transaction.
-MAX_DEBITS = 640
-MAX_CREDITS = 640
+# Gas a row costs at most, held by the gas snapshot; a payee's first credit also fills an empty slot.
+DEBIT_GAS = 13_500
+CREDIT_GAS = 6_500
+FIRST_CREDIT_GAS = CREDIT_GAS + 17_100
+# EIP-7825 allows a transaction 16.7M, of which the sender keeps a sixth as a margin and the call itself takes 0.1M.
+MAX_ROWS_GAS = 13_800_000
 # Root of a batch that only makes good what was unpaid: not zero, which means no batch, and nothing proves under it.
 NO_RECEIPTS_ROOT = keccak256(b"no receipts")
 CHANNEL_ID_BYTES = 32
@@ -39,27 +42,39 @@ class Plan:
 
 @dataclass
 class _Sums:
-    """What the receipts taken so far add to channels and payees."""
+    """What the receipts taken so far add to channels and payees, and the gas that is left for more rows."""
 
+    standing: Standing
     spent: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     earned: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
+    gas_left: int = MAX_ROWS_GAS
 
     def takes(self, receipt: DueReceipt) -> bool:
         """Add a receipt unless its rows no longer fit."""
         payees = {receipt.worker_payee, receipt.owner_payee} - self.earned.keys()
-        if receipt.channel_id not in self.spent and len(self.spent) == MAX_DEBITS:
-            return False
-        if len(self.earned) + len(payees) > MAX_CREDITS:
+        gas = sum(self.credit_gas(payee) for payee in payees)
+        if not self.has_room(gas if receipt.channel_id in self.spent else gas + DEBIT_GAS):
             return False
         self.spent[receipt.channel_id] += receipt.price
         self.earned[receipt.worker_payee] += receipt.worker_amount
         self.earned[receipt.owner_payee] += receipt.owner_amount
         return True
 
+    def credit_gas(self, payee: bytes) -> int:
+        """Return what a payee's row costs at most."""
+        return CREDIT_GAS if self.standing.credited(payee) else FIRST_CREDIT_GAS
+
+    def has_room(self, gas: int) -> bool:
+        """Take so much gas, unless it is not left."""
+        if gas > self.gas_left:
+            return False
+        self.gas_left -= gas
+        return True
+
 
 def plan(due: Due, standing: Standing) -> Plan | None:
     """Plan one batch of the oldest receipts in `due` and of what is unpaid; None if there is nothing to do."""
-    sums = _Sums()
+    sums = _Sums(standing)
     receipts = []
     for receipt in due.receipts[:MAX_RECEIPTS]:
         if not sums.takes(receipt):
@@ -72,11 +87,11 @@ def plan(due: Due, standing: Standing) -> Plan | None:
     unpaid = due.unpaid - paid(due, standing)
     for channel_id in _channels(unpaid):
         deposited, settled = standing.channel(channel_id)
-        if channel_id not in claims and deposited > settled and len(claims) < MAX_DEBITS:
+        if channel_id not in claims and deposited > settled and sums.has_room(DEBIT_GAS):
             claims[channel_id] = due.channels[channel_id].claimed
     if _gain(claims, standing) + standing.free_reserve() > 0:
         for payee in _payees(unpaid):
-            if payee not in totals and len(totals) < MAX_CREDITS:
+            if payee not in totals and sums.has_room(sums.credit_gas(payee)):
                 totals[payee] = due.promised[payee]
 
     if not claims and not totals:

@@ -8,11 +8,12 @@ import pytest
 from market.adapters.database.x402_book import DatabaseBook
 from market.errors import RequestInProgress
 from market.payments.x402_channels import ChannelConfig, PayerChannel
-from market.payments.x402_model import EXACT, Authorization, Credit, CreditShort, Payment
+from market.payments.x402_model import EXACT, Authorization, Bought, Credit, CreditShort, Payment
 from tests.conformance.test_ledger import SERVERS, open_database
 
 PAYER = b"\x0a" * 20
 AUTHORIZATION = Authorization(31_337, b"\x0b" * 20, PAYER, b"\x0c" * 32, 100_000, b"\x0d" * 65)
+INPUTS = b"\x0e" * 32
 NOW, UNTIL = 1_000.0, 1_060.0
 
 
@@ -24,12 +25,12 @@ def book(request, tmp_path):
 
 
 def begin(book, now=NOW):
-    return book.begin(AUTHORIZATION, "{}", now=now, until=now + 60)
+    return book.begin(AUTHORIZATION, "{}", INPUTS, now=now, until=now + 60)
 
 
 def bought(book, amount=100_000):
     authorization = Authorization(31_337, b"\x0b" * 20, PAYER, os.urandom(32), amount, b"\x0d" * 65)
-    assert book.begin(authorization, "{}", now=NOW, until=UNTIL)
+    assert book.begin(authorization, "{}", INPUTS, now=NOW, until=UNTIL)
     book.bought(authorization, "0xaa")
 
 
@@ -47,6 +48,8 @@ def test_a_reservation_left_behind_is_taken_over_once(book):
     assert begin(book)
     assert not begin(book, NOW + 59)
     assert [found for found, _ in book.undecided(NOW + 61)] == [AUTHORIZATION]
+    stranger = book.begin(AUTHORIZATION, "{}", b"\x0f" * 32, now=NOW + 61, until=NOW + 121)
+    assert not stranger, "it stays with what it was sent with"
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda _: begin(book, NOW + 61), range(8))) == 1
 
@@ -56,7 +59,7 @@ def test_an_authorization_gives_its_credit_once(book):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: book.bought(AUTHORIZATION, "0xaa"), range(8)))
     assert book.credit(PAYER) == Credit(balance=100_000, bought=100_000)
-    assert book.authorization(AUTHORIZATION) == ("0xaa", AUTHORIZATION.signature)
+    assert book.authorization(AUTHORIZATION) == Bought("0xaa", AUTHORIZATION.signature, INPUTS)
     book.abandon(AUTHORIZATION)  # too late: what is settled stays
     assert not begin(book, NOW + 1_000)
 

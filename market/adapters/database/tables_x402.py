@@ -33,6 +33,7 @@ x402_authorizations = Table(
     Column("payload", Text, nullable=False, doc="JSON as it came: what a restart settles again"),
     Column("reserved_until", Float, nullable=False),
     Column("settled_in", Text, nullable=True),
+    Column("inputs", Hash, nullable=True, doc="what it was sent with: on chain anybody reads the authorization"),
 )
 
 # What a payer bought in packs and has not used.

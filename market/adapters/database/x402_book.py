@@ -23,7 +23,7 @@ from market.adapters.database.tables_x402 import (
 )
 from market.errors import RequestInProgress
 from market.payments.x402_channels import ChannelConfig, ChannelOutOfStep, PayerChannel
-from market.payments.x402_model import BATCH, Authorization, Credit, CreditShort, Payment
+from market.payments.x402_model import BATCH, Authorization, Bought, Credit, CreditShort, Payment
 
 _CONFIG = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token", "withdraw_delay", "salt")
 _CHAIN_FACTS = ("balance", "total_claimed", "withdraw_requested_at", "refund_nonce", "synced_at")
@@ -37,14 +37,16 @@ class DatabaseBook:
 
     # --- authorizations -----------------------------------------------------------------------------------------
 
-    def authorization(self, authorization: Authorization) -> tuple[str, bytes] | None:
+    def authorization(self, authorization: Authorization) -> Bought | None:
         """See `Book.authorization`."""
         query = sa.select(x402_authorizations).where(_is(authorization))
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None or row.settled_in is None else (row.settled_in, bytes(row.signature))
+        if row is None or row.settled_in is None:
+            return None
+        return Bought(row.settled_in, bytes(row.signature), None if row.inputs is None else bytes(row.inputs))
 
-    def begin(self, authorization: Authorization, payload: str, *, now: float, until: float) -> bool:
+    def begin(self, authorization: Authorization, payload: str, inputs: bytes, *, now: float, until: float) -> bool:
         """See `Book.begin`."""
         values = {
             "chain_id": authorization.chain_id,
@@ -55,13 +57,15 @@ class DatabaseBook:
             "signature": authorization.signature,
             "payload": payload,
             "reserved_until": until,
+            "inputs": inputs,
         }
         try:
             with writing(self._engine) as connection:
                 connection.execute(sa.insert(x402_authorizations).values(values))
         except IntegrityError:
             # A process that died with it has left it: the same authorization is the same transaction again.
-            stale = x402_authorizations.c.settled_in.is_(None) & (x402_authorizations.c.reserved_until < now)
+            table = x402_authorizations.c
+            stale = table.settled_in.is_(None) & (table.reserved_until < now) & (table.inputs == inputs)
             with writing(self._engine) as connection:
                 taken = connection.execute(
                     sa.update(x402_authorizations).where(_is(authorization), stale).values(values)

@@ -13,7 +13,7 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.pricing import price_up
-from contracts.protocol.tensors import Tensor
+from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.errors import CreditSpent, NoCapacity, NoPayment, PaymentError, PaymentRejected, PriceAboveLimit
 from market.gateway.x402 import terms
 from market.gateway.x402.door import Door, Paid, corrected
@@ -55,7 +55,11 @@ async def pay_by_x402(
     try:
         if payment.x402 is None or not payment.x402.given:
             raise NoPayment
-        return await Door(desk, payment.x402, price, prices[-1], infer).serve()
+
+        def inputs() -> bytes:
+            return content_hash(listing.model_id + encode_tensors(tensors, parameters))
+
+        return await Door(desk, payment.x402, price, prices[-1], infer, inputs).serve()
     except PaymentRefused as refused:
         rejected = PaymentRejected(refused.detail, field=None if refused.reason == refused.detail else refused.reason)
         offers = corrected(terms.accepts(desk, price), refused)

@@ -26,6 +26,7 @@ from market.errors import (
     MarketError,
     PaymentError,
     PaymentUndecided,
+    RequestIdReused,
     RequestInProgress,
 )
 from market.gateway.x402 import sign_in, terms
@@ -39,6 +40,7 @@ from market.payments.x402_channels import (
     PayerChannel,
     PayerVoucher,
     check_covered,
+    check_unclaimed,
     check_voucher,
     continues,
 )
@@ -82,16 +84,20 @@ class Paid:
 class Door:
     """Serves one request; `infer` runs it on a voucher of the house, under a request id, for at most a price.
 
+    `inputs` returns the hash of the request, which an authorization stays bound to.
     `price` is what the cheapest worker asks, and so what the client is asked. Credit pays up to `ceiling`, should that
     worker fail and another take over; a voucher of a channel is over exactly `price`.
     """
 
-    def __init__(self, desk: X402Desk, headers: X402Headers, price: int, ceiling: int, infer: Infer) -> None:
+    def __init__(
+        self, desk: X402Desk, headers: X402Headers, price: int, ceiling: int, infer: Infer, inputs: Callable[[], bytes]
+    ) -> None:
         self._desk = desk
         self._headers = headers
         self._price = price
         self._ceiling = ceiling
         self._infer = infer
+        self._inputs = inputs
 
     async def serve(self) -> Paid:
         """Serve the request.
@@ -118,25 +124,30 @@ class Door:
     async def _exact(self, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> Paid:
         desk = self._desk
         authorization = Authorization.from_wire(payment["payload"], desk.merchant.chain_id, desk.merchant.token)
-        known = await _apart(desk.book.authorization, authorization)
+        known, inputs = await _apart(desk.book.authorization, authorization), await _apart(self._inputs)
         if known is None:
             try:
                 await _on_chain(desk.facilitator.verify, payment, offer)
             except SettlementPending as pending:
                 raise self._undecided(pending) from pending
-            transaction = await to_the_end(self._buy(authorization, payment, offer))
+            transaction = await to_the_end(self._buy(authorization, inputs, payment, offer))
         else:
-            transaction, signature = known
-            if signature != authorization.signature:
+            transaction = known.transaction
+            if known.signature != authorization.signature:
                 raise PaymentRefused("invalid_exact_evm_payload_signature")
+            if known.inputs != inputs:
+                # It stands on chain: whoever read it there must neither spend its credit nor be told an answer.
+                raise RequestIdReused(field="PAYMENT-SIGNATURE", remedy="Sign in to use the credit that it bought.")
         settled = Settled(transaction, checksum(authorization.payer), str(authorization.value))
         return await self._from_credit(authorization.request_id, authorization.payer, EXACT, settled)
 
-    async def _buy(self, authorization: Authorization, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> str:
+    async def _buy(
+        self, authorization: Authorization, inputs: bytes, payment: Mapping[str, Any], offer: Mapping[str, Any]
+    ) -> str:
         """Settle and give the credit; goes on when the client is gone, since its money is."""
         book, now = self._desk.book, time.time()
         text = orjson.dumps(payment["payload"]).decode()
-        if not await _apart(book.begin, authorization, text, now=now, until=now + SETTLE_SECONDS):
+        if not await _apart(book.begin, authorization, text, inputs, now=now, until=now + SETTLE_SECONDS):
             raise RequestInProgress("This authorization is being settled.", field="PAYMENT-SIGNATURE")
         try:
             settled = await _on_chain(self._desk.facilitator.settle, payment, offer)
@@ -252,7 +263,9 @@ class Door:
             except PaymentRefused:
                 raise refused from None
         channel = known or PayerChannel(voucher.channel_id, config, charged=base)
-        return seen(channel, facts), deposits
+        channel = seen(channel, facts)
+        check_unclaimed(channel)
+        return channel, deposits
 
     async def _deposit(
         self, request_id: bytes, channel: PayerChannel, payment: Mapping[str, Any], offer: Mapping[str, Any]

@@ -3,9 +3,16 @@
 import asyncio
 
 import pytest
+from eth_abi.abi import encode as abi_encode
 
+from contracts.bindings.escrow import Credit, Debit
 from contracts.protocol.commitments import verify
+from contracts.protocol.hashing import keccak256
+from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.signing import to_compact
+from contracts.protocol.typed_data import SettleBatch
 from market.adapters.database.proofs import DatabaseProofs
+from market.registry.model import PayeeCredit
 from tests.support.chain import key
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, assert_money_adds_up
 
@@ -181,6 +188,42 @@ def test_hostile_texts_do_not_stop_the_index(chain, gateway):
     chain.send("operator", registry.address, bytes(data))
     gateway.index()
     assert isinstance(gateway.view.worker(key("worker").address).region, str)
+
+
+@pytest.mark.parametrize("shown", ["rows that credit more", "offsets that nothing can hold"])
+def test_what_a_contract_in_between_was_called_with_credits_nobody(chain, gateway, shown):
+    """A gateway settles through a contract of its own and calls that with rows the escrow never saw."""
+    channel = chain.deposit(10_000)
+    charge = chain.charge(channel, 1_000, 1_000)
+    escrow, root = chain.escrow, b"\x99" * 32
+    known = (channel.payer, channel.signer, channel.salt, 1_000, 1_000)
+    row, credit = (*known, *to_compact(charge.voucher_signature)), (OPERATOR, 1)
+    rows_hash = keccak256(abi_encode(["(address,address,uint64,uint128,uint128,bytes32,bytes32)"], [row]))
+    credits_hash = keccak256(abi_encode(["(address,uint128)"], [credit]))
+    batch = SettleBatch(GATEWAY, 1, root, 1, rows_hash, credits_hash)
+    signature = key("gateway").sign_digest(batch.digest(chain.domain))
+    true = escrow.encode("settleBatchFor", GATEWAY, 1, root, 1, [row], [credit], signature)
+    between = b"\xbe" * 20
+    chain.rpc("anvil_setCode", checksum(between), hex0x(_calls(escrow.address, true)))
+    told = escrow.settle_batch(1, root, 1, [Debit(*known, charge.voucher_signature)], [Credit(OPERATOR, 900)])
+    if shown != "rows that credit more":
+        told = told[:100] + b"\xff" * 32 + told[132:]
+    chain.send("anybody", between, told)
+    assert escrow.credits(GATEWAY, OPERATOR) == (1, 0)
+    gateway.index()
+    assert gateway.view.channel(channel.digest(chain.domain)).settled == 1_000
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited <= 1
+    chain.send("operator", escrow.address, escrow.withdraw(GATEWAY, OPERATOR, 1))
+    gateway.index()
+    assert gateway.view.credits(GATEWAY, OPERATOR) == PayeeCredit(GATEWAY, OPERATOR, 1, 1)
+
+
+def _calls(target: bytes, data: bytes) -> bytes:
+    """Code that calls a contract with these data, whatever it is called with itself."""
+    length = b"\x61" + len(data).to_bytes(2, "big")
+    copy = length + b"\x61\x00\x2e\x5f\x39"  # codecopy(0, 46, length)
+    call = b"\x5f\x5f" + length + b"\x5f\x5f\x73" + target + b"\x5a\xf1"
+    return copy + call + b"\x60\x2c\x57\x5f\x5f\xfd\x5b\x00" + data  # revert unless it went well
 
 
 def test_amounts_beyond_64_bits_do_not_stop_the_index(chain, gateway):

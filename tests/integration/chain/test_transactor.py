@@ -8,7 +8,7 @@ import pytest
 from contracts.bindings.errors import NodeUnreachable, NotEnoughGasMoney, TransactionReverted, WrongChain
 from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.rpc import connect
-from contracts.bindings.transactor import NotConfirmed, Transactor
+from contracts.bindings.transactor import FEE_CEILING, NotConfirmed, Transactor
 from contracts.protocol.hexes import checksum, hex0x
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
@@ -183,6 +183,68 @@ def test_a_stuck_transaction_is_sent_again_dearer(chain, sender, outbox):
     assert minted(chain) == 1
 
 
+def test_what_stays_stuck_is_not_bid_up_for_ever(chain, sender, outbox):
+    """A node that mines nothing for a day must not turn the fee into all that the account has."""
+    chain.rpc("evm_setAutomine", False)
+    try:
+        now = [1_000.0]
+        sending = transactor(chain, outbox, clock=lambda: now[0], stuck_seconds=30)
+        first = sending.submit("a", *mint(chain))
+        for _ in range(40):
+            now[0] += 31
+            assert sending.poll("a") is None
+        last = outbox.get(sender.address, "a")
+        assert first.max_fee_per_gas < last.max_fee_per_gas <= FEE_CEILING * first.max_fee_per_gas
+        assert last.priority_fee_per_gas <= FEE_CEILING * 2 * first.priority_fee_per_gas
+        assert len(last.tx_hashes) < 12
+        chain.mine()
+        assert sending.poll("a") is not None
+    finally:
+        chain.rpc("evm_setAutomine", True)
+    assert minted(chain) == 1
+
+
+def test_what_an_account_can_no_longer_pay_for_is_not_forgotten(chain, sender, outbox):
+    """A node may hold what this one lost: forgotten, the same purpose could become two transactions."""
+    now = [1_000.0]
+    sending = transactor(chain, outbox, clock=lambda: now[0], stuck_seconds=30)
+    chain.rpc("evm_setAutomine", False)
+    try:
+        outgoing = sending.submit("a", *mint(chain))
+        chain.rpc("anvil_dropTransaction", hex0x(outgoing.tx_hashes[0]))
+        chain.rpc("anvil_setBalance", checksum(sender.address), "0x1")
+        for seconds in (1, 31):  # sent again, and replaced by a dearer one
+            now[0] += seconds
+            with pytest.raises(NotEnoughGasMoney) as poor:
+                sending.poll("a")
+            assert checksum(sender.address) in str(poor.value)
+            assert outbox.get(sender.address, "a").raw == outgoing.raw
+        chain.give_gas(sender.address)
+        assert sending.poll("a") is None
+        chain.mine()
+        assert sending.poll("a").tx_hash == outgoing.tx_hashes[0]
+    finally:
+        chain.rpc("evm_setAutomine", True)
+    assert minted(chain) == 1
+
+
+def test_a_node_lost_on_the_way_is_said_with_the_transaction(chain, sender, outbox, monkeypatch):
+    sending = transactor(chain, outbox)
+    send = sending.web3.eth.send_raw_transaction
+
+    def send_and_lose(raw):
+        send(raw)
+        raise ConnectionError
+
+    monkeypatch.setattr(sending.web3.eth, "send_raw_transaction", send_and_lose)
+    with pytest.raises(NodeUnreachable) as lost:
+        sending.run("a", *mint(chain))
+    assert hex0x(outbox.get(sender.address, "a").tx_hashes[0]) in lost.value.remedy
+    monkeypatch.undo()
+    sending.run("a", *mint(chain))
+    assert minted(chain) == 1
+
+
 def test_it_is_waited_for_as_many_blocks_as_asked(chain, sender, outbox):
     sending = transactor(chain, outbox, confirmations=3)
     sending.submit("a", *mint(chain))
@@ -238,7 +300,8 @@ def test_a_transaction_mined_and_reverted_is_named_and_can_be_tried_again(chain,
         with pytest.raises(TransactionReverted) as refused:
             sending.poll("second")
         assert "InsufficientBalance" in refused.value.error
-    sending.forget("second")
+    with pytest.raises(TransactionReverted):
+        sending.run("second", chain.escrow.address, chain.escrow.deposit(channel, 100))
     sending.run("mint more", *mint(chain, 100))
     sending.run("second", chain.escrow.address, chain.escrow.deposit(channel, 100))
     assert chain.escrow.channel(channel.digest(chain.domain)).deposited == 200

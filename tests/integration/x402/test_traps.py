@@ -110,7 +110,7 @@ async def test_a_pack_whose_buyer_and_process_are_gone_becomes_credit(shop, tmp_
         signer = HouseSigner(shop.chain.web3, key("house"), transactor, confirm_seconds=1.0)
         return InProcessFacilitator(signer, transactor, shop.chain.contracts.token, shop.merchant)
 
-    assert book.begin(authorization, orjson.dumps(payment["payload"]).decode(), now=now, until=now + 180)
+    assert book.begin(authorization, orjson.dumps(payment["payload"]).decode(), bytes(32), now=now, until=now + 180)
     rpc(shop.chain.url, "evm_setAutomine", False)
     try:
         with pytest.raises(SettlementPending):

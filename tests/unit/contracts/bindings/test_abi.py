@@ -59,6 +59,9 @@ def test_a_settlement_is_read_back_from_its_call_data():
     assert escrow.decode_credits(escrow.withdraw(A, B, 1)) is None
     assert escrow.decode_credits(b"") is None
     assert escrow.decode_credits(data[:70]) is None, "cut off"
+    for word in (3, 4):
+        beyond = data[: 4 + 32 * word] + b"\xff" * 32 + data[36 + 32 * word :]
+        assert escrow.decode_credits(beyond) is None, "an offset that nothing can hold"
 
 
 def worker_log(region: bytes, hardware: bytes, endpoint: bytes):

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.protocol.commitments import MerkleTree
-from market.settlement.plan import MAX_CREDITS, MAX_DEBITS, MAX_RECEIPTS, NO_RECEIPTS_ROOT, makes_good, paid, plan
+from market.settlement.plan import (
+    CREDIT_GAS,
+    DEBIT_GAS,
+    FIRST_CREDIT_GAS,
+    MAX_RECEIPTS,
+    MAX_ROWS_GAS,
+    NO_RECEIPTS_ROOT,
+    makes_good,
+    paid,
+    plan,
+)
 from market.settlement.ports import Due, DueChannel, DueReceipt
 
 OPERATOR, OWNER = b"\x0a" * 20, b"\x0b" * 20
@@ -92,16 +102,30 @@ def test_no_payee_gets_a_row_for_nothing():
     assert plan(due([free]), RICH).credits == ()
 
 
+def gas_of(found, chain) -> int:
+    first = sum(not chain.credited(payee) for payee, _ in found.credits)
+    known = len(found.credits) - first
+    return len(found.debits) * DEBIT_GAS + known * CREDIT_GAS + first * FIRST_CREDIT_GAS
+
+
 def test_a_batch_stops_at_its_limits_and_the_rest_waits():
-    many = [receipt(n, channel=n + 1) for n in range(MAX_DEBITS + 50)]
-    found = plan(due(many), RICH)
-    assert len(found.debits) == MAX_DEBITS
-    assert found.receipts == tuple(many[:MAX_DEBITS])
-    payees = [receipt(n, operator=name(n + 1, 20)) for n in range(MAX_CREDITS + 50)]
-    found = plan(due(payees), RICH)
-    assert len(found.credits) <= MAX_CREDITS
-    assert found.receipts == tuple(payees[: len(found.receipts)])
+    paid_before = Chain(RICH.channels, {OPERATOR: 1, OWNER: 1})
+    many = [receipt(n, channel=n + 1) for n in range(1_100)]
+    found = plan(due(many), paid_before)
+    assert MAX_ROWS_GAS - DEBIT_GAS < gas_of(found, paid_before) <= MAX_ROWS_GAS
+    assert found.receipts == tuple(many[: len(found.debits)])
     assert len(plan(due([receipt(n) for n in range(MAX_RECEIPTS + 5)]), RICH).receipts) == MAX_RECEIPTS
+
+
+def test_payees_never_paid_before_take_more_room():
+    """A batch above the gas that a transaction may have could never be sent, and nobody in it would be paid."""
+    receipts = [receipt(n, channel=n % 2_000 + 1, operator=name(n + 1, 20)) for n in range(MAX_RECEIPTS)]
+    found = plan(due(receipts), RICH)
+    assert MAX_ROWS_GAS - DEBIT_GAS - 2 * FIRST_CREDIT_GAS < gas_of(found, RICH) <= MAX_ROWS_GAS
+    assert found.receipts == tuple(receipts[: len(found.debits)])
+    unpaid = {name(n + 1, 20) for n in range(1_000)}
+    rest = plan(due([], {}, dict.fromkeys(unpaid, 5), unpaid), Chain(reserve=1))
+    assert gas_of(rest, Chain()) <= MAX_ROWS_GAS
 
 
 def test_what_was_short_is_claimed_when_there_is_a_deposit():

@@ -38,6 +38,7 @@ class Chain:
         self.faults = {}
         self.balance = 0
         self.withdraw_requested_at = 0
+        self.total_claimed = 0
 
     def _called(self, name, *arguments):
         self.calls.append((name, *arguments))
@@ -51,7 +52,7 @@ class Chain:
     def _state(self):
         return {
             "balance": str(self.balance),
-            "totalClaimed": "0",
+            "totalClaimed": str(self.total_claimed),
             "withdrawRequestedAt": self.withdraw_requested_at,
             "refundNonce": "0",
         }

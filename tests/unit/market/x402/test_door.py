@@ -17,6 +17,7 @@ from market.errors import (
     HouseShort,
     InsufficientDeposit,
     PaymentUndecided,
+    RequestIdReused,
     RequestInProgress,
     WorkerFailed,
 )
@@ -66,9 +67,9 @@ class Shop:
         self.desk = desk_of(book, self.chain, self.house)
         self.payer = Payer()
 
-    async def pay(self, payment, price=PRICE, ceiling=0):
+    async def pay(self, payment, price=PRICE, ceiling=0, inputs=b"\x08" * 32):
         headers = payment if isinstance(payment, X402Headers) else paying(payment)
-        return await Door(self.desk, headers, price, max(price, ceiling), self.worker.infer).serve()
+        return await Door(self.desk, headers, price, max(price, ceiling), self.worker.infer, lambda: inputs).serve()
 
     def credit(self):
         return self.book.credit(self.payer.address)
@@ -113,6 +114,31 @@ async def test_a_failed_request_leaves_the_pack_as_credit_and_says_so(shop):
     assert (shop.credit().balance, shop.credit().held) == (PACK, 0)
     await shop.pay(payment)
     assert (shop.chain.count("settle"), shop.credit().balance) == (1, PACK - PRICE)
+
+
+async def test_who_reads_an_authorization_on_chain_neither_spends_its_credit_nor_gets_its_answer(shop):
+    payment, other = shop.payer.exact(shop.desk), b"\x09" * 32
+    shop.worker.faults.append(WorkerFailed("no."))
+    with pytest.raises(WorkerFailed):
+        await shop.pay(payment)
+    for served in (0, 1):  # before its own request was served, and after
+        with pytest.raises(RequestIdReused):
+            await shop.pay(payment, inputs=other)
+        assert len(shop.worker.served) == served
+        await shop.pay(payment)
+    assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE, 0)
+
+
+async def test_who_sees_an_undecided_authorization_cannot_take_it_over(shop):
+    payment = shop.payer.exact(shop.desk)
+    shop.chain.faults["settle"] = [SettlementPending(TRANSACTION)]
+    with pytest.raises(PaymentUndecided):
+        await shop.pay(payment)
+    with pytest.raises(RequestInProgress):
+        await shop.pay(payment, inputs=b"\x09" * 32)
+    assert shop.chain.count("settle") == 1
+    await shop.pay(payment)
+    assert shop.credit().balance == PACK - PRICE
 
 
 async def test_an_undecided_settlement_is_no_refusal_and_is_settled_once_in_the_end(shop):
@@ -201,6 +227,16 @@ async def test_a_deposit_is_confirmed_before_anything_is_served_on_it(shop):
     assert extra["chargedAmount"] == str(PRICE)
     assert extra["channelState"]["chargedCumulativeAmount"] == str(PRICE)
     assert int(extra["channelState"]["balance"]) == 1_000 * PRICE
+
+
+async def test_a_channel_we_know_nothing_of_is_not_served_for_what_is_claimed_already(shop):
+    """A book that was lost: a voucher just above what the chain shows claimed would pay next to nothing."""
+    shop.chain.balance, shop.chain.total_claimed = 1_000 * PRICE, PRICE - 1
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    with pytest.raises(ChannelOutOfStep) as refused:
+        await shop.pay(payment)
+    assert refused.value.channel.state_to_wire()["chargedCumulativeAmount"] == str(PRICE - 1)
+    assert not shop.worker.served
 
 
 def vouchers(shop, client, paid):

@@ -46,7 +46,7 @@ def keeper(book, chain, *served):
 def reserved(book, nonce, until=NOW - 1):
     payer = Payer()
     authorization = Authorization(31_337, b"\x0b" * 20, payer.address, nonce * 32, PACK, b"\x0d" * 65)
-    assert book.begin(authorization, PAYLOAD, now=NOW - 200, until=until)
+    assert book.begin(authorization, PAYLOAD, bytes(32), now=NOW - 200, until=until)
     return authorization
 
 
