@@ -20,6 +20,11 @@ contract EscrowHandler is Test {
     TestUSD private immutable _token;
 
     IInferenceEscrow.Channel[] private _channels;
+    // Computed once: deriving an address from its key costs more than a call of the escrow.
+    bytes32[CHANNELS] public id;
+    address[GATEWAYS] public gateway;
+    address[PAYEES] public payee;
+    address private immutable _worker;
     uint128[CHANNELS] public signedCeiling;
     uint128[CHANNELS] public expectedSettled;
     uint128[CHANNELS] private _exitAmount;
@@ -32,11 +37,19 @@ contract EscrowHandler is Test {
     constructor(IInferenceEscrow escrow_, TestUSD token_) {
         escrow = escrow_;
         _token = token_;
+        _worker = vm.addr(WORKER_KEY);
+        for (uint256 i = 0; i < GATEWAYS; ++i) {
+            gateway[i] = vm.addr(0x6A7E + i);
+        }
+        for (uint256 i = 0; i < PAYEES; ++i) {
+            payee[i] = vm.addr(0xFEE + i);
+        }
         for (uint256 i = 0; i < CHANNELS; ++i) {
             // Two channels a gateway.
             _channels.push(
-                IInferenceEscrow.Channel(vm.addr(_payerKey(i)), vm.addr(_signerKey(i)), gateway(i / 2), uint64(i))
+                IInferenceEscrow.Channel(vm.addr(_payerKey(i)), vm.addr(_signerKey(i)), gateway[i / 2], uint64(i))
             );
+            id[i] = escrow_.channelId(_channels[i]);
         }
     }
 
@@ -44,34 +57,22 @@ contract EscrowHandler is Test {
         return _channels[index];
     }
 
-    function gateway(uint256 index) public pure returns (address) {
-        return vm.addr(0x6A7E + index);
-    }
-
-    function payee(uint256 index) public pure returns (address) {
-        return vm.addr(0xFEE + index);
-    }
-
-    function id(uint256 index) public view returns (bytes32) {
-        return escrow.channelId(_channels[index]);
-    }
-
     // ---------------------------------------------------------------- actions
 
     function deposit(uint256 index, uint128 amount) external {
         index %= CHANNELS;
         amount = uint128(bound(amount, 1, 1e12));
-        (,, uint128 exiting,) = escrow.channels(id(index));
+        (,, uint128 exiting,) = escrow.channels(id[index]);
         _fund(_channels[index].payer, amount);
         vm.prank(_channels[index].payer);
         escrow.deposit(_channels[index], amount);
-        (,, uint128 exitingAfter,) = escrow.channels(id(index));
+        (,, uint128 exitingAfter,) = escrow.channels(id[index]);
         assertLe(exitingAfter, exiting, "I8: a deposit made after an exit is not exiting");
     }
 
     function initiateExit(uint256 index, uint128 amount) external {
         index %= CHANNELS;
-        (uint128 deposited, uint128 settled,, uint64 exitAt) = escrow.channels(id(index));
+        (uint128 deposited, uint128 settled,, uint64 exitAt) = escrow.channels(id[index]);
         if (exitAt != 0 || deposited == settled) return;
         _exitAmount[index] = uint128(bound(amount, 1, deposited - settled));
         vm.prank(_channels[index].payer);
@@ -80,7 +81,7 @@ contract EscrowHandler is Test {
 
     function cancelExit(uint256 index) external {
         index %= CHANNELS;
-        (,,, uint64 exitAt) = escrow.channels(id(index));
+        (,,, uint64 exitAt) = escrow.channels(id[index]);
         if (exitAt == 0) return;
         vm.prank(_channels[index].payer);
         escrow.cancelExit(_channels[index]);
@@ -88,7 +89,7 @@ contract EscrowHandler is Test {
 
     function finalizeExit(uint256 index) external {
         index %= CHANNELS;
-        (uint128 deposited, uint128 settled, uint128 exitAmount, uint64 exitAt) = escrow.channels(id(index));
+        (uint128 deposited, uint128 settled, uint128 exitAmount, uint64 exitAt) = escrow.channels(id[index]);
         if (exitAt == 0) return;
         if (block.timestamp < exitAt) vm.warp(exitAt);
         assertLe(exitAmount, _exitAmount[index], "I7: an exit never grows");
@@ -104,10 +105,10 @@ contract EscrowHandler is Test {
 
     function refund(uint256 index, uint128 amount) external {
         index %= CHANNELS;
-        (uint128 deposited, uint128 settled,,) = escrow.channels(id(index));
+        (uint128 deposited, uint128 settled,,) = escrow.channels(id[index]);
         amount = uint128(bound(amount, 0, deposited - settled));
-        uint64 nonce = escrow.refundNonce(id(index));
-        bytes memory consent = _sign(0x6A7E + index / 2, TypedData.hashRefund(id(index), nonce, amount));
+        uint64 nonce = escrow.refundNonce(id[index]);
+        bytes memory consent = _sign(0x6A7E + index / 2, TypedData.hashRefund(id[index], nonce, amount));
         escrow.refund(_channels[index], nonce, amount, consent);
     }
 
@@ -128,12 +129,12 @@ contract EscrowHandler is Test {
         uint256 before = 0;
         for (uint256 i = 0; i < PAYEES; ++i) {
             _owed[who][i] += uint128(bound(payments[i], 0, 1e12));
-            credits[i] = IInferenceEscrow.Credit(payee(i), _owed[who][i]);
+            credits[i] = IInferenceEscrow.Credit(payee[i], _owed[who][i]);
             before += _creditOf(who, i);
         }
-        (uint128 reserve,,) = escrow.reserves(gateway(who));
+        (uint128 reserve,,) = escrow.reserves(gateway[who]);
         bytes32 root = keccak256(abi.encode(who, epochs[who], flaws));
-        vm.prank(gateway(who));
+        vm.prank(gateway[who]);
         escrow.settleBatch(++epochs[who], root, count, debits, credits);
         roots[who][epochs[who]] = root;
         receipts[who] += count;
@@ -143,14 +144,14 @@ contract EscrowHandler is Test {
     function claimWithReceipt(uint256 index, uint128 ceiling, uint128 cumulative) external {
         index %= CHANNELS;
         ceiling = uint128(bound(ceiling, 1, 2e12));
-        (uint128 deposited,,,) = escrow.channels(id(index));
+        (uint128 deposited,,,) = escrow.channels(id[index]);
         uint128 target = cumulative < ceiling ? cumulative : ceiling;
         if (target > deposited) target = deposited;
         if (target <= expectedSettled[index]) return;
         IInferenceEscrow.Receipt memory receipt;
-        receipt.channelId = id(index);
+        receipt.channelId = id[index];
         receipt.gateway = _channels[index].gateway;
-        receipt.worker = vm.addr(WORKER_KEY);
+        receipt.worker = _worker;
         receipt.cumulative = cumulative;
         _raise(index, ceiling);
         bytes memory voucher = _sign(_signerKey(index), TypedData.hashVoucher(receipt.channelId, ceiling));
@@ -164,52 +165,52 @@ contract EscrowHandler is Test {
         who %= GATEWAYS;
         to %= PAYEES;
         _owed[who][to] += uint128(bound(more, 0, 1e12));
-        (, uint128 owed) = escrow.notes(gateway(who), payee(to));
-        (uint128 cumulative,) = escrow.notes(gateway(who), payee(to));
+        (, uint128 owed) = escrow.notes(gateway[who], payee[to]);
+        (uint128 cumulative,) = escrow.notes(gateway[who], payee[to]);
         uint128 total = _owed[who][to] > cumulative ? _owed[who][to] : cumulative;
         if (total <= _creditOf(who, to) && owed == 0) return;
-        bytes memory note = _sign(0x6A7E + who, TypedData.hashCreditNote(gateway(who), payee(to), _owed[who][to]));
-        escrow.redeemCreditNote(gateway(who), payee(to), _owed[who][to], note);
+        bytes memory note = _sign(0x6A7E + who, TypedData.hashCreditNote(gateway[who], payee[to], _owed[who][to]));
+        escrow.redeemCreditNote(gateway[who], payee[to], _owed[who][to], note);
         highestCredited[who][to] = _creditOf(who, to);
     }
 
     function withdraw(uint256 who, uint256 to, uint128 amount) external {
         who %= GATEWAYS;
         to %= PAYEES;
-        (uint128 credited, uint128 withdrawn) = escrow.credits(gateway(who), payee(to));
+        (uint128 credited, uint128 withdrawn) = escrow.credits(gateway[who], payee[to]);
         if (credited == withdrawn) return;
         amount = uint128(bound(amount, 1, credited - withdrawn));
-        vm.prank(payee(to));
-        escrow.withdraw(gateway(who), payee(to), amount);
+        vm.prank(payee[to]);
+        escrow.withdraw(gateway[who], payee[to], amount);
     }
 
     function fundReserve(uint256 who, uint128 amount) external {
         who %= GATEWAYS;
         amount = uint128(bound(amount, 1, 1e12));
-        _fund(gateway(who), amount);
-        vm.prank(gateway(who));
-        escrow.fundReserve(gateway(who), amount);
+        _fund(gateway[who], amount);
+        vm.prank(gateway[who]);
+        escrow.fundReserve(gateway[who], amount);
     }
 
     function thawReserve(uint256 who, uint128 amount) external {
         who %= GATEWAYS;
-        (uint128 reserve,,) = escrow.reserves(gateway(who));
-        vm.prank(gateway(who));
+        (uint128 reserve,,) = escrow.reserves(gateway[who]);
+        vm.prank(gateway[who]);
         escrow.thawReserve(uint128(bound(amount, 0, reserve)));
     }
 
     function withdrawReserve(uint256 who) external {
         who %= GATEWAYS;
-        (,, uint64 thawedAt) = escrow.reserves(gateway(who));
+        (,, uint64 thawedAt) = escrow.reserves(gateway[who]);
         if (thawedAt == 0) return;
         if (block.timestamp < thawedAt) vm.warp(thawedAt);
-        vm.prank(gateway(who));
-        escrow.withdrawReserve(gateway(who));
+        vm.prank(gateway[who]);
+        escrow.withdrawReserve(gateway[who]);
     }
 
     function slashReserve(uint256 who, uint128 amount) external {
         vm.prank(escrow.disputeManager());
-        escrow.slashReserve(gateway(who % GATEWAYS), uint128(bound(amount, 0, 1e9)), RESERVE_BENEFICIARY);
+        escrow.slashReserve(gateway[who % GATEWAYS], uint128(bound(amount, 0, 1e9)), RESERVE_BENEFICIARY);
     }
 
     // ----------------------------------------------------------------- private
@@ -222,13 +223,13 @@ contract EscrowHandler is Test {
     {
         IInferenceEscrow.Channel memory c = _channels[index];
         uint128 voucher = flaw == 2 ? claim / 2 : claim;
-        bytes32 digest = TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(id(index), voucher));
+        bytes32 digest = TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(id[index], voucher));
         (bytes32 r, bytes32 vs) = vm.signCompact(flaw == 1 ? WORKER_KEY : _signerKey(index), digest);
         row = IInferenceEscrow.Debit(c.payer, c.signer, c.salt, flaw == 3 ? 0 : claim, voucher, r, vs);
         bool sound = (flaw == 0 || (flaw == 2 && claim == 0)) && index / 2 == who;
         if (flaw != 1) _raise(index, voucher);
         if (!sound) return (row, 0);
-        (uint128 deposited,,,) = escrow.channels(id(index));
+        (uint128 deposited,,,) = escrow.channels(id[index]);
         uint128 target = claim < deposited ? claim : deposited;
         if (target <= expectedSettled[index]) return (row, 0);
         added = target - expectedSettled[index];
@@ -247,12 +248,12 @@ contract EscrowHandler is Test {
             afterwards += credited;
         }
         assertLe(afterwards - before, debited + reserve, "I4: credit at most debit and reserve");
-        (uint128 left,,) = escrow.reserves(gateway(who));
+        (uint128 left,,) = escrow.reserves(gateway[who]);
         assertEq(uint256(left) + afterwards - before, debited + reserve, "I4: to the unit");
     }
 
     function _creditOf(uint256 who, uint256 to) private view returns (uint128 credited) {
-        (credited,) = escrow.credits(gateway(who), payee(to));
+        (credited,) = escrow.credits(gateway[who], payee[to]);
     }
 
     function _raise(uint256 index, uint128 ceiling) private {

@@ -1,6 +1,7 @@
 """What the documents say is there is there: settings as the programs read them, links that lead somewhere."""
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -24,6 +25,12 @@ def load(name):
 )
 def test_generated_pages_say_what_the_classes_say(maker, page):
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == load(maker).build(), "run `make docs`"
+
+
+def test_the_gas_page_says_what_the_snapshot_says():
+    page = (ROOT / "docs" / "gas.md").read_text(encoding="utf-8")
+    snapshot = json.loads((ROOT / "tests" / "solidity" / "snapshots" / "Settlement.json").read_text(encoding="utf-8"))
+    assert [name for name, gas in snapshot.items() if f"{int(gas):,}" not in page] == []
 
 
 def test_no_two_worker_errors_share_a_code():
