@@ -382,25 +382,44 @@ def test_what_is_wrong_with_a_request_is_said_before_it_is_paid(payer):
     payer.page.locator(".asked").get_by_text("attention_mask").wait_for()
 
 
-def test_the_python_shown_makes_the_same_call(payer, local, market, tmp_path):
-    payer.open("playground/sentiment")
-    payer.page.get_by_label("Texts, one a line").fill('the cat\na dog\'s "home"')
-    payer.page.get_by_role("button", name="Python").click()
-    code = payer.page.get_by_label("The call in Python").inner_text()
-    store = PaperStore(tmp_path / "papers.db")
-    kept = market.channel()
+@pytest.fixture
+def as_copied(local, market, tmp_path):
+    """Run a Python snippet as a person would who pasted it where `market channel open` was used."""
+    store = PaperStore(tmp_path / ".market" / "client" / "papers.db")
+    (kept,) = market.papers.channels()
     store.keep_channel(kept.channel, local.chain.domain)
     store.signed(kept.channel_id, kept.signed)
     store.close()
-    (tmp_path / "client.json").write_bytes(local.accounts["client"].keystore.read_bytes())
-    (tmp_path / "client.pass").write_bytes(keys.password_file(local.data_dir).read_bytes())
-    code = code.replace("wallet) as market", "wallet, papers=PaperStore(Path('papers.db'))) as market")
-    code = "from market.sdk.papers import PaperStore\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"scores" in done.stdout
+    folder = tmp_path / ".market" / "keys"
+    folder.mkdir()
+    (folder / "client.json").write_bytes(local.accounts["client"].keystore.read_bytes())
+    (folder / "password").write_bytes(keys.password_file(local.data_dir).read_bytes())
+
+    def run_it(code: str) -> bytes:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        again = PaperStore(tmp_path / ".market" / "client" / "papers.db")
+        market.papers.signed(kept.channel_id, again.channels()[0].signed)
+        again.close()
+        return done.stdout
+
+    return run_it
+
+
+def test_the_python_shown_makes_the_same_call(payer, as_copied):
+    payer.open("playground/sentiment")
+    payer.page.get_by_label("Texts, one a line").fill('the cat\na dog\'s "home"')
+    payer.page.get_by_role("button", name="Python").click()
+    assert b"scores" in as_copied(payer.page.get_by_label("The call in Python").inner_text())
+
+
+@pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
+def test_the_python_shown_streams_the_same_chat(payer, as_copied):
+    payer.open("playground/chatter")
+    payer.page.get_by_label("Message").fill('the "cat\'s" mat')
+    payer.page.get_by_role("button", name="Python").click()
+    assert b"\npaid " in as_copied(payer.page.get_by_label("The call in Python").inner_text())
 
 
 def test_the_curl_shown_makes_the_same_call(payer, local, market):
@@ -411,6 +430,17 @@ def test_the_curl_shown_makes_the_same_call(payer, local, market):
     environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 20_000)}
     done = subprocess.run(["bash", "-c", code], capture_output=True, env=environment)
     assert json.loads(done.stdout)["outputs"][0]["name"] == "scores", done
+
+
+def test_the_curl_shown_sends_the_picture(payer, local, market, tmp_path):
+    Image.new("RGB", (20, 12), (200, 30, 30)).save(tmp_path / "it's red.png")
+    payer.open("playground/pictures")
+    payer.page.get_by_label("Picture").set_input_files(tmp_path / "it's red.png")
+    payer.page.get_by_role("button", name="curl").click()
+    code = payer.page.get_by_label("The call in curl").inner_text()
+    environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 200_000)}
+    done = subprocess.run(["bash", "-c", code], capture_output=True, env=environment, cwd=tmp_path)
+    assert b"scores" in (tmp_path / "answer.bin").read_bytes(), done
 
 
 @pytest.mark.parametrize(("model", "said"), [("embedder", b"[8]"), ("chatter", b"")])

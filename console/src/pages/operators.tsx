@@ -134,7 +134,7 @@ function WorkerCard({ worker }: { worker: Worker }): JSX.Element {
           <Details
             rows={[
               ["Region", worker.region || "–"],
-              ["Hardware", [worker.hardware, worker.provider].filter(Boolean).join(" · ") || "–"],
+              ["Hardware", [...new Set([worker.hardware, worker.provider])].filter(Boolean).join(" · ") || "–"],
               ["Stake", `${money(worker.stake)}${worker.thawing === "0" ? "" : `, ${money(worker.thawing)} thawing`}`],
               ["In flight", number(worker.inFlight)],
               ["Models", number(worker.models.length)],

@@ -11,6 +11,7 @@ import { useSignal } from "../pay/signal.ts";
 import { Card, Failure } from "../ui/parts.tsx";
 import { Asked, PaperCard, Snippets, usePrice } from "./paid.tsx";
 import { chatCalls } from "./snippets.ts";
+import { Unready } from "./tasks.ts";
 
 const MOST_TOKENS = 128;
 const WHO = { user: "You", assistant: "Model", system: "System" };
@@ -30,7 +31,7 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
   const request = useMemo(() => ({ messages, wishes }), [messages, wishes]);
   const { tensors, parameters } = asTensors(messages, wishes);
   const needed = () => {
-    if (typed.trim() === "") throw new Error("Type a message.");
+    if (typed.trim() === "") throw new Unready("Type a message.");
     return tensors;
   };
   const asked = usePrice(model, request, needed, parameters);

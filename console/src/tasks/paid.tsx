@@ -9,6 +9,7 @@ import type { Parameters, Tensor } from "../protocol/tensors.ts";
 import { href } from "../route.ts";
 import { Badge, Card, Copy } from "../ui/parts.tsx";
 import { Checks } from "../ui/checks.tsx";
+import { Unready } from "./tasks.ts";
 
 const PRICE_DELAY_MS = 400;
 
@@ -47,7 +48,7 @@ export function Asked({ model, price: asked, error }: Price & { model: Model }):
           {model.unit === "token" && " at most"}
         </>
       ) : (
-        <span class={error ? "complaint" : "quiet"}>{error?.message ?? "Asking for the price …"}</span>
+        <span class={error && !(error instanceof Unready) ? "complaint" : "quiet"}>{error?.message ?? "Asking for the price …"}</span>
       )}
     </p>
   );
@@ -98,6 +99,11 @@ export function Snippets({ calls }: { calls: Record<string, string> }): JSX.Elem
       <pre tabIndex={0} aria-label={`The call in ${shown}`}>
         {text}
       </pre>
+      {text.includes('".market/') && (
+        <p class="after quiet">
+          <code>.market</code> is where <code>market channel open</code> keeps the wallet and the channel.
+        </p>
+      )}
       {text.includes("MARKET_KEY") && (
         <p class="after quiet">
           <code>MARKET_KEY</code> is the API key.

@@ -48,19 +48,23 @@ const NUMPY: Record<string, string> = {
   ...{ INT8: "int8", INT16: "int16", INT32: "int32", INT64: "int64", FP32: "float32", FP64: "float64" },
 };
 
+/** The client kit with the wallet and the channel that `market channel open` keeps. */
+const PYTHON_HEAD = (origin: string, ...imports: string[]): string[] => [
+  "from pathlib import Path",
+  "",
+  ...imports,
+  "from market.sdk.client import Market",
+  "from market.sdk.papers import PaperStore",
+  "from market.sdk.wallet import Wallet",
+  "",
+  'wallet = Wallet.load(Path(".market/keys/client.json"), Path(".market/keys/password"))',
+  'papers = PaperStore(Path(".market/client/papers.db"))',
+  `with Market(${JSON.stringify(origin)}, wallet, papers=papers) as market:`,
+];
+
 export function python(model: Model, given: Given, origin: string): string {
   const name = model.inputs?.[0]?.name ?? "text";
-  const head = [
-    "from pathlib import Path",
-    "",
-    "import numpy as np",
-    "",
-    "from market.sdk.client import Market",
-    "from market.sdk.wallet import Wallet",
-    "",
-    'wallet = Wallet.load(Path("client.json"), Path("client.pass"))',
-    `with Market(${JSON.stringify(origin)}, wallet) as market:`,
-  ];
+  const head = PYTHON_HEAD(origin, "import numpy as np", "");
   const indent = "    ";
   let inputs: string[];
   if (kindOf(model) === "texts") {
@@ -128,6 +132,15 @@ export function chatCalls(model: Model, messages: Message[], wishes: Wishes, ori
       `  -H ${header(by)} \\`,
       "  -H 'Content-Type: application/json' \\",
       `  -d ${quote(JSON.stringify({ ...body, stream: true }))}`,
+    ].join("\n"),
+    Python: [
+      ...PYTHON_HEAD(origin),
+      `    messages = ${python}`,
+      `    wishes = {"max_tokens": ${wishes.maxTokens}, "temperature": ${wishes.temperature}}`,
+      `    with market.chat(${JSON.stringify(model.name)}, messages, stream=True, **wishes) as stream:`,
+      "        for piece in stream:",
+      '            print(piece, end="", flush=True)',
+      '    print("\\npaid", stream.answer.outcome.charged)',
     ].join("\n"),
     openai: [
       ...OPENAI_HEAD(origin, by),

@@ -45,6 +45,9 @@ function exampleData(name: string, datatype: string, count: number): unknown[] {
   return Array.from({ length: Math.min(count, 4_096) }, () => one);
 }
 
+/** Nothing is wrong yet: something is still to be given. */
+export class Unready extends Error {}
+
 /** The tensors that a request sends. Throws what a person should read. */
 export function tensorsOf(model: Model, given: Given): Tensor[] {
   const kind = kindOf(model);
@@ -52,11 +55,11 @@ export function tensorsOf(model: Model, given: Given): Tensor[] {
   if (!input) throw new Error("No live worker serves this model.");
   if (kind === "texts") {
     const lines = linesOf(given.text);
-    if (lines.length === 0) throw new Error("Type at least one text.");
+    if (lines.length === 0) throw new Unready("Type at least one text.");
     return [{ name: input.name, datatype: "BYTES", shape: [lines.length], data: packBytes(lines) }];
   }
   if (kind === "image") {
-    if (!given.image) throw new Error("Choose a picture.");
+    if (!given.image) throw new Unready("Choose a picture.");
     return [{ name: input.name, datatype: "BYTES", shape: [1], data: packBytes([given.image.bytes]) }];
   }
   let rows: unknown;

@@ -1,25 +1,42 @@
 // Plots as plain SVG: bars or a line over steps of time, with the same numbers as a table for who cannot see them.
 
 import type { JSX } from "preact";
-import { useId, useState } from "preact/hooks";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
 
 export interface Point {
   label: string;
   value: number | null;
 }
 
-const WIDTH = 470;
+/** Wider than this a plot is drawn larger; narrower, with fewer units, so that its words stay readable on a phone. */
+const WIDEST = 470;
+const NARROWEST = 240;
 const HEIGHT = 172;
 const WIDEST_BAR = 42;
 const LEFT = 58;
 const BOTTOM = 24;
 const TOP = 10;
 
-/** The next round number, so that the axis has few digits. */
+/** The next round number whose half is round too, so that the axis has few digits and counts stay whole. */
 function roundUp(value: number): number {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((top) => top >= value * 0.999)!;
+  return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((top) => top >= value * 0.999)!;
+}
+
+/** The width at hand, in pixels, between the narrowest and the widest that a plot is drawn for. */
+function useRoom(): [{ current: HTMLElement | null }, number] {
+  const place = useRef<HTMLElement>(null);
+  const [room, setRoom] = useState(WIDEST);
+  useEffect(() => {
+    if (!place.current) return undefined;
+    const watch = new ResizeObserver(([entry]) =>
+      setRoom(Math.round(Math.min(WIDEST, Math.max(NARROWEST, entry!.contentRect.width)))),
+    );
+    watch.observe(place.current);
+    return () => watch.disconnect();
+  }, []);
+  return [place, room];
 }
 
 export function Plot({
@@ -36,38 +53,39 @@ export function Plot({
   empty?: string;
 }): JSX.Element {
   const id = useId();
+  const [place, wide] = useRoom();
   const [hovered, setHovered] = useState<number | null>(null);
   const values = points.map((point) => point.value ?? 0);
   const highest = Math.max(...values, 0);
   if (points.length === 0 || highest === 0) {
     return (
-      <figure class="plot">
+      <figure class="plot" ref={place}>
         <figcaption id={id}>{title}</figcaption>
         <p class="quiet">{empty}</p>
       </figure>
     );
   }
   const top = roundUp(highest);
-  const step = (WIDTH - LEFT - 6) / points.length;
+  const step = (wide - LEFT - 6) / points.length;
   const width = Math.min(WIDEST_BAR, Math.max(1, step - Math.min(4, step * 0.3)));
   const y = (value: number) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   const x = (index: number) => LEFT + step * (index + 0.5);
-  const marks = [0, top / 2, top];
+  const marks = top === 1 ? [0, 1] : [0, top / 2, top];
   const everyLabel = Math.max(1, Math.ceil(points.length / 5));
   const drawn = points.map((point, index) => ({ ...point, index })).filter((point) => point.value !== null);
   const shown = hovered === null ? undefined : points[hovered];
   return (
-    <figure class="plot" aria-labelledby={id}>
+    <figure class="plot" ref={place} aria-labelledby={id}>
       <figcaption id={id}>
         {title}
         <span class="plot-now" aria-hidden="true">
           {shown ? `${shown.label}: ${shown.value === null ? "–" : format(shown.value)}` : `highest ${format(highest)}`}
         </span>
       </figcaption>
-      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true" onPointerLeave={() => setHovered(null)}>
+      <svg viewBox={`0 0 ${wide} ${HEIGHT}`} aria-hidden="true" onPointerLeave={() => setHovered(null)}>
         {marks.map((mark) => (
           <g key={mark}>
-            <line x1={LEFT} x2={WIDTH - 6} y1={y(mark)} y2={y(mark)} class="grid" />
+            <line x1={LEFT} x2={wide - 6} y1={y(mark)} y2={y(mark)} class="grid" />
             <text x={LEFT - 8} y={y(mark) + 4} class="tick end">
               {format(mark)}
             </text>
@@ -98,7 +116,7 @@ export function Plot({
               class={hovered === point.index ? "bar on" : "bar"}
             />
           ) : (
-            <circle key={point.index} cx={x(point.index)} cy={y(point.value!)} r={hovered === point.index ? 4 : 2.4} class="dot" />
+            <circle key={point.index} cx={x(point.index)} cy={y(point.value!)} r={hovered === point.index ? 4 : 2.8} class="dot" />
           ),
         )}
         {points.map((_, index) => (

@@ -48,3 +48,8 @@ def test_links_between_documents_lead_somewhere(page):
 def test_no_document_names_a_path_of_somebodys_machine():
     for page in PAGES:
         assert not re.search(r"/(?:work|home|root)/\w", page.read_text(encoding="utf-8")), page.name
+
+
+@pytest.mark.parametrize("package", ["contracts", "market", "workers"])
+def test_type_checkers_of_other_projects_read_our_types(package):
+    assert (ROOT / package / "py.typed").is_file()
