@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom
+        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -110,9 +110,14 @@ format: install ## write the standard format into all sources
 	$(VENV)/ruff format .
 	$(FORGE) fmt src "$$PWD/../tests/solidity"
 
-sbom: .venv/bin/uv ## write sbom.cdx.json: what the lock file installs, as CycloneDX 1.5
-	@$(UV) export --quiet --frozen --no-dev --extra $(RUNTIME) --format cyclonedx1.5 --preview-features sbom-export > sbom.cdx.json
-	@echo "sbom.cdx.json"
+sbom: .venv/bin/uv ## write sbom.cdx.json: the locked packages of Python and npm, as CycloneDX 1.5
+	@$(UV) export --quiet --frozen --no-dev --extra $(RUNTIME) --format cyclonedx1.5 --preview-features sbom-export | $(PYTHON) .ci/supply.py sbom
+
+audit: sbom ## ask OSV for advisories on each of them (wants the internet, and says so)
+	@$(PYTHON) .ci/supply.py audit
+
+fuzz: install ## send a running gateway what its OpenAPI description allows, for longer than `make test` does
+	MARKET_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(VENV)/pytest -q tests/e2e/test_openapi.py
 
 docs: install ## write the generated parts of docs/ anew
 	PYTHONPATH=. $(VENV)/python docs/make_settings.py
