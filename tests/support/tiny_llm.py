@@ -110,7 +110,8 @@ def config(**changes) -> dict:
     }
 
 
-def model() -> bytes:
+def model(*, together: bool = False) -> bytes:
+    """Return the decoder; with `together` its attention is GroupQueryAttention, whose rows may stand anywhere."""
     rng = np.random.default_rng(5)
     follow = rng.normal(scale=0.5, size=(VOCABULARY, VOCABULARY)).astype("f4")
     script = list(SCRIPT.encode())
@@ -120,8 +121,30 @@ def model() -> bytes:
     past = ["batch", 1, "past", 16]
     total = ["batch", 1, "total", 16]
     floats = TensorProto.FLOAT
+    gqa = [
+        helper.make_node("ReduceSum", ["attention_mask", "head"], ["lengths"], keepdims=0),
+        helper.make_node("Sub", ["lengths", "head"], ["before"]),
+        helper.make_node("Cast", ["before"], ["before32"], to=TensorProto.INT32),
+        helper.make_node("Shape", ["attention_mask"], ["whole"], start=1, end=2),
+        helper.make_node("Cast", ["whole"], ["whole32"], to=TensorProto.INT32),
+        helper.make_node("Squeeze", ["whole32"], ["total"]),
+        helper.make_node("Gather", ["keys", "input_ids"], ["new"]),
+        helper.make_node(
+            "GroupQueryAttention",
+            ["new", "new", "new", "past_key_values.0.key", "past_key_values.0.value", "before32", "total"],
+            ["seen", "present.0.key", "present.0.value"],
+            domain="com.microsoft",
+            num_heads=1,
+            kv_num_heads=1,
+        ),
+        helper.make_node("MatMul", ["seen", "read"], ["nudge"]),
+        helper.make_node("Gather", ["follow", "input_ids"], ["next"]),
+        helper.make_node("Add", ["next", "nudge"], ["logits"]),
+    ]
     graph = helper.make_graph(
-        [
+        gqa
+        if together
+        else [
             helper.make_node("Gather", ["keys", "input_ids"], ["new"]),
             helper.make_node("Unsqueeze", ["new", "head"], ["new_heads"]),
             helper.make_node("Concat", ["past_key_values.0.key", "new_heads"], ["present.0.key"], axis=2),
@@ -153,14 +176,16 @@ def model() -> bytes:
             }.items()
         ],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8
+    )
     onnx.checker.check_model(made)
     return made.SerializeToString()
 
 
-def files(**changes) -> dict[str, bytes]:
+def files(*, together: bool = False, **changes) -> dict[str, bytes]:
     return {
-        "model.onnx": model(),
+        "model.onnx": model(together=together),
         "genai_config.json": json.dumps(config(**changes)).encode(),
         "tokenizer.json": tokenizer_json(),
         "tokenizer_config.json": json.dumps(TOKENIZER_CONFIG).encode(),

@@ -85,6 +85,14 @@ def open_session(
     return session
 
 
+def open_file(path: str, *, threads: int) -> InferenceSession:
+    """Load a checked file on the CPU, its weights from beside it and in no second copy."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return InferenceSession(path, options, providers=[PROVIDERS["cpu"]])
+
+
 def _open(
     data: bytes,
     providers: Sequence[str],

@@ -25,6 +25,7 @@ LOGPROBS = "logprobs"
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TEMPERATURE = 2.0
+MAX_SCHEMA_BYTES = 1 << 16
 _SEEDS = 1 << 53
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _MEANS_NOTHING = frozenset({"role", "content", "name", "tool_call_id"})
@@ -32,7 +33,7 @@ _MEANS_NOTHING = frozenset({"role", "content", "name", "tool_call_id"})
 _BOTH = frozenset(
     {"model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options", "logprobs"}
 )
-_CHAT = _BOTH | {"messages", "max_completion_tokens"}
+_CHAT = _BOTH | {"messages", "max_completion_tokens", "response_format"}
 _TEXT = _BOTH | {"prompt"}
 _NOT_OFFERED: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -47,7 +48,6 @@ _NOT_OFFERED_CHAT = _NOT_OFFERED | {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
@@ -93,8 +93,9 @@ def read_chat(body: Mapping[str, Any]) -> GenerationCall:
     fields.check_names(body, _CHAT, _NOT_OFFERED_CHAT)
     most = fields.whole(body, "max_completion_tokens", 1, MAX_TOKENS_LIMIT)
     logprobs = fields.truth(body, LOGPROBS)
+    schema = _schema(body.get("response_format"))
     messages = json.dumps(_messages(body.get("messages")), ensure_ascii=False, separators=(",", ":"))
-    return _call(body, messages, logprobs=logprobs, chat=True, most=most)
+    return _call(body, messages, logprobs=logprobs, chat=True, most=most, schema=schema)
 
 
 def read_text(body: Mapping[str, Any]) -> GenerationCall:
@@ -118,7 +119,9 @@ def read_text(body: Mapping[str, Any]) -> GenerationCall:
     return _call(body, prompt, logprobs=alternatives is not None, chat=False, most=None)
 
 
-def _call(body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, most: int | None) -> GenerationCall:
+def _call(
+    body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, most: int | None, schema: str | None = None
+) -> GenerationCall:
     older = fields.whole(body, "max_tokens", 1, MAX_TOKENS_LIMIT)
     parameters: dict[str, Any] = {
         "max_tokens": older if most is None else most,
@@ -126,6 +129,7 @@ def _call(body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, m
         "top_p": fields.real(body, "top_p", 0, 1),
         "top_k": fields.whole(body, "top_k", 0, 1 << 20),
         "stop": _stops(body.get("stop")),
+        "json_schema": schema,
     }
     seed = fields.whole(body, "seed", -(1 << 63), (1 << 63) - 1)
     parameters["seed"] = None if seed is None else seed % _SEEDS
@@ -143,6 +147,29 @@ def _call(body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, m
         include_usage=_include_usage(body.get("stream_options"), stream=stream),
         logprobs=logprobs,
     )
+
+
+def _schema(form: Any) -> str | None:
+    """Return the schema that a response format asks for, as JSON; None where any text will do."""
+    if form is None:
+        return None
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return '{"type":"object"}'
+    if kind != "json_schema":
+        raise InvalidRequest(
+            f"expected text, json_object or json_schema, got {shorten(kind)}.", field="response_format"
+        )
+    given = form.get("json_schema")
+    schema = given.get("schema") if isinstance(given, dict) else None
+    if not isinstance(schema, dict):
+        raise InvalidRequest("expected an object.", field="response_format.json_schema.schema")
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode(errors="replace")) > MAX_SCHEMA_BYTES:
+        raise InvalidRequest(f"more than {MAX_SCHEMA_BYTES} bytes.", field="response_format.json_schema.schema")
+    return text
 
 
 def _include_usage(options: Any, *, stream: bool) -> bool:

@@ -98,12 +98,28 @@ class Message(BaseModel):
     name: str | None = None
 
 
+class SchemaFormat(BaseModel):
+    """A JSON schema that the text keeps to; `name` and `strict` mean nothing here."""
+
+    name: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """What the text is to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
 class ChatRequest(GenerationRequest):
     """What /v1/chat/completions takes."""
 
     messages: list[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
+    response_format: ResponseFormat | None = None
 
 
 class TextRequest(GenerationRequest):

@@ -112,10 +112,10 @@ def sessions():
     cache.close()
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
+@pytest.fixture(scope="module", params=["together", "in turns"])
+def package(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "source"
-    return models.fetched(folder, tiny_llm.package(folder))
+    return models.fetched(folder, tiny_llm.package(folder, tiny_llm.files(together=request.param == "together")))
 
 
 @pytest.fixture
@@ -237,11 +237,12 @@ def test_the_longest_prompt_leaves_room_for_one_token(market):
     assert (found["text"], found["finish_reason"], found["usage"].tolist()) == ("B", "length", [255, 1])
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
+@pytest.fixture(scope="module", params=["together", "in turns"])
+def slow(request, tmp_path_factory):
     """The same model with its host made slow, so that there is time to interrupt it."""
     folder = tmp_path_factory.mktemp("slow") / "source"
-    package = models.fetched(folder, tiny_llm.package(folder, license="slow"))
+    contents = tiny_llm.files(together=request.param == "together")
+    package = models.fetched(folder, tiny_llm.package(folder, contents, license="slow"))
     cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30, generations=2)
     path = os.environ.get("PYTHONPATH", "")
     hook = tmp_path_factory.mktemp("hook")
@@ -254,6 +255,12 @@ def slow(tmp_path_factory):
         "            time.sleep(0.05)\n"
         "            super().generate_next_token()\n"
         "    og.Generator = Slow\n"
+        "    from workers.models.generation import decoder\n"
+        "    class SlowDecoder(decoder.Decoder):\n"
+        "        def step(self, *given):\n"
+        "            time.sleep(0.05)\n"
+        "            return super().step(*given)\n"
+        "    decoder.Decoder = SlowDecoder\n"
     )
     os.environ["PYTHONPATH"] = str(hook)
     cache.get(package)
@@ -303,6 +310,25 @@ def test_at_the_deadline_a_stream_ends_and_a_whole_text_fails(slow):
     assert 1 <= found["usage"][1] < 60
     assert len(found["text"]) == found["usage"][1]
     assert (market.final(whole[0]).code, len(market.work)) == ("job-too-late", 1)
+
+
+def test_generations_come_and_go_within_a_batch_and_none_notices(slow):
+    market = Market(*slow)
+    alone = {
+        prompt: outputs(market.ask(prompt, seed=5, max_tokens=20, logprobs=True)) for prompt in ("A", "Kxy", "cde")
+    }
+    stays, blob = market.job("A", changes={"stream": True}, seed=5, max_tokens=20, logprobs=True)
+    leaves, leaving = market.job("Q" * 40, changes={"stream": True}, seed=6, max_tokens=90)
+    market.send((leaves, leaving), (stays, blob))
+    wait_for(lambda: len(market.partials(leaves)) >= 2)
+    market.cancelled[leaves.request_id] = 2  # its row goes to another in the midst of this
+    jobs = [market.job(prompt, seed=5, max_tokens=20, logprobs=True) for prompt in ("Kxy", "cde")]
+    market.send(*jobs)
+    for job, prompt in ((stays, "A"), (jobs[0][0], "Kxy"), (jobs[1][0], "cde")):
+        found = outputs(market.final(job))
+        assert (found["text"], found["usage"].tolist()) == (alone[prompt]["text"], alone[prompt]["usage"].tolist())
+        np.testing.assert_allclose(found["logprobs"], alone[prompt]["logprobs"], atol=1e-4)
+    assert outputs(market.final(leaves))["finish_reason"] == "cancelled"
 
 
 def test_other_models_are_served_while_a_text_is_generated(slow, tmp_path):
@@ -403,6 +429,22 @@ def test_a_busy_model_is_not_unloaded_for_another(slow, tmp_path):
     cache.close()
 
 
+def test_a_text_keeps_to_its_schema(market):
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "yz"]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    found = outputs(market.ask("A", json_schema=json.dumps(schema), max_tokens=60, logprobs=True, seed=4))
+    assert json.loads(found["text"])["a"] in ("x", "yz")
+    assert found["finish_reason"] == "stop"
+    assert len(found["logprobs"]) == found["usage"][1]
+
+
+@pytest.mark.parametrize("schema", ["{", "[]", '{"type": "notype"}', 5])
+def test_a_schema_that_is_none_is_refused_and_costs_nothing(market, schema):
+    job, blob = market.job("A", json_schema=schema)
+    result = market.send((job, blob))[0] or market.final(job)
+    assert (result.code, result.field, market.work) == ("inputs-refused", "parameters.json_schema", [])
+
+
 BROKEN = {
     "no model": ({"model.onnx": b"junk"}, ModelUnusable),
     "no tokenizer": ({"tokenizer.json": b"{}"}, ModelUnusable),
@@ -419,6 +461,15 @@ def test_a_package_that_cannot_be_served_is_refused_at_once(tmp_path, change, er
     package = models.fetched(folder, tiny_llm.package(folder, tiny_llm.files() | change))
     with pytest.raises(error):
         SessionCache(provider="cpu", threads=1, memory_budget_bytes=1).get(package)
+
+
+def test_which_decoders_advance_together_is_found_by_trying(tmp_path):
+    for name, together in (("gqa", True), ("concat", False)):
+        folder = tmp_path / name / "source"
+        package = models.fetched(folder, tiny_llm.package(folder, tiny_llm.files(together=together)))
+        cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1)
+        assert cache.get(package).together is together
+        cache.close()
 
 
 def test_a_file_changed_on_this_machine_is_not_loaded(tmp_path):

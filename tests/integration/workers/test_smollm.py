@@ -72,8 +72,48 @@ def test_greedy_text_is_the_runtimes_own(model, reference):
     assert heard.end.prompt_tokens == prompt_tokens
 
 
-def test_texts_made_side_by_side_are_the_same(model, reference):
-    assert {one.text for one in ask(model, temperature=0, count=3)} == {reference[1]}
+@pytest.fixture(scope="module")
+def reference_of_a_batch():
+    model = og.Model(str(FOLDER))
+    tokenizer = og.Tokenizer(model)
+    tokens = tokenizer.encode(tokenizer.apply_chat_template(json.dumps(CHAT), add_generation_prompt=True))
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(tokens) + TOKENS, do_sample=False, batch_size=3)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.tile(tokens, (3, 1)))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return {tokenizer.decode(generator.get_sequence(i)[len(tokens) :]) for i in range(3)}
+
+
+def test_generations_advance_together(model):
+    assert model.together
+
+
+def test_with_a_seed_texts_are_those_of_the_runtimes_own_batch_whoever_is_beside_them(model, reference_of_a_batch):
+    together = {one.text for one in ask(model, temperature=0, seed=1, count=3)}
+    assert together == reference_of_a_batch
+    assert {one.text for one in ask(model, temperature=0, seed=1)} == together
+
+
+def test_with_a_seed_a_drawn_text_is_the_same_alone_and_beside_others(model):
+    (alone,) = ask(model, seed=7)
+    assert {one.text for one in ask(model, seed=7, count=3)} == {alone.text}
+    assert ask(model, seed=8)[0].text != alone.text
+
+
+def test_a_text_with_a_schema_is_json_of_it(model):
+    schema = {
+        "type": "object",
+        "properties": {"fruit": {"type": "string", "maxLength": 12}, "count": {"type": "integer", "maximum": 99}},
+        "required": ["fruit", "count"],
+        "additionalProperties": False,
+    }
+    for heard in ask(model, json_schema=json.dumps(schema), seed=3, count=2):
+        found = json.loads(heard.text)
+        assert isinstance(found["fruit"], str)
+        assert isinstance(found["count"], int)
+        assert heard.end.reason == "stop"
 
 
 def test_it_stops_where_it_is_told(model, reference):

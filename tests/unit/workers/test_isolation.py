@@ -279,7 +279,7 @@ def test_log_probabilities_are_one_a_token(numbers):
 
 
 def test_a_process_is_ready_or_says_why_not():
-    facts = {"provider": "cpu", "fell_back": "", "version": "1"}
+    facts = {"provider": "cpu", "fell_back": "", "version": "1", "advance": "in turns", "why": "so told."}
     assert read_ready(["ready", facts]) == facts
     with pytest.raises(ModelUnusable, match="no good"):
         read_ready(["unusable", "no good"])

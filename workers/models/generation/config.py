@@ -33,10 +33,13 @@ _OTHER_MODELS = frozenset({"encoder", "vision", "speech", "vad", "embedding", "j
 
 @dataclass(frozen=True, slots=True)
 class GenaiConfig:
-    """What the worker needs to know of it; bytes of the attention cache per token."""
+    """What the worker needs to know of it; bytes of the attention cache per token, and the decoder's file beside it."""
 
     context_length: int
     cache_bytes_per_token: int
+    decoder: str
+    heads: int
+    head_size: int
 
 
 def read_config(data: bytes, manifest: Manifest) -> GenaiConfig:
@@ -70,7 +73,15 @@ def read_config(data: bytes, manifest: Manifest) -> GenaiConfig:
         if type(value) is not int or not 1 <= value <= 1 << 24:
             raise ModelUnusable(f"{name} is {value!r}, not a whole number above 0.", field=FILENAME)
     per_token = 2 * 4 * numbers["num_hidden_layers"] * numbers["num_key_value_heads"] * numbers["head_size"]  # type: ignore[operator]
-    return GenaiConfig(int(model["context_length"]), int(per_token))
+    if not isinstance(decoder.get("filename"), str):
+        raise ModelUnusable("model.decoder.filename is missing.", field=FILENAME)
+    return GenaiConfig(
+        int(model["context_length"]),
+        int(per_token),
+        decoder["filename"],
+        int(decoder["num_key_value_heads"]),
+        int(decoder["head_size"]),
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -79,6 +79,9 @@ class Heard:
         return Finished(reason, prompt, made, numbers if self._request.logprobs else None)
 
 
+_READY = ("provider", "fell_back", "version", "advance", "why")
+
+
 def read_ready(said: Any) -> dict[str, str]:
     """Return what a process that is ready says of itself.
 
@@ -87,8 +90,11 @@ def read_ready(said: Any) -> dict[str, str]:
         Garbled: it says neither.
     """
     match said:
-        case ["ready", {"provider": str() as provider, "fell_back": str() as fell_back, "version": str() as version}]:
-            return {"provider": printable(provider), "fell_back": printable(fell_back), "version": printable(version)}
+        case [
+            "ready",
+            {"provider": str(), "fell_back": str(), "version": str(), "advance": "together" | "in turns", "why": str()},
+        ]:
+            return {name: printable(text) for name, text in said[1].items() if name in _READY}
         case ["unusable", str() as detail]:
             raise ModelUnusable(printable(detail))
     raise Garbled("it did not say that it is ready.")

@@ -1,4 +1,4 @@
-"""The generating process: one model, many generations, token by token in turn.
+"""The generating process: one model, many generations, a token of each a round.
 
 Started by `workers.models.generation.model` as a program, with the folder of a checked package and one socket. It holds
 no key and no connection; a stranger's model is screened first and runs in a sandbox. A new generation's prompt is read
@@ -17,7 +17,6 @@ import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime_genai as og
-from numpy.typing import NDArray
 
+from workers.models.generation.decoder import Decoder, UnfitDecoder, fitness
+from workers.models.generation.language import open_empty, open_model
 from workers.models.generation.stops import StopScanner
+from workers.models.generation.ways import Generation, InTurns, Together, Way
+from workers.models.runtime import open_file
 from workers.models.sandbox import limit_here
 from workers.models.screening import screen
 from workers.models.wire import Wire
@@ -35,34 +37,18 @@ from workers.models.wire import Wire
 PIECE_TOKENS = 128  # of a prompt, between the others' tokens
 
 
-@dataclass
-class _Generation:
-    request: Mapping[str, Any]
-    stream: Any
-    stops: StopScanner
-    tokens: NDArray[np.int32]
-    generator: Any = None
-    read: int = 0  # tokens of the prompt that the model has seen
-    made: int = 0
-    pending: int = 0  # tokens whose text was not yet sent
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def budget(self) -> int:
-        return len(self.tokens) + int(self.request["max_tokens"])
-
-
 class Host:
     """Runs generations; `limits` are `context`, `active` and `tokens`, the last for all active ones together."""
 
-    def __init__(self, model: Any, wire: Wire, limits: Mapping[str, int]) -> None:
-        self._model = model
-        self._tokenizer = og.Tokenizer(model)
+    def __init__(self, tokenizer: Any, way: Way, wire: Wire, limits: Mapping[str, int]) -> None:
+        self._tokenizer = tokenizer
+        self._way = way
         self._ends = {int(token) for token in np.atleast_1d(self._tokenizer.eos_token_ids)}
         self._wire = wire
         self._limits = limits
-        self._waiting: dict[int, _Generation] = {}
-        self._active: dict[int, _Generation] = {}
+        self._most_active = min(limits["active"], way.most)
+        self._waiting: dict[int, Generation] = {}
+        self._active: dict[int, Generation] = {}
         self._events: list[list[Any]] = []
 
     def serve(self) -> None:
@@ -75,8 +61,7 @@ class Host:
                 busy = True
             self._admit()
             self._read_a_piece()
-            for number in [n for n, one in self._active.items() if one.read == len(one.tokens)]:
-                self._guard(number, self._next_token)
+            self._advance()
             if self._events:
                 self._wire.send(self._events)
                 self._events = []
@@ -105,7 +90,7 @@ class Host:
             self._events.append(["refused", number, detail, "prompt"])
             return
         request = {**request, "max_tokens": min(request["max_tokens"], context - len(tokens))}
-        one = _Generation(request, self._tokenizer.create_stream(), StopScanner(request["stop"]), tokens)
+        one = Generation(request, self._tokenizer.create_stream(), StopScanner(request["stop"]), tokens)
         if one.budget > self._limits["tokens"]:
             detail = f"{one.budget} tokens; this worker's memory takes {self._limits['tokens']}."
             self._events.append(["crowded", number, detail, "max_tokens"])
@@ -115,7 +100,7 @@ class Host:
     def _admit(self) -> None:
         for number, one in list(self._waiting.items()):
             held = sum(other.budget for other in self._active.values())
-            if len(self._active) >= self._limits["active"] or held + one.budget > self._limits["tokens"]:
+            if len(self._active) >= self._most_active or held + one.budget > self._limits["tokens"]:
                 return
             del self._waiting[number]
             self._active[number] = one
@@ -123,22 +108,13 @@ class Host:
 
     def _open(self, number: int) -> None:
         one = self._active[number]
-        request = one.request
-        params = og.GeneratorParams(self._model)
-        options: dict[str, Any] = {"max_length": one.budget, "batch_size": 1, "num_beams": 1}
-        if request["temperature"] > 0:
-            options |= {
-                "do_sample": True,
-                "temperature": request["temperature"],
-                "top_p": request["top_p"],
-                "top_k": request["top_k"],
-            }
-            if request["seed"] is not None:
-                options["random_seed"] = request["seed"] % (1 << 31)
-        else:
-            options["do_sample"] = False
-        params.set_search_options(**options)
-        one.generator = og.Generator(self._model, params)
+        try:
+            self._way.open(one)
+        except RuntimeError as error:
+            if one.request["json_schema"] is None:
+                raise
+            self._drop(number)
+            self._events.append(["refused", number, f"the schema: {_first_line(error)}", "parameters.json_schema"])
 
     def _read_a_piece(self) -> None:
         """Read one piece of the prompt that came first."""
@@ -149,44 +125,54 @@ class Host:
     def _read(self, number: int) -> None:
         one = self._active[number]
         piece = one.tokens[one.read : one.read + PIECE_TOKENS]
-        one.generator.append_tokens(piece)
+        self._way.read(one, piece)
         one.read += len(piece)
 
-    def _next_token(self, number: int) -> None:
-        one = self._active[number]
-        logits = np.array(one.generator.get_logits()).reshape(-1) if one.request["logprobs"] else None
-        one.generator.generate_next_token()
-        token = int(one.generator.get_next_tokens()[0])
+    def _advance(self) -> None:
+        ready = {id(one): number for number, one in self._active.items() if one.read == len(one.tokens)}
+        if not ready:
+            return
+
+        def tell(one: Generation, found: int | Exception) -> None:
+            number = ready[id(one)]
+            if isinstance(found, Exception):
+                self._fail(number, found)
+            else:
+                self._guard(number, lambda _: self._take(number, one, found))
+
+        self._way.advance([self._active[number] for number in ready.values()], tell)
+
+    def _take(self, number: int, one: Generation, token: int) -> None:
         if token in self._ends:
+            del one.logprobs[one.made :]
             self._finish(number, one, "stop")
             return
         one.made += 1
         one.pending += 1
-        if logits is not None:
-            logits -= logits.max()
-            one.logprobs.append(float(logits[token] - np.log(np.exp(logits).sum())))
         self._say(number, one, one.stops.feed(one.stream.decode(token)))
         if one.stops.found:
             self._finish(number, one, "stop")
         elif one.made >= one.request["max_tokens"]:
             self._finish(number, one, "length")
 
-    def _finish(self, number: int, one: _Generation, reason: str) -> None:
+    def _finish(self, number: int, one: Generation, reason: str) -> None:
         self._say(number, one, one.stops.rest())
         self._done(number, one, reason)
 
-    def _say(self, number: int, one: _Generation, text: str) -> None:
+    def _say(self, number: int, one: Generation, text: str) -> None:
         if text:
             self._events.append(["delta", number, text, one.pending])
             one.pending = 0
 
-    def _done(self, number: int, one: _Generation, reason: str) -> None:
+    def _done(self, number: int, one: Generation, reason: str) -> None:
         self._drop(number)
         logprobs = one.logprobs if one.request["logprobs"] else None
         self._events.append(["done", number, reason, one.read, one.made, logprobs])
 
     def _drop(self, number: int) -> None:
-        self._active.pop(number, None)
+        one = self._active.pop(number, None)
+        if one is not None:
+            self._way.close(one)
         self._waiting.pop(number, None)
 
     def _guard(self, number: int, act: Any) -> None:
@@ -196,19 +182,40 @@ class Host:
         except OSError:
             raise
         except Exception as error:  # onnxruntime-genai raises bare RuntimeError and worse
-            self._drop(number)
-            self._events.append(["failed", number, _first_line(error), None])
+            self._fail(number, error)
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self._drop(number)
+        self._events.append(["failed", number, _first_line(error), None])
 
 
-def open_model(folder: str, provider: str, threads: int) -> Any:
-    """Load the model for a provider, whatever its configuration says of providers."""
-    config = og.Config(folder)
-    config.clear_providers()
-    if provider != "cpu":
-        config.append_provider(provider)
-    if threads:
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
-    return og.Model(config)
+def open_way(said: Mapping[str, Any], provider: str) -> tuple[Any, Way, str]:
+    """Load the model: its words, how its generations advance, and what is to be said of that."""
+    reason = f"on {provider} each has the runtime's own cache." if said["together"] else "so told."
+    if provider == "cpu" and said["together"]:
+        try:
+            return _open_together(said)
+        except UnfitDecoder as error:
+            reason = str(error)
+    model = open_model(said["folder"], provider, said["threads"])
+    return model, InTurns(model), reason
+
+
+def _open_together(said: Mapping[str, Any]) -> tuple[Any, Way, str]:
+    limits, file = said["limits"], said["decoder"]
+    session = open_file(str(Path(said["folder"], file)), threads=said["threads"])
+    places = min(limits["context"], limits["tokens"])
+    decoder = Decoder(
+        session,
+        # Two at least: a generation that must not run alone has an idle row beside it.
+        rows=max(min(limits["active"], limits["tokens"] // places), 2),
+        places=places,
+        heads=said["heads"],
+        width=said["head_size"],
+    )
+    fewest = fitness(decoder)
+    empty = open_empty(said["folder"], file, decoder.vocabulary)
+    return empty, Together(decoder, empty, fewest), "" if fewest else "here a seed does not fix a text beside others."
 
 
 def main() -> None:
@@ -222,13 +229,14 @@ def main() -> None:
     try:
         _screen(Path(said["folder"]), said.get("screen", []))
         try:
-            model = open_model(said["folder"], said["provider"], said["threads"])
+            model, way, reason = open_way(said, said["provider"])
         except Exception as error:  # the runtime raises bare RuntimeError for a provider that it lacks
             if said["provider"] == "cpu":
                 raise
             ready |= {"provider": "cpu", "fell_back": _first_line(error)}
-            model = open_model(said["folder"], "cpu", said["threads"])
-        host = Host(model, wire, said["limits"])
+            model, way, reason = open_way(said, "cpu")
+        host = Host(og.Tokenizer(model), way, wire, said["limits"])
+        ready |= {"advance": "together" if isinstance(way, Together) else "in turns", "why": reason}
     except Exception as error:  # whatever the runtime makes of a stranger's files
         wire.send(["unusable", _first_line(error)])
         return

@@ -57,6 +57,7 @@ class GenerationModel:
         cache_bytes: int,
         confinement: Confinement | None = None,
         deaths: Deaths | None = None,
+        together: bool = True,
     ) -> None:
         self.package = package
         self._confinement = confinement
@@ -79,7 +80,11 @@ class GenerationModel:
         tokens = max(cache_bytes // found.cache_bytes_per_token, 1)
         self._said = {
             "folder": str((package.folder / self.manifest.entry).parent.resolve()),
+            "decoder": found.decoder,
+            "heads": found.heads,
+            "head_size": found.head_size,
             "provider": provider,
+            "together": together,
             "threads": threads,
             "limits": {"context": context, "active": most_active, "tokens": tokens},
         }
@@ -189,7 +194,15 @@ class GenerationModel:
             log.warning(
                 "provider-fell-back", wanted=self._said["provider"], taken=self.provider, reason=said["fell_back"]
             )
-        log.info("generation-ready", model=self.package.model_id.hex(), provider=self.provider, genai=said["version"])
+        log.info(
+            "generation-ready",
+            model=self.package.model_id.hex(),
+            provider=self.provider,
+            genai=said["version"],
+            advance=said["advance"],
+            **({"why": said["why"]} if said["why"] else {}),
+        )
+        self.together = said["advance"] == "together"
         threading.Thread(target=self._listen, args=(wire, self._process), name="generation", daemon=True).start()
 
     def _launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -21,10 +21,11 @@ OUTPUTS = (
 )
 LOGPROBS = TensorSpec("logprobs", "FP32", (-1,))
 
-PARAMETERS = ("format", "logprobs", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
+PARAMETERS = ("format", "json_schema", "logprobs", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
 ROLES = ("system", "user", "assistant", "tool")
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_SCHEMA_BYTES = 1 << 16
 # No tokenizer's vocabulary reaches this on average; a longer prompt is not even looked at.
 BYTES_PER_TOKEN = 32
 MAX_TEMPERATURE = 2.0
@@ -44,6 +45,7 @@ class GenerationRequest:
     seed: int | None
     stop: tuple[str, ...]
     logprobs: bool
+    json_schema: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the fields as data."""
@@ -90,6 +92,7 @@ def read_request(
         seed=seed,
         stop=_stops(parameters.get("stop")),
         logprobs=wants_logprobs or logprobs,
+        json_schema=_schema(parameters.get("json_schema")),
     )
 
 
@@ -166,6 +169,20 @@ def _stops(value: Any) -> tuple[str, ...]:
         if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _refused("stop", f"expected texts of 1 to {MAX_STOP_CHARACTERS} characters.")
     return tuple(stops)
+
+
+def _schema(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        fits = (
+            isinstance(value, str) and len(value.encode()) <= MAX_SCHEMA_BYTES and isinstance(json.loads(value), dict)
+        )
+    except (ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise _refused("json_schema", f"expected the JSON of a schema, an object of at most {MAX_SCHEMA_BYTES} bytes.")
+    return str(value)
 
 
 def _real(parameters: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -167,6 +167,20 @@ async def test_log_probabilities_come_with_the_tokens_texts(http):
     }  # fmt: skip
 
 
+SCHEMA = {"type": "object", "properties": {"ä": {"type": "integer"}}}
+FORMATS = [
+    ({"type": "text"}, None),
+    ({"type": "json_object"}, {"type": "object"}),
+    ({"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}, SCHEMA),
+]
+
+
+@pytest.mark.parametrize(("form", "schema"), FORMATS)
+async def test_the_form_of_an_answer_reaches_the_worker_as_a_schema(http, world, form, schema):
+    assert (await http.post("/v1/chat/completions", json={**CHAT, "response_format": form})).status_code == 200
+    assert json.loads(world.generator.parameters.get("json_schema", "null")) == schema
+
+
 WRONG_BOTH = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": "9"}, "max_tokens"),
@@ -203,7 +217,14 @@ WRONG_CHAT = [
     ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
     ({"tools": [{"type": "function"}]}, "tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}}, "response_format.json_schema.schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "x" * 70_000}}}},
+        "response_format.json_schema.schema",
+    ),
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": 1}, "logprobs"),
     ({"prompt": "x"}, "prompt"),
