@@ -102,6 +102,9 @@ soak: install ## half an hour of paid requests at 70 % of the capacity: nothing 
 overload: install ## three times what the machine can answer: it must go on answering and refuse the rest quickly
 	PYTHONPATH=. $(VENV)/python -m benchmarks.overload $(ARGS)
 
+fuzz: install ## feed strangers' bytes to every decoder for a while (ARGS="--seconds 60 tensors"; guided if atheris is installed)
+	PYTHONPATH=. $(VENV)/python -m tests.fuzz.run $(ARGS)
+
 proto: install ## rebuild the gRPC descriptor after a change of its .proto
 	$(VENV)/python -m grpc_tools.protoc -I market/gateway/grpc --descriptor_set_out=market/gateway/grpc/open_inference.binpb open_inference.proto
 

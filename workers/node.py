@@ -301,7 +301,10 @@ def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:
 def open_store(settings: WorkerSettings) -> PackageStore:
     """Return the cache of packages."""
     return PackageStore(
-        settings.model_dir, allow_file_uri=settings.allow_file_uri, max_package_bytes=settings.max_package_bytes
+        settings.model_dir,
+        allow_file_uri=settings.allow_file_uri,
+        max_package_bytes=settings.max_package_bytes,
+        allow_private_hosts=settings.allow_private_hosts,
     )
 
 

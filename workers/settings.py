@@ -52,6 +52,9 @@ class WorkerSettings(BaseSettings):
     model_dir: Path = Field(Path("~/.cache/inference-market/models"), description="Cache of model packages.")
     state_dir: Path = Field(Path("~/.local/state/inference-market"), description="Where the worker's papers are kept.")
     allow_file_uri: bool = Field(False, description="Take packages from file:// addresses (one machine only).")
+    allow_private_hosts: bool = Field(
+        False, description="Take packages by http(s) from addresses inside this machine or its network too."
+    )
     trial_seconds: float = Field(
         120.0,
         ge=0,

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 _CUT_OFF = ("--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session")
 # Of /sys the processors' layout only: runtimes choose threads by it.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/sys/devices/system/cpu")
+_ROOM = ("--proc", "/proc", "--dev", "/dev")
 _CARDS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 _CARD_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 _PR_SET_PDEATHSIG = 1
@@ -62,7 +63,7 @@ def find_bubblewrap() -> Bubblewrap:
     program = shutil.which("bwrap")
     if program is None:
         return Bubblewrap(None, "bubblewrap is not installed")
-    probe = [program, *_CUT_OFF, "--ro-bind", "/", "/", "true"]
+    probe = [program, *_CUT_OFF, "--ro-bind", "/", "/", *_ROOM, "true"]
     try:
         done = subprocess.run(
             probe, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False, text=True
@@ -114,8 +115,7 @@ def box(folder: Path, confinement: Confinement, *, cards: bool = False) -> list[
     shown.add(str(folder.resolve()))
     binds = [word for path in sorted(shown) if Path(path).exists() for word in ("--ro-bind", path, path)]
     devices = [word for path in _CARDS if cards and Path(path).exists() for word in ("--dev-bind", path, path)]
-    room = ["--proc", "/proc", "--dev", "/dev", *devices, "--remount-ro", "/", "--chdir", "/"]
-    return [confinement.bubblewrap, *_CUT_OFF, *binds, *room]
+    return [confinement.bubblewrap, *_CUT_OFF, *binds, *_ROOM, *devices, "--remount-ro", "/", "--chdir", "/"]
 
 
 def limit_here(memory_bytes: int, *, cards: bool) -> None:

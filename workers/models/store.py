@@ -8,9 +8,12 @@ followed.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ from workers.errors import ModelHashMismatch, PackageUnavailable, UnsafePackage
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
+# A server that is slower than this after a minute would hold the worker up for days.
+LEAST_BYTES_A_SECOND = 16 << 10
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +83,12 @@ def _changed(name: str) -> ModelHashMismatch:
 class PackageStore:
     """The cache of packages under one folder."""
 
-    def __init__(self, root: Path, *, allow_file_uri: bool, max_package_bytes: int) -> None:
+    def __init__(
+        self, root: Path, *, allow_file_uri: bool, max_package_bytes: int, allow_private_hosts: bool = False
+    ) -> None:
         self._root = root.expanduser()
         self._allow_file_uri = allow_file_uri
+        self._allow_private_hosts = allow_private_hosts
         self._max_bytes = max_package_bytes
 
     def get(self, model_id: bytes, uri: str) -> Package:
@@ -128,11 +137,14 @@ class PackageStore:
         return Package(model_id, manifest, folder)
 
     def _source(self, uri: str) -> _FolderSource | _HttpSource:
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise PackageUnavailable(f"{uri[:200]!r} is no address.", field="uri") from error
         if parts.scheme == "file" and self._allow_file_uri:
             return _FolderSource(Path(unquote(parts.path)))
         if parts.scheme in ("http", "https"):
-            return _HttpSource(uri)
+            return _HttpSource(uri, allow_private=self._allow_private_hosts)
         raise PackageUnavailable(
             f"packages are not taken from {parts.scheme or 'no scheme'}: addresses.",
             field="uri",
@@ -173,11 +185,14 @@ class _FolderSource:
 
 
 class _HttpStream:
-    """Just enough of a binary file over a streaming answer."""
+    """Just enough of a binary file over a streaming answer, as it was sent: nothing is decompressed."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._chunks = response.iter_bytes(_CHUNK)
+    def __init__(self, response: httpx.Response, address: str) -> None:
+        self._chunks = response.iter_raw()
         self._rest = b""
+        self._address = address
+        self._started = time.monotonic()
+        self._seen = 0
 
     def read(self, size: int) -> bytes:
         while len(self._rest) < size:
@@ -185,23 +200,70 @@ class _HttpStream:
             if chunk is None:
                 break
             self._rest += chunk
+            self._seen += len(chunk)
+            seconds = time.monotonic() - self._started
+            if seconds > PATIENCE_SECONDS and self._seen < seconds * LEAST_BYTES_A_SECOND:
+                raise PackageUnavailable(
+                    f"{self._address} gives {self._seen / seconds:.0f} bytes a second.",
+                    field="uri",
+                    remedy="Try again later, or ask the owner for a quicker address.",
+                )
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
 
 class _HttpSource:
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, *, allow_private: bool) -> None:
         self._base = base.rstrip("/") + "/"
+        if not allow_private:
+            _check_public(base)
 
     @contextmanager
     def open(self, name: str) -> Iterator[_HttpStream]:
+        address = self._base + name
         try:
-            with httpx.stream("GET", self._base + name, timeout=_TIMEOUT_SECONDS) as response:
+            # Redirects are not followed: they would lead wherever the owner's server says.
+            with httpx.stream(
+                "GET",
+                address,
+                timeout=_TIMEOUT_SECONDS,
+                follow_redirects=False,
+                headers={"Accept-Encoding": "identity"},
+            ) as response:
+                if response.is_redirect:
+                    raise PackageUnavailable(
+                        f"{address} redirects, which is not followed.",
+                        field="uri",
+                        remedy="The owner must list the address that the files lie at.",
+                    )
                 if response.status_code != httpx.codes.OK:
-                    raise PackageUnavailable(f"{self._base}{name} answers {response.status_code}.", field="uri")
-                yield _HttpStream(response)
-        except httpx.HTTPError as error:
-            raise PackageUnavailable(f"{self._base}{name}: {type(error).__name__}.", field="uri") from error
+                    raise PackageUnavailable(f"{address} answers {response.status_code}.", field="uri")
+                yield _HttpStream(response, address)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PackageUnavailable(f"{address}: {type(error).__name__}.", field="uri") from error
+
+
+def _check_public(address: str) -> None:
+    """Refuse an address inside this machine or its network: owners choose addresses, and a worker calls on them.
+
+    Raises:
+        PackageUnavailable: it is one, or its name is not known.
+    """
+    try:
+        parts = urlsplit(address)
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    except (OSError, ValueError, UnicodeError) as error:
+        raise PackageUnavailable(f"{address}: the host is not known.", field="uri") from error
+    for *_, place in found:
+        # Of IPv6 a scope may follow.
+        host = ipaddress.ip_address(str(place[0]).partition("%")[0])
+        inside = getattr(host, "ipv4_mapped", None) or host
+        if not inside.is_global or inside.is_multicast:
+            raise PackageUnavailable(
+                f"{address} is at {host}, inside this machine or its network.",
+                field="uri",
+                remedy="Set WORKER_ALLOW_PRIVATE_HOSTS=true if the packages of your own network lie there.",
+            )
 
 
 def _copy_checked(stream: BinaryIO | _HttpStream, sink: BinaryIO, name: str, size: int, expected: bytes) -> None:
