@@ -130,6 +130,6 @@ def test_a_package_that_is_not_there_is_said(store, server, manifest, tmp_path):
 )
 def test_an_owner_cannot_send_a_worker_into_its_own_network(tmp_path, address):
     strict = PackageStore(tmp_path / "cache", allow_file_uri=False, max_package_bytes=1 << 20)
-    with pytest.raises(PackageUnavailable, match="inside this machine or its network|not known|no address"):
+    with pytest.raises(PackageUnavailable, match=r"inside this machine or its network|not known|no address"):
         strict.get(b"\1" * 32, address)
     assert not any((tmp_path / "cache").glob("*/*"))
