@@ -24,6 +24,7 @@ app.command("uphold")(papers.uphold)
 app.command("check")(models.check)
 app.command("tune")(models.tune)
 app.command("quantize")(models.quantize)
+app.command("convert")(models.convert)
 
 
 def main() -> None:

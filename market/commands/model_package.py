@@ -163,7 +163,7 @@ def _row(error: CodedError) -> dict[str, Any]:
     return {"code": error.code, "field": error.field, "detail": error.detail, "remedy": error.remedy}
 
 
-def ask_worker(arguments: list[str]) -> dict[str, Any] | None:
+def ask_worker(arguments: list[str], seconds: float = CHECK_SECONDS) -> dict[str, Any] | None:
     """Run the worker program, which knows the runtime as this program does not; None where it is not installed.
 
     Raises:
@@ -174,7 +174,7 @@ def ask_worker(arguments: list[str]) -> dict[str, Any] | None:
     if program is None:
         return None
     command = [program, *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     try:
         return dict(json.loads(done.stdout))
     except ValueError as error:

@@ -1,7 +1,8 @@
 """`market model publish PATH`: from a model as it was downloaded to a listing on chain, in one command.
 
-Packs what is not packed yet, makes it smaller if asked to, has the worker program try it, and lists it. Each step is
-told as it happens; the first that fails ends the command, and nothing is listed then.
+Converts a PyTorch or GGUF checkpoint, packs what is not packed yet, makes it smaller if asked to, has the worker
+program try it, and lists it. Each step is told as it happens; the first that fails ends the command, and nothing is
+listed then.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import FILENAME
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish, parse_money
-from market.commands.model_package import Guessing, ask_worker, draft_package, problems_of
+from market.commands.model_package import CHECK_SECONDS, Guessing, ask_worker, draft_package, problems_of
 from market.commands.output import errors
 from market.commands.profile import Profile
 from market.errors import ConfigurationError
 from market.sdk import packages
-from market.sdk.drafts import Guess
+from market.sdk.drafts import GENAI, Guess
 
 MAX_NAME = 63
+# Reading, converting and writing a large checkpoint.
+CONVERT_SECONDS = 7_200
 _PRECISIONS = ("int8", "int4")
+_CHECKPOINTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 @acting(gateway=False)
 def model_publish(
     profile: Profile,
-    path: Annotated[Path, typer.Argument(help="Packed folder, folder with a model, or an ONNX file.")],
+    path: Annotated[Path, typer.Argument(help="Packed folder, folder with a model or checkpoint, .onnx or .gguf.")],
     name: Annotated[str | None, typer.Argument(help="Name of the listing; default from the path.")] = None,
     *,
     min_price: Annotated[str, typer.Option(help="Least price of a unit. " + AMOUNT_HELP)],
@@ -67,11 +71,19 @@ def model_publish(
     called = path.resolve().stem if path.is_file() else path.resolve().name
     listed = slug(called) if name is None else name
     said: dict[str, Any] = {}
-    with _steps(3 + (precision is not None)) as step, ExitStack() as stack:
+    converted: dict[str, Any] = {}
+    target = into
+    checkpoint = is_checkpoint(path)
+    with _steps(3 + (precision is not None) + checkpoint) as step, ExitStack() as stack:
         guessing = Guessing(task, entry, tuple(option or ()), unit, max_batch, license_name)
-        target = into
+        if checkpoint:
+            step("converting to ONNX")
+            target = into or path.resolve().with_name(f"{called}-{precision or 'onnx'}")
+            path, converted = _converted(path, target, task, precision, stack)
+            if converted["precision"] == precision:
+                precision = None
         if precision is not None:
-            target = into or path.resolve().with_name(f"{called}-{precision}")
+            target = into or target or path.resolve().with_name(f"{called}-{precision}")
             if path.is_file():  # what is packed on the way is of no use afterwards
                 scratch = stack.enter_context(TemporaryDirectory(dir=path.resolve().parent, prefix=".publish-"))
                 into = Path(scratch) / called
@@ -103,10 +115,11 @@ def model_publish(
         "owner": wallet.checksum_address,
         "folder": str(folder),
         "task": manifest.task,
+        **({"converted": converted} if converted else {}),
         **({"quantised": said} if said else {}),
         "guesses": [{"field": one.field, "value": one.value, "why": one.why} for one in guesses],
     }
-    fields = {name: value for name, value in data.items() if name not in ("guesses", "quantised")}
+    fields = {name: value for name, value in data.items() if name not in ("guesses", "quantised", "converted")}
     fields |= {f"guessed {one.field}": f"{one.value} ({one.why})" for one in guesses} | _told(said)
     finish(chain, data, fields, as_json=as_json)
 
@@ -121,6 +134,35 @@ def slug(text: str) -> str:
     if not made:
         raise ConfigurationError(f"{text!r} makes no name.", field="name", remedy="Give the listing's name.")
     return made
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a path holds weights of PyTorch or GGUF and nothing yet that a worker serves."""
+    if path.is_file():
+        return path.suffix == ".gguf"
+    if any((path / name).is_file() for name in (FILENAME, GENAI)) or next(path.rglob("*.onnx"), None):
+        return False
+    return any(next(path.glob(kind), None) for kind in _CHECKPOINTS)
+
+
+def _converted(
+    path: Path, target: Path, task: str | None, precision: str | None, stack: ExitStack
+) -> tuple[Path, dict[str, Any]]:
+    """Convert a checkpoint into `target`, or beside it where it is still to be quantised; return folder and report."""
+    if target.exists() and any(target.iterdir()):
+        raise ConfigurationError(f"{target} is not empty.", field="into", remedy="Name another folder by --into.")
+    scratch = Path(stack.enter_context(TemporaryDirectory(dir=target.resolve().parent, prefix=".publish-")))
+    made = scratch / "model"
+    words = ["convert", str(path), str(made)]
+    words += ["--task", task] if task is not None else []
+    words += ["--precision", precision] if precision is not None else []
+    report = _asked(words, field="path", seconds=CONVERT_SECONDS)
+    if report["precision"] == (precision or "fp32"):
+        if target.exists():
+            target.rmdir()
+        made.rename(target)
+        made = target
+    return made, report
 
 
 def _packed(path: Path, into: Path | None, guessing: Guessing) -> tuple[Path, list[Guess]]:
@@ -141,11 +183,15 @@ def _quantised(folder: Path, target: Path, precision: str, sample: Path | None, 
     arguments = ["quantize", str(folder), str(target), "--precision", precision]
     arguments += ["--sample", str(sample)] if sample is not None else []
     arguments += ["--most-difference", str(most)] if most is not None else []
-    report = ask_worker(arguments)
+    return _asked(arguments, field=precision)
+
+
+def _asked(arguments: list[str], *, field: str, seconds: float = CHECK_SECONDS) -> dict[str, Any]:
+    report = ask_worker(arguments, seconds)
     if report is None:
         raise ConfigurationError(
-            "the worker program is not installed here: it is what quantises.",
-            field=precision,
+            "the worker program is not installed here: it is what converts and quantises.",
+            field=field,
             remedy="Install the extras [cpu] and [convert].",
         )
     if "error" in report:

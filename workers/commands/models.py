@@ -1,4 +1,4 @@
-"""`worker check`, `tune` and `quantize`: what an owner or operator asks of a package without serving it."""
+"""`worker check`, `tune`, `quantize` and `convert`: what an owner or operator asks of a package without serving it."""
 
 from __future__ import annotations
 
@@ -58,6 +58,29 @@ def quantize(
     """Write a package with 8 or 4 bit weights, and show what that costs in accuracy and brings in size and time."""
     with messages(as_json=as_json):
         _quantize(folder, into, precision, sample, most_difference, as_json=as_json)
+
+
+def convert(
+    path: Annotated[Path, typer.Argument(help="Folder with a PyTorch checkpoint, or a .gguf file.")],
+    into: Annotated[Path, typer.Argument(help="Folder for what is made; it must be empty or not there.")],
+    task: Annotated[str | None, typer.Option(help="What it is for; read from config.json if not given.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32; for text generation also int8 or int4. `worker quantize` is for the others.")
+    ] = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Make a PyTorch or GGUF checkpoint into what `market model init` packs and a worker serves."""
+    with messages(as_json=as_json):
+        from workers.models import converting
+
+        configure_logging("error", "text")
+        made = converting.convert(path, into, task=task, precision=precision)
+        if as_json:
+            print_json(asdict(made) | {"folder": str(into)})
+            return
+        held = "" if made.apart is None else f", outputs within {made.apart:.1g} of PyTorch's"
+        typer.echo(f"{made.architecture} for {made.task} in {made.precision}{held}")
+        typer.echo(f"in {into}; next: market model publish {into}")
 
 
 def _check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:

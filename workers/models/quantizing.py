@@ -24,8 +24,6 @@ from workers.models.pipelines.base import Pipeline
 from workers.models.store import Package, hash_file
 
 PRECISIONS = ("int8", "int4")
-# Beyond this an ONNX file cannot hold its weights inside.
-MAX_INLINE_BYTES = 1_500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,9 @@ def _written(package: Package, into: Path, precision: str) -> Package:
     target = into / manifest.entry
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        runtime.quantize(package.folder / manifest.entry, target, precision, large=package.size > MAX_INLINE_BYTES)
+        runtime.quantize(
+            package.folder / manifest.entry, target, precision, large=package.size > runtime.MAX_INLINE_BYTES
+        )
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelUnusable(f"onnxruntime cannot quantise it: {line}", field=manifest.entry) from error

@@ -36,6 +36,8 @@ MAX_CUDA_GRAPHS = 64
 QUANTIZE_BLOCK = 32
 # Convolutions gain nothing from dynamic int8 on CPUs, so they stay as they are.
 INT8_OPERATORS = ("MatMul", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
+# Beyond this an ONNX file cannot hold its weights inside.
+MAX_INLINE_BYTES = 1_500_000_000
 # A path that cannot exist.
 NOWHERE = f"{os.devnull}/nowhere"
 

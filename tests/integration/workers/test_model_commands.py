@@ -23,7 +23,7 @@ def run(tmp_path, program, *arguments, status=0):
         env={**environment, "WORKER_STATE_DIR": str(tmp_path / "state")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return json.loads(done.stdout)
