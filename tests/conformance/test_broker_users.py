@@ -169,6 +169,8 @@ ATTACKS = [
     ("CLIENT", "LIST"),
     ("CLIENT", "KILL", "TYPE", "normal"),
     ("MONITOR",),
+    ("RPUSH", "relay:to:gateway-1", "a result in another's name"),
+    ("SET", f"relay:home:{bytes(20).hex()}:{OTHER.hex()}", "gateway-1"),
     ("SHUTDOWN", "NOSAVE"),
     ("DEBUG", "SLEEP", "1"),
     ("REPLICAOF", "127.0.0.1", "1"),

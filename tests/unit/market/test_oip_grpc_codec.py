@@ -14,6 +14,7 @@ from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
 from contracts.protocol.tensors import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
 from market.errors import InvalidRequest, InvalidVoucher, PayloadTooLarge, TensorData, WrongTensorName, WrongTensorShape
 from market.gateway.grpc import codec, messages
+from market.gateway.headers import read_headers
 from market.gateway.problems import status_of
 
 Y = TensorSpec("y", "FP32", (-1, 3))
@@ -126,6 +127,27 @@ def test_payment_parameters_override_metadata_and_are_no_model_parameters():
     assert paid.voucher is not None
     assert (paid.voucher.cumulative_amount, paid.max_price, paid.request_id) == (500, 9, b"\x33" * 32)
     assert codec.decode(message, TINY).parameters == {}
+
+
+def test_the_limits_of_a_request_are_the_same_by_parameter_metadata_and_header():
+    worker = "0x" + "11" * 20
+    wishes = {"max_price": "9", "worker": worker, "region": "eu", "min_stake": "7", "hedge": "true"}
+    by_parameter = codec.read_payment(request(raw=ROW, parameters={f"market_{k}": v for k, v in wishes.items()}), {})
+    headers = {f"market-{name.replace('_', '-')}": value for name, value in wishes.items()}
+    by_metadata = codec.read_payment(request(raw=ROW), headers)
+    assert by_parameter == by_metadata == read_headers(headers)
+    found = (
+        by_parameter.max_price,
+        by_parameter.worker,
+        by_parameter.region,
+        by_parameter.min_stake,
+        by_parameter.hedge,
+    )
+    assert found == (9, bytes.fromhex("11" * 20), "eu", 7, True)
+    for name, value in (("hedge", "perhaps"), ("min_stake", "-1"), ("region", ""), ("worker", "0x11")):
+        with pytest.raises(InvalidRequest) as refused:
+            read_headers({f"market-{name.replace('_', '-')}": value})
+        assert refused.value.field == f"Market-{name.replace('_', '-').title()}"
 
 
 def test_a_parameter_that_the_task_does_not_know_is_refused_by_its_name():
