@@ -8,6 +8,7 @@ verdict is bad.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -28,9 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each overload")
     parser.add_argument("--factor", type=float, default=3.0)
+    parser.add_argument(
+        "--queue", type=float, default=0.1, help="MARKET_MAX_QUEUE_SECONDS: low enough that the connections can fill it"
+    )
     parser.add_argument("--out", type=Path, default=Path("build"))
     parser.add_argument("--record", type=Path, help="a document with the marks <!-- overload --> and its end")
     options = parser.parse_args()
+    os.environ["MARKET_MAX_QUEUE_SECONDS"] = str(options.queue)
     rows, results = [], {}
     with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="market-overload-") as name:
         scratch = Path(name)
@@ -50,6 +55,7 @@ def main() -> None:
                 results[CLASSES[kind]] = found
                 rows += verdict.of_overload(CLASSES[kind], peak, found)
     load = f"{options.factor:g} × the capacity for {options.seconds:g} s, {CONNECTIONS} connections"
+    load += f", refused where more waits than {options.queue:g} s of work"
     facts = [f"{verdict.conditions()}. {load}."]
     sys.exit(verdict.report("overload", facts, rows, results, out=options.out, record=options.record))
 

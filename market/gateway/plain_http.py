@@ -6,7 +6,9 @@ long way's, which answers the very same (a test compares the bytes). Called by t
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
-from market.errors import InvalidVoucher, PaymentError
+from market.errors import InvalidVoucher, Overloaded, PaymentError
 from market.gateway.connection import read_whole
 from market.gateway.doorman import FORWARDED_FOR, doorman_of
 from market.gateway.headers import REQUEST_HEADERS, TRACEPARENT, VOUCHER
@@ -31,6 +33,7 @@ from market.inference.model import Answer, InferenceRequest
 from market.inference.plain import PlainLane
 from market.payments.model import ParsedVoucher
 from market.payments.vouchers import parse_voucher
+from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
 log = structlog.get_logger(__name__)
@@ -46,17 +49,28 @@ _HEADS_KEPT = 2_048
 _HEAD_BYTES = 1_024
 _CODECS_KEPT = 256
 _OK = STATUS_LINE[200]
+_TOO_MANY = 429
 
 
-@dataclass(frozen=True, slots=True)
+# A client that was refused for lack of room hears the same for so long without another look: with three times what can
+# be served, looking each time would take a third of what is left for serving.
+_REFUSED_SECONDS = 0.02
+
+
+@dataclass(slots=True, eq=False)
 class _Head:
-    """What a request's head says; a client's heads mostly are the same, byte for byte."""
+    """What a request's head says; a client's heads mostly are the same, byte for byte.
+
+    `refusal` is the response to it, without the lines that all have, up to `refused_until` of the monotonic clock.
+    """
 
     path: str
     model: str
     voucher: ParsedVoucher
     body_bytes: int
     forwarded: str | None
+    refused_until: float = 0.0
+    refusal: bytes = b""
 
 
 class PlainHttp:
@@ -86,6 +100,12 @@ class PlainHttp:
         try:
             listing = find_listing(joined, head.model)
             manifest = require_manifest(joined, listing)
+            if self._has_no_room(head, listing):
+                requests_by(Overloaded.code).inc()
+                status = STATUS_LINE[_TOO_MANY]
+                response = b"".join((status, common(), head.refusal[len(status) :]))
+                asyncio.get_running_loop().call_soon(done, response)
+                return True
             codec = self._codecs.get(head.model)
             if codec is None or codec.manifest is not manifest:
                 codec = self._codec(head.model, manifest)
@@ -120,6 +140,17 @@ class PlainHttp:
             self._codecs.clear()
         made = self._codecs[model] = PlainCodec(model, manifest)
         return made
+
+    def _has_no_room(self, head: _Head, listing: Listing) -> bool:
+        """Tell whether a request is refused unread; what to answer is then in its head."""
+        now = time.monotonic()
+        if now >= head.refused_until:
+            refusal = self._lane.no_room(listing, head.voucher)
+            if refusal is None:
+                return False
+            head.refusal = refusal_bytes(refusal, head.path, b"")
+            head.refused_until = now + _REFUSED_SECONDS
+        return True
 
     def _read(self, data: bytes, end: int) -> _Head | None:
         request = read_whole(data)

@@ -75,6 +75,13 @@ class Placement:
             raise list(failed.values())[-1]
         raise self._nobody(listing, units, request, candidates, limits)
 
+    def is_crowded(self, model_id: bytes) -> bool:
+        """Tell whether as much waits for every worker of a model as it takes; who has little there may get in yet."""
+        live = self._offers.offers(model_id)
+        return bool(live) and all(
+            self._load.queue_seconds(offer.offer.worker) > self._max_queue_seconds for offer in live
+        )
+
     def _candidate(self, worker: bytes, offer: LiveOffer, model_id: bytes, client: bytes) -> Candidate:
         load = self._load
         return Candidate(

@@ -25,7 +25,7 @@ from contracts.protocol.metering import ceiling_units
 from contracts.protocol.receipts import sign_receipts, sign_tree
 from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import content_hash
-from market.errors import DeadlineExceeded, MarketError
+from market.errors import DeadlineExceeded, MarketError, Overloaded
 from market.inference.attempt import failure_of
 from market.inference.model import Answer, InferenceRequest, PriceTerms
 from market.inference.rates import By
@@ -37,7 +37,7 @@ from market.inference.service import (
     InferenceService,
 )
 from market.inference.timeline import Timeline
-from market.payments.model import ChannelFacts, Charge, Recorded, Reservation
+from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation
 from market.payments.ports import InstantLedger, InstantReservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
@@ -185,6 +185,23 @@ class PlainLane:
         plain.beside = parts.load.begin(live.offer.worker, client)
         plain.began = parts.attempts.begin(live)
         return True
+
+    def no_room(self, listing: Listing, voucher: ParsedVoucher) -> Overloaded | None:
+        """Return the refusal that awaits a plain request where its workers have enough waiting; else None.
+
+        Asked before it is read: while more comes than can be served, most of the work must not go into refusing.
+        """
+        parts = self._parts
+        if not parts.placement.is_crowded(listing.model_id):
+            return None
+        try:
+            payer = parts.authorizer.check(voucher).channel.payer
+            parts.placement.choose(listing, 1, InferenceRequest(listing.name, (), voucher), payer, {})
+        except Overloaded as error:
+            return error
+        except CodedError:
+            return None  # the long way says what is wrong
+        return None
 
     # --- steps -------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ def draw(chance: random.Random, count: int) -> list[list[Fault]]:
     known, rounds, left = all_faults(), [], count
     weights = [fault.weight for fault in known]
     while left:
-        wanted = min(left, chance.choice((1, 2, 3, 3, 4)))
+        wanted = min(left, chance.choice((1, 2, 3, 4, 4)))
         together: list[Fault] = []
         while len(together) < wanted:
             fault = chance.choices(known, weights)[0]

@@ -102,7 +102,9 @@ class Client:
         except CodedError as error:
             if error.code == "gateway-misbehaved":
                 self.wrong.append(f"{error.code}: {error.detail}")
-            seen.attempts.append(f"unknown:{error.code}")
+            # Without a connection nothing was sent.
+            sure = isinstance(error.__cause__, httpx.ConnectError)
+            seen.attempts.append("refused:not-connected" if sure else f"unknown:{error.code}")
         else:
             seen.attempts.append("answered")
             seen.digest, seen.charged = paper.receipt.digest(self.domain), charged

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ SETTLED_SECONDS = 120.0
 # A wrong clock that keeps everybody from being served is set right after this long.
 SKEWED_SECONDS = 15.0
 # So many rounds begin while the market still recovers from the one before.
-HASTY = 0.35
+HASTY = 0.5
 
 
 @dataclass
@@ -116,7 +117,8 @@ def run(
         _await_all(arena, users, report)
         for user in users:
             user.stop()
-        report.asked_again = sum(user.ask_again_for_the_unknown() for user in users)
+        with ThreadPoolExecutor(len(users)) as pool:
+            report.asked_again = sum(pool.map(lambda user: user.ask_again_for_the_unknown(), users))
         deadline = time.monotonic() + SETTLED_SECONDS
         while not is_settled(read(arena.database_url), arena.chain) and time.monotonic() < deadline:
             arena.start_the_dead()
