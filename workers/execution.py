@@ -5,6 +5,7 @@ A failure is data with a code, never an exception to the caller, and one bad job
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from contracts.protocol.errors import CodedError
@@ -90,8 +91,8 @@ class Executor:
                     fresh = self._sign(unsigned, results)
                     early([(jobs[i][0], results[i]) for i in told], fresh)
         work.extend(self._sign(unsigned, results))
-        for result in results.values():
-            telemetry.JOBS.labels(result.code or "ok").inc()
+        for code, count in Counter(result.code or "ok" for result in results.values()).items():
+            telemetry.JOBS.labels(code).inc(count)
         return [results.get(i) for i in range(len(jobs))], work
 
     def _sign(self, unsigned: dict[int, Unsigned], results: dict[int, Result]) -> list[SignedWork]:

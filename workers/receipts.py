@@ -96,7 +96,6 @@ class Signer:
         signed_at = time.time()
         for one, signature in zip(unsigned, signatures, strict=True):
             job, receipt = one.job, one.receipt
-            telemetry.EARNED.inc(receipt.worker_amount)
             result = Result(
                 request_id=job.request_id,
                 attempt=job.attempt,
@@ -113,6 +112,7 @@ class Signer:
             telemetry.tell_trace(job.request_id, one.started_at, one.seconds, signed_at)
             work = SignedWork(receipt, signature, job.channel, job.voucher_amount, job.voucher_signature)
             signed.append((result, work))
+        telemetry.EARNED.inc(sum(one.receipt.worker_amount for one in unsigned))
         return signed
 
 

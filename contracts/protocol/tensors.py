@@ -85,6 +85,8 @@ class Tensor:
         Raises:
             TensorError: the array's dtype has no datatype in the protocol.
         """
+        if (datatype := _FROM_NUMPY.get(array.dtype)) is not None:
+            return cls(name, datatype, array.shape, array.tobytes())
         shape = tuple(int(n) for n in array.shape)
         if array.dtype.kind in "OSU":
             return cls(name, "BYTES", shape, pack_bytes(array.reshape(-1).tolist(), name))

@@ -23,8 +23,10 @@ def group(requests: Sequence[Arrays], batch_axis: int | None, cap: int) -> list[
             done.append([i])
             continue
         key = tuple(
-            (name, str(array.dtype), array.shape[:batch_axis] + array.shape[batch_axis + 1 :])
-            for name, array in sorted(request.items())
+            [
+                (name, array.dtype.str, array.shape[:batch_axis] + array.shape[batch_axis + 1 :])
+                for name, array in (sorted(request.items()) if len(request) > 1 else request.items())
+            ]
         )
         members, count = open_groups.get(key, ([], 0))
         if members and count + rows > cap:
@@ -44,13 +46,23 @@ def join(requests: Sequence[Arrays], batch_axis: int) -> dict[str, NDArray[Any]]
 def split(outputs: Arrays, requests: Sequence[Arrays], batch_axis: int) -> list[dict[str, NDArray[Any]]] | None:
     """Give each request its rows of the joint outputs; None if an output does not follow the batch."""
     sizes = [_rows(request, batch_axis) or 0 for request in requests]
-    total, ends = sum(sizes), np.cumsum(sizes)[:-1]
+    total = sum(sizes)
     if any(array.ndim <= batch_axis or array.shape[batch_axis] != total for array in outputs.values()):
         return None
-    pieces = {name: np.split(array, ends, batch_axis) for name, array in outputs.items()}
-    return [{name: parts[i] for name, parts in pieces.items()} for i in range(len(requests))]
+    pieces: list[dict[str, NDArray[Any]]] = [{} for _ in requests]
+    before = (slice(None),) * batch_axis
+    for name, array in outputs.items():
+        start = 0
+        for piece, size in zip(pieces, sizes, strict=True):
+            piece[name] = array[(*before, slice(start, start + size))]
+            start += size
+    return pieces
 
 
 def _rows(request: Arrays, batch_axis: int) -> int | None:
-    sizes = {array.shape[batch_axis] for array in request.values() if array.ndim > batch_axis}
-    return sizes.pop() if len(sizes) == 1 and all(a.ndim > batch_axis for a in request.values()) else None
+    rows = None
+    for array in request.values():
+        if array.ndim <= batch_axis or rows not in (None, array.shape[batch_axis]):
+            return None
+        rows = array.shape[batch_axis]
+    return rows
