@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import redis
 import structlog
+from celery.worker import state
 
+from contracts.protocol.celery_message import read_task_message
 from contracts.protocol.errors import MessageError
 from contracts.protocol.messages import (
     INLINE_LIMIT_BYTES,
@@ -25,15 +28,22 @@ from contracts.protocol.messages import (
     decode_pack,
     decode_papers,
     encode_results,
+    worker_queue,
 )
 from workers import telemetry
 from workers.announce import Announcer
 from workers.app import app
+from workers.line import Command, Line
 from workers.node import Node
 from workers.papers import SignedWork
 
+# How long a sitting waits for the next message, and how long it may last.
+LINGER_SECONDS = 0.1
+SITTING_SECONDS = 1.0
+
 log = structlog.get_logger(__name__)
 _joined: list[tuple[Node, Announcer]] = []
+_lines = threading.local()
 
 
 def join(node: Node, announcer: Announcer) -> None:
@@ -50,7 +60,42 @@ def join(node: Node, announcer: Announcer) -> None:
 
 @app.task(name=TASK_RUN)
 def run(data: bytes) -> None:
-    """Run a pack of jobs and push their results to where the gateway listens."""
+    """Run a pack of jobs and push their results to where the gateway listens; then what else comes soon."""
+    _run(data)
+    _sit()
+
+
+@app.task(name=TASK_FILE_PAPERS)
+def file_papers(data: bytes) -> None:
+    """Keep papers that came without jobs."""
+    _file_papers(data)
+
+
+def _sit() -> None:
+    """Take message after message from the queue itself, until none comes for a moment.
+
+    Celery's loop costs more a message than the work on a small one (ADR 16); it is given its turn once a second.
+    """
+    node, _ = _joined[0]
+    queue = worker_queue(node.key.address)
+    until = time.monotonic() + SITTING_SECONDS
+    while time.monotonic() < until and state.should_stop is None and state.should_terminate is None:
+        try:
+            (found,) = _line(node.redis).call([("BRPOP", queue, LINGER_SECONDS)])
+        except (redis.RedisError, OSError):
+            return  # Celery connects anew, and says so
+        if found is None or isinstance(found, redis.RedisError):
+            return
+        try:
+            task, argument = read_task_message(found[1])
+            handle = _HANDLERS[task]
+        except (MessageError, KeyError):
+            log.warning("unreadable-message", queue=queue)
+            continue
+        handle(argument)
+
+
+def _run(data: bytes) -> None:
     node, announcer = _joined[0]
     started = time.perf_counter()
     try:
@@ -76,9 +121,7 @@ def run(data: bytes) -> None:
     telemetry.PACK_SECONDS.observe(time.perf_counter() - started)
 
 
-@app.task(name=TASK_FILE_PAPERS)
-def file_papers(data: bytes) -> None:
-    """Keep papers that came without jobs."""
+def _file_papers(data: bytes) -> None:
     node, _ = _joined[0]
     try:
         papers = decode_papers(data)
@@ -87,6 +130,9 @@ def file_papers(data: bytes) -> None:
         return
     if _says_something(papers):
         node.journal.keep((), papers)
+
+
+_HANDLERS: dict[str, Callable[[bytes], None]] = {TASK_RUN: _run, TASK_FILE_PAPERS: _file_papers}
 
 
 def _says_something(papers: Papers) -> bool:
@@ -107,22 +153,31 @@ def _inputs(client: redis.Redis, job: Job) -> bytes | None:
 
 
 def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]]) -> None:
+    line = _line(client)
     by_list: dict[str, list[Result]] = defaultdict(list)
-    with client.pipeline(transaction=False) as pipeline:
-        for job, result in served:
-            if result.outputs is not None and len(result.outputs) > INLINE_LIMIT_BYTES:
-                name = blob_key("out", job.request_id, job.attempt)
-                pipeline.set(name, result.outputs, ex=REPLY_TTL_SECONDS)
-                result = replace(result, outputs=None, outputs_ref=name)  # noqa: PLW2901  # the smaller one travels
-            by_list[job.reply_to].append(result)
-        for name, rows in by_list.items():
-            pipeline.rpush(name, encode_results(rows))
-        for name in by_list:
-            pipeline.expire(name, REPLY_TTL_SECONDS)
-        outcomes = pipeline.execute(raise_on_error=False)
+    commands: list[Command] = []
+    for job, result in served:
+        if result.outputs is not None and len(result.outputs) > INLINE_LIMIT_BYTES:
+            name = blob_key("out", job.request_id, job.attempt)
+            commands.append(("SET", name, result.outputs, "EX", REPLY_TTL_SECONDS))
+            result = replace(result, outputs=None, outputs_ref=name)  # noqa: PLW2901  # the smaller one travels
+        by_list[job.reply_to].append(result)
+    commands += [("RPUSH", name, encode_results(rows)) for name, rows in by_list.items()]
+    commands += [("EXPIRE", name, REPLY_TTL_SECONDS) for name in by_list]
+    if not commands:
+        return
+    outcomes = line.call(commands)
     lives = len(outcomes) - len(by_list)
     for place, outcome in enumerate(outcomes):
         # A broker with a user for each worker forbids EXPIRE on reply lists: it could empty those of others.
         forbidden = place >= lives and isinstance(outcome, redis.exceptions.NoPermissionError)
         if isinstance(outcome, redis.RedisError) and not forbidden:
             raise outcome
+
+
+def _line(client: redis.Redis) -> Line:
+    """Return this thread's line to the broker; generations answer from a thread of their own."""
+    known: tuple[redis.Redis, Line] | None = getattr(_lines, "line", None)
+    if known is None or known[0] is not client:
+        known = _lines.line = client, Line(client)
+    return known[1]

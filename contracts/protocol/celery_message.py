@@ -1,4 +1,4 @@
-"""Builds the bytes that Celery's own producer would push to a Redis queue for one task call.
+"""Builds the bytes that Celery's own producer would push to a Redis queue for one task call, and reads them.
 
 Celery's producer blocks, and costs more than the rest of a dispatch; this builds the same message for an event loop's
 Redis client. A test sends the same call through Celery and compares the two field by field; another lets a real worker
@@ -7,11 +7,13 @@ consume ours.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from uuid import uuid4
 
 import msgpack
 import orjson
+
+from contracts.protocol.errors import MessageError
 
 ORIGIN = "gateway"
 _NO_CALLBACKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -58,3 +60,20 @@ def task_message(task: str, argument: bytes, queue: str) -> bytes:
             },
         }
     )
+
+
+def read_task_message(message: bytes) -> tuple[str, bytes]:
+    """Return the task's name and its argument from what `task_message` built.
+
+    Raises:
+        MessageError: it is something else.
+    """
+    try:
+        read = orjson.loads(message)
+        (argument,) = msgpack.unpackb(b64decode(read["body"], validate=True), raw=False)[0]
+        task = read["headers"]["task"]
+    except Exception as error:
+        raise MessageError("not a call of a task.", field="message") from error
+    if type(task) is not str or type(argument) is not bytes:
+        raise MessageError("not a call of one of these tasks.", field="message")
+    return task, argument

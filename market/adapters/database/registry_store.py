@@ -159,7 +159,7 @@ class DatabaseRegistryView(SnapshotView):
             DatabaseUnreachable: the view stays as it was.
         """
         with self._lock, reading(self._engine) as connection:
-            row = connection.execute(sa.select(chain_cursor)).one_or_none()
+            row = connection.execute(_CURSOR).one_or_none()
             if row is None or (row.generation, row.version) == self._seen:
                 return False
             whole = row.generation != self._seen[0]
@@ -168,6 +168,10 @@ class DatabaseRegistryView(SnapshotView):
             self.show(row.block_number, [_KINDS[stored.kind](*_unpack(stored.data)) for stored in found], whole=whole)
             self._seen = (row.generation, row.version)
         return True
+
+
+# Asked several times a second by every process of a gateway.
+_CURSOR = sa.select(chain_cursor)
 
 
 def _cursor_block(row: Any) -> Block:

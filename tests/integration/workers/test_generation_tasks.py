@@ -53,7 +53,7 @@ def node(client, tmp_path_factory):
     sessions = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
     executor = Executor(key=WORKER, domain=DOMAIN, admission=admission, served=served, sessions=sessions)
     journal = Journal(folder.parent / "papers.db", domain=DOMAIN, operator=bytes(20))
-    made = SimpleNamespace(redis=client, executor=executor, journal=journal, package=package)
+    made = SimpleNamespace(redis=client, key=WORKER, executor=executor, journal=journal, package=package)
     before = list(tasks._joined)
     tasks.join(made, SimpleNamespace(in_flight=0))
     yield made
