@@ -34,6 +34,7 @@ from contracts.protocol.messages import (
 )
 from market.adapters.packing import SWEEP_SECONDS, PackingDispatcher, Waiting
 from market.adapters.redis_client import open_redis, reachable
+from market.adapters.redis_line import RedisLine
 from market.errors import RedisUnreachable
 from market.inference.ports import PaperSource
 
@@ -58,8 +59,9 @@ class CeleryDispatcher(PackingDispatcher):
     ) -> None:
         super().__init__(papers=papers, is_live=is_live, max_batch=max_batch, wall_clock=wall_clock)
         self._redis = open_redis(redis_url)
-        # The listener blocks on its connection, so it has a client of its own.
-        self._listening = open_redis(redis_url, max_connections=2)
+        self._sending = RedisLine(self._redis)
+        # The listener blocks on its connection, so it has one of its own.
+        self._listening = RedisLine(self._redis)
         self._reply_to = reply_key(process_id)
 
     @property
@@ -75,8 +77,9 @@ class CeleryDispatcher(PackingDispatcher):
     async def close(self) -> None:
         """Send the last papers, fail what waits and drop the connections."""
         await super().close()
+        await self._sending.close()
+        await self._listening.close()
         await self._redis.aclose()
-        await self._listening.aclose()
 
     async def stop(self, job: Job, tokens: int) -> None:
         """See `Dispatcher.stop`."""
@@ -97,7 +100,7 @@ class CeleryDispatcher(PackingDispatcher):
         with reachable():
             blobs = [(entry.blob, entry.job.deadline_at) for entry in entries if entry.blob is not None]
             if not blobs:
-                await self._redis.lpush(queue, message)
+                await self._sending.call("LPUSH", queue, message)
                 return
             async with self._redis.pipeline(transaction=False) as pipe:
                 for (name, data), deadline_at in blobs:
@@ -109,7 +112,7 @@ class CeleryDispatcher(PackingDispatcher):
     async def _carry_papers(self, worker: bytes, papers: Papers) -> None:
         queue = worker_queue(worker)
         with reachable():
-            await self._redis.lpush(queue, task_message(TASK_FILE_PAPERS, encode_papers(papers), queue))
+            await self._sending.call("LPUSH", queue, task_message(TASK_FILE_PAPERS, encode_papers(papers), queue))
 
     # --- inbound -----------------------------------------------------------------------------------------------
 
@@ -126,12 +129,12 @@ class CeleryDispatcher(PackingDispatcher):
                 delay = min(2 * delay, 1.0)
 
     async def _listen_once(self) -> None:
-        found = await self._listening.blpop([self._reply_to], timeout=LISTEN_SECONDS)
+        found = await self._listening.call("BLPOP", self._reply_to, LISTEN_SECONDS)
         if found is None:
             return
         self._take(found[1])
         if len(self._pending) > 1:
-            more = await self._listening.lpop(self._reply_to, REPLIES_AT_ONCE)
+            more = await self._listening.call("LPOP", self._reply_to, REPLIES_AT_ONCE)
             for reply in more if isinstance(more, list) else ():
                 self._take(reply)
 

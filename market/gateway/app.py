@@ -22,7 +22,6 @@ from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest
 from market.gateway import routes_insight, routes_keys, routes_market, routes_oip, routes_refunds, routes_trace
 from market.gateway.console import console_router
-from market.gateway.grpc.server import serve_grpc
 from market.gateway.infer_http import refuse
 from market.gateway.openai import problems as openai_problems
 from market.gateway.openai import routes as routes_openai
@@ -40,6 +39,18 @@ class NoRoute(InvalidRequest):
     default_remedy = "/openapi.json lists the routes."
 
 
+@asynccontextmanager
+async def _grpc(runtime: GatewayRuntime) -> AsyncIterator[int | None]:
+    """Serve gRPC where a port is set; its library takes ten megabytes."""
+    if runtime.settings.grpc_port is None:
+        yield None
+        return
+    from market.gateway.grpc.server import serve_grpc
+
+    async with serve_grpc(runtime) as port:
+        yield port
+
+
 def create_app(runtime: GatewayRuntime) -> FastAPI:
     """Build the application around a runtime, which it opens and closes with its lifespan."""
 
@@ -47,7 +58,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
         try:
-            async with serve_grpc(runtime) as app.state.grpc_port:
+            async with _grpc(runtime) as app.state.grpc_port:
                 yield
         finally:
             await settle_background()

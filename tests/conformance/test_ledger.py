@@ -3,17 +3,20 @@
 import asyncio
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import IntegrityError
 
+from market.adapters.database import migrate
 from market.adapters.database import tables_ledger as t
 from market.adapters.database.engine import open_engine, reading, writing
 from market.adapters.database.ledger import DatabaseLedger
-from market.adapters.database.migrate import upgrade
+from market.adapters.database.migrate import newest_revision, upgrade
 from market.adapters.database.schema import metadata
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import DatabaseUnreachable, InsufficientVoucher
@@ -252,3 +255,14 @@ def test_unreachable_database_is_named(tmp_path):
         upgrade(open_engine(f"sqlite:///{tmp_path}/no/such/folder.db"))
     with pytest.raises(DatabaseUnreachable):
         open_engine("nonsense://")
+
+
+def test_the_name_of_a_migration_tells_the_newest(tmp_path):
+    folder = Path(migrate.__file__).parent / "migrations"
+    assert ScriptDirectory(str(folder)).get_current_head() == newest_revision()
+    engine = open_engine(f"sqlite:///{tmp_path / 'market.db'}")
+    for _ in range(2):
+        upgrade(engine)
+        with engine.connect() as connection:
+            assert MigrationContext.configure(connection).get_current_revision() == newest_revision()
+    engine.dispose()
