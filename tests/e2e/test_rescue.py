@@ -1,10 +1,16 @@
-"""The gateway is killed for good after it served: the operator ends with all it earned, from papers and chain alone."""
+"""The gateway is killed for good after it served: the operator ends with all it earned, from papers and chain alone.
+
+In the gateway's own lane and behind a link; from several channels, whose receipts were signed many at once (ADR 11).
+"""
 
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -12,18 +18,21 @@ from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options, program
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
+from tests.chaos.arena import family, signalled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 DEPOSIT = 1_000_000
-REQUESTS = 3
+CHANNELS, REQUESTS = 4, 3
+PLAIN_SIGNATURE = 65
 # The worker's share of a price after the owner's 10 % and the gateway's 5 %.
 EARNED = UNIT_PRICE * 85 // 100
 
 
-@pytest.fixture
-def local(tmp_path):
-    with LocalMarket(Options(tmp_path / "market", keep_state=False, settle_interval_seconds=3_600.0)) as found:
+@pytest.fixture(params=[False, True], ids=["own lane", "linked"])
+def local(tmp_path, request):
+    options = Options(tmp_path / "market", keep_state=False, settle_interval_seconds=3_600.0, linked=request.param)
+    with LocalMarket(options) as found:
         found.start_services()
         found.deploy()
         found.list_model()
@@ -50,24 +59,59 @@ def worker(local, *arguments) -> dict:
     return json.loads(done.stdout)
 
 
-def test_what_was_served_is_paid_without_the_gateway(local):
-    operator, gateway = local.accounts["operator"].address, local.accounts["gateway"].address
-    inputs = minilm.tokenize(minilm.load_tokenizer(), ["What was served is paid."])
-    channels = []
-    for _ in range(2):
+def clients(local, stack) -> list[Market]:
+    found = []
+    for _ in range(CHANNELS):
         wallet = local.wallet("client")
-        channel = local.chain.open_channel(wallet, gateway, DEPOSIT)
-        channels.append(channel.digest(local.chain.domain))
-        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-            market.use_channel(channel, local.chain.domain)
-            market.wait_for_channel(channels[-1], deposited=DEPOSIT)
-            for _ in range(REQUESTS):
-                market.infer(minilm.NAME, inputs)
+        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
+        market = stack.enter_context(Market(local.gateway_url, wallet, papers=PaperStore(None)))
+        market.use_channel(channel, local.chain.domain)
+        market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        found.append(market)
+    return found
+
+
+def ask_at_once(local, markets, inputs) -> None:
+    """Let one request of each channel wait for the worker, which then serves and signs them together."""
+    worker = next(child for child in local.supervisor.children if child.name == "worker")
+    stopped = family(worker.pid)
+    with ThreadPoolExecutor(len(markets)) as pool:
+        try:
+            for pid in stopped:
+                signalled(pid, signal.SIGSTOP)
+            asked = [pool.submit(market.infer, minilm.NAME, inputs) for market in markets]
+            time.sleep(0.5)
+        finally:
+            for pid in stopped:
+                signalled(pid, signal.SIGCONT)
+        for one in asked:
+            one.result()
+
+
+def journal(local, query: str) -> list:
+    """Return the first column of a query of the worker's papers."""
+    [path] = (local.data_dir / "worker").glob("papers-*.db")
+    with closing(sqlite3.connect(path)) as db:
+        return [row[0] for row in db.execute(query).fetchall()]
+
+
+def test_what_was_served_is_paid_without_the_gateway(local):
+    operator = local.accounts["operator"].address
+    inputs = minilm.tokenize(minilm.load_tokenizer(), ["What was served is paid."])
+    with ExitStack() as stack:
+        markets = clients(local, stack)
+        channels = [market.channel().channel_id for market in markets]
+        for _ in range(REQUESTS):
+            ask_at_once(local, markets, inputs)
     served = len(channels) * REQUESTS
+    lengths = journal(local, "SELECT length(worker_signature), max(number) FROM work GROUP BY channel_id")
+    assert max(lengths) > PLAIN_SIGNATURE, "no claim was signed with others"
 
     deadline_at = time.monotonic() + 30
-    while (papers := rescue(local, "--dry-run"))["countersigned"] < served and time.monotonic() < deadline_at:
-        time.sleep(0.5)
+    while journal(local, "SELECT count(DISTINCT work) FROM countersignatures") != [served]:
+        assert time.monotonic() < deadline_at, "the papers did not come"
+        time.sleep(0.1)
+    papers = rescue(local, "--dry-run")
     assert papers["receipts"] == papers["countersigned"] == served
     assert papers["channels to claim"] == len(channels)
     assert papers["owed by notes"] == f"0.{served * EARNED:06d}"
@@ -76,12 +120,12 @@ def test_what_was_served_is_paid_without_the_gateway(local):
         if child.name in ("gateway", "jobs"):
             os.killpg(child.pid, signal.SIGKILL)
     before = local.chain.balance(operator)
-    assert [local.chain.channel_settled(channel) for channel in channels] == [0, 0]
+    assert [local.chain.channel_settled(channel) for channel in channels] == [0] * CHANNELS
 
     report = rescue(local)
 
     assert local.chain.balance(operator) - before == served * EARNED
-    assert [local.chain.channel_settled(channel) for channel in channels] == [REQUESTS * UNIT_PRICE] * 2
+    assert [local.chain.channel_settled(channel) for channel in channels] == [REQUESTS * UNIT_PRICE] * CHANNELS
     assert report["withdrawn"] == f"0.{served * EARNED:06d}"
     assert report["still owed"] == "0.000000"
     (standing,) = worker(local, "audit")["gateways"]
