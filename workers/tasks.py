@@ -74,7 +74,7 @@ def file_papers(data: bytes) -> None:
 def _sit() -> None:
     """Take message after message from the queue itself, until none comes for a moment.
 
-    Celery's loop costs more a message than the work on a small one (ADR 16); it is given its turn once a second.
+    Celery's loop costs more a message than the work on a small one (ADR 20); it is given its turn once a second.
     """
     node, _ = _joined[0]
     queue = worker_queue(node.key.address)
