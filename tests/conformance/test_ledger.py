@@ -1,7 +1,9 @@
 """One suite for every adapter of `payments.ports.Ledger`; SQLite and PostgreSQL are real."""
 
 import asyncio
+import sqlite3
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,4 +267,27 @@ def test_the_name_of_a_migration_tells_the_newest(tmp_path):
         upgrade(engine)
         with engine.connect() as connection:
             assert MigrationContext.configure(connection).get_current_revision() == newest_revision()
+    engine.dispose()
+
+
+async def test_a_charge_goes_on_soon_after_another_process_lets_go_of_sqlite(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path / 'market.db'}")
+    upgrade(engine)
+    ledger = DatabaseLedger(engine, GATEWAY.address)
+    await ledger.record(charge(1, 100, request=1))
+    other = sqlite3.connect(tmp_path / "market.db", isolation_level=None, check_same_thread=False)
+    late = []
+    for request in range(2, 6):
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(ledger.record(charge(1, 100, request=request)))
+        await asyncio.sleep(0.25)
+        assert not waiting.done()
+        other.execute("COMMIT")
+        released = time.monotonic()
+        await waiting
+        late.append(time.monotonic() - released)
+    # SQLite's own waiting would be asleep for up to 0.1 s, half of that on average.
+    assert min(late) < 0.03
+    other.close()
+    ledger.close()
     engine.dispose()

@@ -7,6 +7,7 @@ them. Any other database is written through SQLAlchemy as ever. Used by the ledg
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from market.adapters.database.engine import writing
+from market.adapters.database.engine import BUSY_TIMEOUT_MS, writing
 from market.errors import DatabaseUnreachable
 
 _KEYS = "keys"
 _COMPILED_KEPT = 256
+_LOOK_MS = 3
 
 
 class Executes(Protocol):
@@ -64,6 +66,7 @@ class DirectConnection:
         driver: Any = pooled.driver_connection
         pooled.detach()
         self._driver: sqlite3.Connection = driver
+        self._driver.execute(f"PRAGMA busy_timeout = {_LOOK_MS}")
         self._compiled: dict[tuple[int, int, bool], tuple[Any, _Compiled]] = {}
 
     def close(self) -> None:
@@ -98,7 +101,7 @@ class DirectConnection:
             DatabaseUnreachable: the database does not answer, or another writer holds it for too long.
         """
         try:
-            self._driver.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self
                 self._driver.execute("COMMIT")
@@ -112,6 +115,20 @@ class DirectConnection:
             if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
                 raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
             raise
+
+    def _begin(self) -> None:
+        """Take the write lock, looking for it every few milliseconds while another process has it.
+
+        SQLite's own waiting sleeps up to a tenth of a second at a time, as often as a settlement marks its receipts.
+        """
+        until = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+        while True:
+            try:
+                self._driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
 
     def _compile(self, statement: Any, parameters: Mapping[str, Any]) -> _Compiled:
         keys = parameters.get(_KEYS)
