@@ -22,8 +22,9 @@ _END = b"\r\n\r\n"
 _VERSION = " HTTP/1.1"
 _PATH = re.compile(r"/v2/models/[\w./:~-]+/infer", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-# A control character, or a line break that is not a line's end.
-_CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+# A control character, a line break that is not a line's end, or a blank before one: uvicorn's parser keeps that blank
+# or drops it, by where the segments happen to end.
+_UNCLEAR = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n| (?=\r|\Z)")
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 # Whoever sends one of these wants more than the short way offers.
@@ -88,14 +89,14 @@ def read_whole(data: bytes) -> WholeRequest | None:
         name = name.lower()
         if not colon or name in headers or _TOKEN.fullmatch(name) is None:
             return None
-        headers[name] = value.strip(" ")
+        headers[name] = value.lstrip(" ")
     length = headers.get("content-length", "")
     if (
         not (length.isascii() and length.isdecimal() and len(length) <= 9)
         or int(length) != len(data) - end - len(_END)
         or headers.get("connection", "keep-alive").lower() != "keep-alive"
         or not _LEFT_TO_UVICORN.isdisjoint(headers)
-        or _CONTROL.search(data, 0, end) is not None
+        or _UNCLEAR.search(data, 0, end) is not None
     ):
         return None
     return WholeRequest(path, headers, data[end + len(_END) :])

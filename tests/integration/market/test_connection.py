@@ -193,6 +193,7 @@ def test_odd_headers_are_left_to_uvicorn(line):
         request(b"{}").replace(b"Content-Length: 2", b"Content-Length: +2"),
         request(b"{}").replace(b"Content-Length: 2\r\n", b""),
         request(b"{}").replace(b"\r\n", b"\n"),
+        request(b"{}", "Market-Worker: 0x1 "),
         request(b"{}").replace(b"POST", b"PUT"),
         request(b"{}")[:-2],
         b"",
@@ -212,6 +213,7 @@ TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=12)
 )
 @example([("A", "  x\t")], b"")
 @example([("A", "\x80\xff")], b"x")
+@example([("A", "0 ")], b"")
 def test_both_ways_read_the_same(address, headers, body):
     """Whenever the short way takes a request, uvicorn would have read the same from it."""
     data = request(body, *(f"{name}: {value}" for name, value in headers))
