@@ -1,13 +1,14 @@
 """The book of x402 payments under threads: nothing is bought, held, charged or refunded twice."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from market.adapters.database.x402_book import DatabaseBook
 from market.errors import RequestInProgress
-from market.payments.x402_channels import ChannelConfig, PayerChannel
+from market.payments.x402_channels import ChannelConfig, ChannelOutOfStep, PayerChannel
 from market.payments.x402_model import EXACT, Authorization, Bought, Credit, CreditShort, Payment
 from tests.conformance.test_ledger import SERVERS, open_database
 
@@ -174,3 +175,48 @@ def test_a_request_that_outlived_its_hold_takes_no_more_than_the_newest_voucher_
     book.charge(third, 20, now=UNTIL + 5)
     assert [book.charged(request) for request in (slow, quick, third)] == [20, 10, 0]
     assert book.channel(b"\xcc" * 32).busy_with is None
+
+
+def outcome_of(call):
+    try:
+        return call()
+    except (RequestInProgress, ChannelOutOfStep) as refusal:
+        return type(refusal)
+
+
+def at_once(calls):
+    """Run every call in a thread of its own, let loose together."""
+    gate = threading.Barrier(len(calls))
+
+    def one(call):
+        gate.wait(10)
+        return outcome_of(call)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(one, calls))
+
+
+@pytest.mark.parametrize("same_payment", [True, False])
+def test_one_of_the_first_vouchers_of_a_channel_is_served(book, same_payment):
+    """Nothing is there yet to lock: who comes second is told so, and never gets an error of the database."""
+
+    def first(number):
+        request_id = bytes([1 if same_payment else number]) * 32
+        return lambda: book.hold_channel(request_id, payers_channel(signed_max=500), 500, now=NOW, until=UNTIL)
+
+    outcomes = at_once([first(number) for number in range(8)])
+    assert sorted(map(str, outcomes)) == sorted(map(str, [Payment.HELD] + [RequestInProgress] * 7))
+    held = [request for request in (bytes([n]) * 32 for n in range(8)) if book.lost(UNTIL + 1) == [request]]
+    assert held == [book.channel(b"\xcc" * 32).busy_with]
+
+
+def test_one_payment_from_credit_sent_at_once_is_one_request(book):
+    bought(book, 5_500)
+    outcomes = at_once([lambda: hold(book, b"\1" * 32, 1_000)] * 8)
+    assert sorted(map(str, outcomes)) == sorted(map(str, [Payment.HELD] + [RequestInProgress] * 7))
+    assert book.credit(PAYER).held == 1_000
+
+
+def test_two_first_packs_of_a_payer_are_both_credited(book):
+    at_once([lambda: bought(book, 1_000)] * 8)
+    assert book.credit(PAYER) == Credit(balance=8_000, bought=8_000)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from market.adapters.database.engine import reading, writing
@@ -155,8 +156,9 @@ class DatabaseBook:
         values |= {"last_request": request_id, "last_request_at": now}
         with writing(self._engine) as connection:
             row = _channel_row(connection, channel.channel_id, lock=True)
-            if row is None:
-                connection.execute(sa.insert(x402_channels).values(values))
+            if row is None and not _insert(connection, x402_channels, values):
+                # Another request of the same new channel was first by a moment: what it wrote is what is known.
+                row = _channel_row(connection, channel.channel_id, lock=True)
             known = None if row is None else _channel(row)
             if known is not None and known.charged != channel.charged:
                 raise ChannelOutOfStep(known)
@@ -300,9 +302,7 @@ def _authorization(row: Row[Any]) -> Authorization:
 
 def _ensure_credit(connection: Connection, payer: bytes) -> None:
     nothing = {"payer": payer, "balance": 0, "held": 0, "bought": 0, "refunded": 0}
-    columns = [sa.literal(value, x402_credits.c[name].type) for name, value in nothing.items()]
-    absent = ~sa.exists().where(x402_credits.c.payer == payer)
-    connection.execute(sa.insert(x402_credits).from_select(list(nothing), sa.select(*columns).where(absent)))
+    _insert(connection, x402_credits, nothing)
 
 
 def _begin_payment(
@@ -320,13 +320,6 @@ def _begin_payment(
     Raises:
         RequestInProgress: it is being served.
     """
-    known = _payment_row(connection, request_id)
-    if known is not None and known.state == Payment.CHARGED:
-        return False
-    if known is not None and known.state == Payment.HELD:
-        if known.held_until > now:
-            raise RequestInProgress("This payment is being served.", field="PAYMENT-SIGNATURE")
-        _release(connection, request_id)
     values = {
         "scheme": scheme,
         "payer": payer,
@@ -336,12 +329,28 @@ def _begin_payment(
         "state": int(Payment.HELD),
         "held_until": until,
     }
+    known = _payment_row(connection, request_id)
     if known is None:
-        connection.execute(sa.insert(x402_payments).values(request_id=request_id, **values))
-    else:
-        here = x402_payments.c.request_id == request_id
-        connection.execute(sa.update(x402_payments).where(here).values(values))
+        if _insert(connection, x402_payments, {"request_id": request_id, **values}):
+            return True
+        # The same payment came twice at once, and the other was first.
+        known = _payment_row(connection, request_id)
+    if known is not None and known.state == Payment.CHARGED:
+        return False
+    if known is not None and known.state == Payment.HELD:
+        if known.held_until > now:
+            raise RequestInProgress("This payment is being served.", field="PAYMENT-SIGNATURE")
+        _release(connection, request_id)
+    here = x402_payments.c.request_id == request_id
+    connection.execute(sa.update(x402_payments).where(here).values(values))
     return True
+
+
+def _insert(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+    """Insert a row; False, and nothing done, if its key is taken: PostgreSQL waits for whoever is writing it."""
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    insert = make(table).values(values).on_conflict_do_nothing()
+    return connection.execute(insert.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
 def _release(connection: Connection, request_id: bytes) -> None:
