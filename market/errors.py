@@ -360,6 +360,13 @@ class TooManyFailures(AccessError):
     default_remedy = "Wait as long as Retry-After says, then send a key that is known."
 
 
+class NoRoute(InvalidRequest):
+    """There is no such route."""
+
+    code = "no-route"
+    default_remedy = "/openapi.json lists the routes."
+
+
 class UnknownPage(RequestError):
     """The console has no such file."""
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
-from market.errors import InvalidRequest
+from market.errors import InvalidRequest, NoRoute
 from market.gateway import routes_insight, routes_keys, routes_market, routes_oip, routes_refunds, routes_trace
 from market.gateway.console import console_router
 from market.gateway.infer_http import refuse
@@ -30,13 +30,6 @@ from market.gateway.x402 import routes as routes_x402
 from market.gateway.x402.door import settle_background
 
 log = structlog.get_logger(__name__)
-
-
-class NoRoute(InvalidRequest):
-    """There is no such route."""
-
-    code = "no-route"
-    default_remedy = "/openapi.json lists the routes."
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
-from market.gateway.body import read_body
+from market.gateway.body import pack_content, read_body, wanted_encoding
 from market.gateway.connection import WholeRequest
 from market.gateway.doorman import FORWARDED_FOR, admitted, doorman_of, forwarded_for
 from market.gateway.headers import answer_headers, plain_headers, read_headers
@@ -166,6 +166,12 @@ async def respond(
     paid = {**answer_headers(answer), **served.headers}
     if json_bytes is not None:
         paid[HEADER_LENGTH] = str(json_bytes)
+    encoding = wanted_encoding(headers)
+    if encoding is not None:
+        packed = await pack_content(content, encoding)
+        if packed is not None:
+            content = packed
+            paid |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
     return Answered(content, paid, _JSON if json_bytes is None else _BINARY)
 
 

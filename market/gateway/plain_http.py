@@ -21,6 +21,7 @@ from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidVoucher, Overloaded, PaymentError
+from market.gateway.body import wanted_encoding
 from market.gateway.connection import read_whole
 from market.gateway.doorman import FORWARDED_FOR, doorman_of
 from market.gateway.headers import REQUEST_HEADERS, TRACEPARENT, VOUCHER
@@ -154,7 +155,7 @@ class PlainHttp:
 
     def _read(self, data: bytes, end: int) -> _Head | None:
         request = read_whole(data)
-        if request is None or not _NOT_PLAIN.isdisjoint(request.headers):
+        if request is None or not _NOT_PLAIN.isdisjoint(request.headers) or wanted_encoding(request.headers):
             return None
         voucher = request.headers.get(_VOUCHER)
         model = request.path[len(_PREFIX) : -len(_SUFFIX)]

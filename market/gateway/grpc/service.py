@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
-from market.errors import InvalidRequest
+from market.errors import InvalidRequest, NoRoute
 from market.gateway import views
 from market.gateway.doorman import admitted, doorman_of, forwarded_for
 from market.gateway.grpc import messages
@@ -33,6 +33,16 @@ log = structlog.get_logger(__name__)
 
 STREAM_IN_FLIGHT = 16
 EXTENSIONS = ("model_repository", "market")
+OFFERED = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "RepositoryIndex",
+    "ModelInfer",
+    "ModelStreamInfer",
+)
 # Metadata beyond 8 KiB makes some clients drop the whole call.
 _MAX_PROBLEM_BYTES = 4_096
 
@@ -52,6 +62,25 @@ _STATUS: Mapping[int, grpc.StatusCode] = {
     503: _Code.UNAVAILABLE,
     504: _Code.DEADLINE_EXCEEDED,
 }
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """The service's methods; calls that other servers of the protocol offer are refused by name, as every refusal."""
+
+    def __init__(self, methods: Mapping[str, Any]) -> None:
+        self._methods = {f"/{messages.SERVICE}/{name}": handler for name, handler in methods.items()}
+        self._none = grpc.unary_unary_rpc_method_handler(_not_offered)
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Return the method's handler, None for another service's method."""
+        method: str = handler_call_details.method
+        known = self._methods.get(method)
+        return self._none if known is None and method.startswith(f"/{messages.SERVICE}/") else known
+
+
+async def _not_offered(_: bytes, context: Any) -> None:
+    refused = NoRoute("this call is not offered.", remedy=f"Calls that are: {', '.join(OFFERED)}.")
+    await _abort(context, refused, _Code.UNIMPLEMENTED)
 
 
 class InferenceServicer:
@@ -81,7 +110,7 @@ class InferenceServicer:
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream, response_serializer=_serialize
         )
-        return grpc.method_handlers_generic_handler(messages.SERVICE, methods)
+        return _Handlers(methods)
 
     # --- health and metadata ----------------------------------------------------------------------------------
 
@@ -220,14 +249,15 @@ def _internal(error: Exception) -> CodedError:
     return internal
 
 
-async def _abort(context: Any, error: CodedError) -> None:
+async def _abort(context: Any, error: CodedError, status: grpc.StatusCode | None = None) -> None:
     body = problem_body(error)
     problem = orjson.dumps(body)
     if len(problem) > _MAX_PROBLEM_BYTES:
         body.pop("offers", None)
         problem = orjson.dumps(body)
     trailing = [("market-code", error.code), ("market-retry", str(error.retry)), ("market-problem-bin", problem)]
-    await context.abort(_STATUS.get(body["status"], _Code.UNKNOWN), _text(error), tuple(trailing))
+    status = status or _STATUS.get(body["status"], _Code.UNKNOWN)
+    await context.abort(status, _text(error), tuple(trailing))
 
 
 def _refuse_in(answer: Any, error: CodedError, data: bytes) -> None:

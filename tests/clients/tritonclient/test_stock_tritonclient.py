@@ -108,9 +108,43 @@ def test_one_output_of_many(either):
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests(http, sentences, reference, algorithm):
-    result = http.infer("minilm", made(sync_http, sentences), request_compression_algorithm=algorithm)
+@pytest.mark.parametrize("binary", [True, False])
+def test_compressed_requests_and_answers(http, sentences, reference, algorithm, binary):
+    result = http.infer(
+        "minilm",
+        made(sync_http, sentences, binary_data=binary),
+        outputs=[sync_http.InferRequestedOutput("last_hidden_state", binary_data=binary)],
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
     np.testing.assert_allclose(result.as_numpy("last_hidden_state"), reference, atol=TOLERANCE)
+
+
+def test_compressed_messages_over_grpc(grpc, sentences, reference):
+    result = grpc.infer("minilm", made(sync_grpc, sentences), compression_algorithm="gzip")
+    np.testing.assert_allclose(result.as_numpy("last_hidden_state"), reference, atol=TOLERANCE)
+
+
+def test_calls_of_other_servers_are_refused_by_name(either, running):
+    client, module = either
+    before = running.charged()
+    for method, given in (
+        ("get_inference_statistics", {"model_name": "minilm"}),
+        ("get_model_config", {"model_name": "minilm"}),
+        ("load_model", {"model_name": "minilm"}),
+        ("unload_model", {"model_name": "minilm"}),
+        ("get_trace_settings", {}),
+        ("update_trace_settings", {"settings": {}}),
+        ("get_log_settings", {}),
+        ("update_log_settings", {"settings": {}}),
+        ("get_system_shared_memory_status", {}),
+        ("register_system_shared_memory", {"name": "a", "key": "/a", "byte_size": 1}),
+        ("unregister_cuda_shared_memory", {}),
+    ):
+        with pytest.raises(InferenceServerException, match=r"is not offered|Not Found") as refused:
+            getattr(client, method)(**given)
+        assert module is sync_http or "no-route" in refused.value.message()
+    assert running.charged() == before
 
 
 def test_many_at_once(running, sentences, reference):

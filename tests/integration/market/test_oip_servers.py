@@ -22,6 +22,7 @@ from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain, Receipt
 from market.errors import InsufficientVoucher, NoPayment
 from market.gateway.app import create_app
+from market.gateway.body import pack_content
 from market.gateway.grpc import messages as m
 from market.gateway.infer_http import InferPath
 from market.inference.model import Answer
@@ -178,6 +179,24 @@ def test_compressed_bodies(http, encoding, pack):
     refused(http.post(INFER, content=raw, headers=PAY | {"Content-Encoding": "br"}), 400, "invalid-request")
 
 
+@pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15)])
+async def test_an_answer_is_compressed_where_that_alone_is_asked_for(http, encoding, bits):
+    many = body(np.ones((64, 4), np.float32))
+    plain = http.post(INFER, json=many, headers=PAY)  # httpx asks for a list by itself
+    assert plain.status_code == 200, plain.text
+    assert "content-encoding" not in plain.headers
+    with http.stream("POST", INFER, json=many, headers=PAY | {"Accept-Encoding": encoding}) as packed:
+        data = b"".join(packed.iter_raw())
+    assert packed.headers["content-encoding"] == encoding
+    assert int(packed.headers["content-length"]) == len(data) < len(plain.content)
+    assert zlib.decompress(data, bits) == plain.content
+    small = http.post(INFER, json=body(), headers=PAY | {"Accept-Encoding": encoding})
+    assert small.status_code == 200
+    assert "content-encoding" not in small.headers
+    large = bytes(1_000_000)  # packed in a thread
+    assert zlib.decompress(await pack_content(large, encoding), bits) == large
+
+
 def test_refusals_say_what_and_charge_nothing(http):
     before = len(CHARGES)
     assert "offers" in refused(http.post(INFER, json=body()), 402, "payment-required")
@@ -290,6 +309,18 @@ def test_grpc_health_and_metadata(channel):
     with pytest.raises(grpc.RpcError) as error:
         call(channel, "ModelMetadata", b"\xff", m.ModelMetadataResponse)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_calls_that_grpc_does_not_offer_are_refused_by_name(channel):
+    offered = channel.unary_unary(f"/{m.SERVICE}/ModelStatistics")
+    with pytest.raises(grpc.RpcError) as error:
+        offered(b"", timeout=10)
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert dict(error.value.trailing_metadata())["market-code"] == "no-route"
+    assert "ModelStreamInfer" in error.value.details()
+    with pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary("/other.Service/Call")(b"", timeout=10)
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def stream(channel, requests, **more):
