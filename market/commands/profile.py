@@ -100,7 +100,8 @@ class Profile:
         if rpc_url is None:
             raise _missing("rpc-url", "node", "Give --rpc-url, or start `market up` with the same --data-dir.")
         deployment = self.deployment or (Path(self.network.deployment) if self.network else None)
-        return Chain.connect(rpc_url, deployment, chain_id=self.chain_id, dry_run=dry_run)
+        outbox = self.data_dir / "client" / "outbox"
+        return Chain.connect(rpc_url, deployment, chain_id=self.chain_id, dry_run=dry_run, outbox_dir=outbox)
 
     def wallet(self, role: str = "client") -> Wallet:
         """Open the keystore of the options, else the local network's `role`.

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from web3 import Web3
 
+from contracts.bindings.command import act
 from contracts.bindings.deploy import Contracts, Terms, bind, deploy, require_code
 from contracts.bindings.errors import TransactionReverted
 from contracts.bindings.escrow import ChannelState
 from contracts.bindings.model_registry import ModelState
+from contracts.bindings.outbox_file import FileOutbox
 from contracts.bindings.rpc import connect, named
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.deployments import Deployment
@@ -48,9 +50,12 @@ class Planned:
 class Chain:
     """One deployment on one node; a dry run sends nothing and keeps what it would send in `planned`."""
 
-    def __init__(self, web3: Web3, deployment: Deployment, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, web3: Web3, deployment: Deployment, *, dry_run: bool = False, outbox_dir: Path | None = None
+    ) -> None:
         self._web3 = web3
         self._dry_run = dry_run
+        self._outbox_dir = outbox_dir
         self.planned: list[Planned] = []
         self.deployment = deployment
         self._bound: Contracts = bind(web3, deployment)
@@ -59,9 +64,17 @@ class Chain:
 
     @classmethod
     def connect(
-        cls, rpc_url: str, deployment_file: Path | None = None, *, chain_id: int | None = None, dry_run: bool = False
+        cls,
+        rpc_url: str,
+        deployment_file: Path | None = None,
+        *,
+        chain_id: int | None = None,
+        dry_run: bool = False,
+        outbox_dir: Path | None = None,
     ) -> Chain:
         """Open a node, and the deployment that a file names or that the project publishes for the node's chain.
+
+        With `outbox_dir`, what is signed is kept there until it is mined: a call repeated after a crash is one effect.
 
         Raises:
             ChainError: the node does not answer, is another chain's, or has no contracts there.
@@ -70,7 +83,7 @@ class Chain:
         web3 = connect(rpc_url, chain_id)
         with named(rpc_url):
             served = web3.eth.chain_id
-        return cls(web3, load_deployment(served, deployment_file), dry_run=dry_run)
+        return cls(web3, load_deployment(served, deployment_file), dry_run=dry_run, outbox_dir=outbox_dir)
 
     @classmethod
     def deploy(
@@ -275,9 +288,19 @@ class Chain:
     def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
         if self._dry_run:
             return self._plan(wallet, what, to, data)
-        sender = self._senders.setdefault(wallet.address, Transactor(self._web3, wallet.key))
-        # A person's command is a purpose of its own each time; only programs repeat a purpose.
+        sender = self._senders.get(wallet.address)
+        if sender is None:
+            outbox = None if self._outbox_dir is None else self._outbox(self._outbox_dir)
+            sender = self._senders[wallet.address] = Transactor(self._web3, wallet.key, outbox=outbox)
+        if self._outbox_dir is not None:
+            return act(sender, what, to, data)
+        # Without a place to remember, each call is a purpose of its own.
         return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
+
+    def _outbox(self, folder: Path) -> FileOutbox:
+        """Open what commands left unfinished on this deployment: another one has nothing to do with it."""
+        escrow = self.deployment.escrow.hex()[:8]
+        return FileOutbox(folder / f"{self.deployment.chain_id}-{escrow}.json")
 
     def _plan(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
         """Keep what would be sent; the result stands for a transaction that does not exist."""

@@ -7,6 +7,7 @@ import pytest
 
 from contracts.bindings.errors import NodeUnreachable, NotEnoughGasMoney, TransactionReverted, WrongChain
 from contracts.bindings.outbox import MemoryOutbox
+from contracts.bindings.outbox_file import FileOutbox
 from contracts.bindings.rpc import connect
 from contracts.bindings.transactor import FEE_CEILING, NotConfirmed, Transactor
 from contracts.protocol.hexes import checksum, hex0x
@@ -23,8 +24,11 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-@pytest.fixture(params=["memory", "database"])
+@pytest.fixture(params=["memory", "database", "file"])
 def outbox(request, tmp_path):
+    if request.param == "file":
+        yield FileOutbox(tmp_path / "outbox.json")
+        return
     engine = open_engine(f"sqlite:///{tmp_path}/outbox.db")
     upgrade(engine)
     yield MemoryOutbox() if request.param == "memory" else DatabaseOutbox(engine)
