@@ -28,12 +28,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """What one gateway owes the operator by its note, and what is on chain already, atomic units."""
+    """What one gateway owes the operator by its note, and what is on chain already, atomic units.
+
+    `arrears` is what the contract still holds back of the gateway's reserve for a note presented earlier.
+    """
 
     note: CreditNote
     signature: bytes
     credited: int
     withdrawn: int
+    arrears: int
 
     @property
     def owed(self) -> int:
@@ -74,7 +78,8 @@ def look(contracts: Contracts, journal: Journal, operator: bytes) -> Rescue:
     debts = []
     for note, signature in journal.notes():
         credited, withdrawn = contracts.escrow.credits(note.gateway, operator)
-        debts.append(Debt(note, signature, credited, withdrawn))
+        _, arrears = contracts.escrow.presented_note(note.gateway, operator)
+        debts.append(Debt(note, signature, credited, withdrawn, arrears))
     return Rescue(claims, debts)
 
 
@@ -120,7 +125,8 @@ def collect(
     credited = withdrawn = still_owed = 0
     for debt in found.debts:
         gateway = debt.note.gateway
-        if debt.owed:
+        # A batch that paid the note since leaves its arrears, which keep the reserve from others until somebody calls.
+        if debt.owed or debt.arrears:
             data = escrow.redeem_credit_note(debt.note, debt.signature)
             purpose = f"redeem:{gateway.hex()}:{debt.note.cumulative_amount}:{debt.credited}"
             _sent(sender, purpose, escrow.address, data)

@@ -79,6 +79,11 @@ class Escrow(Binding):
         """Return what presented credit notes still wait for."""
         return int(self.read("arrears", gateway))
 
+    def presented_note(self, gateway: bytes, payee: bytes) -> tuple[int, int]:
+        """Return a payee's highest presented credit note and what of it is booked as arrears, atomic units."""
+        cumulative, owed = self.read("notes", gateway, payee)
+        return int(cumulative), int(owed)
+
     def verify_receipt(self, gateway: bytes, epoch: int, digest: bytes, proof: Sequence[bytes]) -> bool:
         """Let the contract check a receipt's Merkle proof."""
         return bool(self.read("verifyReceipt", gateway, epoch, digest, list(proof)))

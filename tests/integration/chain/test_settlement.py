@@ -15,6 +15,7 @@ from market.adapters.database.proofs import DatabaseProofs
 from market.registry.model import PayeeCredit
 from tests.support.chain import key
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, assert_money_adds_up
+from workers.rescue import collect
 
 pytestmark = pytest.mark.integration
 
@@ -246,3 +247,35 @@ def test_a_superseded_name_means_the_newest_version(chain, gateway):
     gateway.restart()
     gateway.index()
     assert gateway.view.listing_by_name("tiny").model_id == newer
+
+
+class Notes:
+    """The papers of a worker that has a credit note and no receipts."""
+
+    def __init__(self, *notes):
+        self._notes = notes
+
+    def claims(self):
+        return []
+
+    def notes(self):
+        return self._notes
+
+
+def test_a_rescue_ends_the_arrears_of_a_note_that_a_batch_has_paid(chain, gateway):
+    """Arrears hold the gateway's reserve back from every other payee; nobody else has a reason to end them."""
+    note, signature = chain.credit_note("operator", 800)
+    chain.send("operator", chain.escrow.address, chain.escrow.redeem_credit_note(note, signature))
+    channel = chain.deposit(10_000)
+    gateway.record(chain.charge(channel, 1_000, 1_000))
+    gateway.settle()
+    assert chain.escrow.credits(GATEWAY, OPERATOR) == (800, 0)
+    assert chain.escrow.arrears(GATEWAY) == 800
+    papers, sender = Notes((note, signature)), chain.sender("operator")
+    got = collect(chain.contracts, sender, papers)
+    assert (got.withdrawn, got.still_owed) == (800, 0)
+    assert chain.escrow.arrears(GATEWAY) == 0
+    gateway.index()
+    assert gateway.view.reserve(GATEWAY).arrears == 0
+    assert_money_adds_up(chain, gateway.view)
+    assert collect(chain.contracts, sender, papers).withdrawn == 0
