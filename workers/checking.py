@@ -100,6 +100,8 @@ def sample_tensors(manifest: Manifest, made_up: Mapping[str, NDArray[Any]]) -> l
     """Return a request such as a client might send."""
     if manifest.task in ("text-embedding", "text-classification"):
         return [Tensor.from_numpy("text", np.array(SENTENCES, dtype=object))]
+    if manifest.task == "text-ranking":
+        return [Tensor.from_numpy(spec.name, np.array(SENTENCES, dtype=object)) for spec in manifest.inputs]
     if manifest.task == "image-classification":
         return [Tensor.from_numpy("image", np.array([_picture()], dtype=object))]
     return [Tensor.from_numpy(name, array) for name, array in made_up.items()]

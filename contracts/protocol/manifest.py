@@ -22,7 +22,7 @@ FILENAME = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 1024
-TEXT_TASKS = ("text-embedding", "text-generation", "text-classification")
+TEXT_TASKS = ("text-embedding", "text-generation", "text-classification", "text-ranking")
 TASKS = ("tensor", *TEXT_TASKS, "image-classification")
 # Options that both sides count tokens by, so that they must be numbers.
 TOKEN_OPTIONS = ("max_tokens", "max_output_tokens", "context_length", "template_tokens")

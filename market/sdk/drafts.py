@@ -29,6 +29,7 @@ _EMBEDDINGS = ("sentence_embedding", "embedding", "last_hidden_state", "token_em
 _FLOATS = ("FP16", "FP32", "FP64")
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 _TEXT = TensorSpec("text", "BYTES", (-1,))
+_QUERY = TensorSpec("query", "BYTES", (-1,))
 _TOKENS = TensorSpec("tokens", "INT64", (-1,))
 _LICENSE = re.compile(r"\A---\s.*?^license:\s*([\w.-]+)\s*$.*?^---", re.DOTALL | re.MULTILINE)
 
@@ -252,6 +253,17 @@ def _classification(made: Draft, graph: OnnxFile, said: dict[str, Any]) -> None:
     made.outputs = (*made.outputs, _TOKENS)
 
 
+def _ranking(made: Draft, graph: OnnxFile, said: dict[str, Any]) -> None:
+    _texts(made, graph)
+    output = _pick(graph, said, ("logits", "scores"))
+    if len(output.shape) != 2 or (isinstance(output.shape[-1], int) and output.shape[-1] != 1):
+        raise ManifestError(f"{output.name} is {list(output.shape)}, not one score a pair.", field="outputs")
+    made.inputs = (_QUERY, _TEXT)
+    made.option("activation", "sigmoid", "scores from 0 to 1 are what rerankers give")
+    made.outputs = (TensorSpec("scores", "FP32", (-1, 1)), _TOKENS)
+    made.say("outputs", "scores FP32[-1, 1], tokens", f"{output.name} is one score a pair")
+
+
 def _labels(made: Draft, output: OnnxTensor) -> None:
     config = _json(made.folder, "config.json")
     count = output.shape[-1] if len(output.shape) == 2 and isinstance(output.shape[-1], int) else None
@@ -378,5 +390,6 @@ _DRAFTERS = {
     "tensor": _tensor,
     "text-embedding": _embedding,
     "text-classification": _classification,
+    "text-ranking": _ranking,
     "image-classification": _image,
 }

@@ -80,6 +80,25 @@ def classifier() -> bytes:
     )
 
 
+def ranker() -> bytes:
+    """input_ids, attention_mask, token_type_ids → logits float[batch, 1]: the second text's tokens count twice."""
+    table = np.random.default_rng(4).normal(size=(len(WORDS), 1)).astype("f4")
+    return _save(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+            helper.make_node("Add", ["attention_mask", "token_type_ids"], ["sides"]),
+            helper.make_node("Mul", ["attention_mask", "sides"], ["weight"]),
+            helper.make_node("Cast", ["weight"], ["mask"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+            helper.make_node("Mul", ["vectors", "column"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "axis"], ["logits"], keepdims=0),
+        ],
+        _ids("input_ids", "attention_mask", "token_type_ids"),
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
+        {"table": table, "last": np.array([2]), "axis": np.array([1])},
+    )
+
+
 def image_classifier(size=8) -> bytes:
     """pixels float[batch, 3, 8, 8] → logits float[batch, 3]: each channel's mean, weighted."""
     weights = np.random.default_rng(2).normal(size=(3, len(LABELS))).astype("f4")
@@ -145,6 +164,31 @@ def text_classifier_package(folder, **options) -> Manifest:
         unit=Unit.TOKEN,
         tokenizer="tokenizer.json",
         options={"max_tokens": 16, "labels": LABELS, **options},
+    )
+
+
+def pair_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer.from_str(tokenizer_json().decode())
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def ranker_package(folder, **options) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": ranker(), "tokenizer.json": pair_tokenizer().to_str().encode()},
+        task="text-ranking",
+        inputs=(TensorSpec("query", "BYTES", (-1,)), *TEXT),
+        outputs=(TensorSpec("scores", "FP32", (-1, 1)), TOKENS),
+        unit=Unit.TOKEN,
+        tokenizer="tokenizer.json",
+        options={"max_tokens": 16, **options},
     )
 
 

@@ -27,6 +27,7 @@ from market.gateway.openai.completions import Completion
 from market.gateway.openai.embeddings import embedding_answer, read_embedding
 from market.gateway.openai.events import EventStream, ReaderGone, while_there
 from market.gateway.openai.generation import GenerationCall, read_chat, read_text
+from market.gateway.openai.rerank import read_rerank, rerank_answer
 from market.gateway.routes_oip import PAYMENT_PARAMETERS
 from market.gateway.serving import Streamed, serve, serve_stream
 from market.gateway.tensors_json import parse_json
@@ -34,7 +35,7 @@ from market.inference.model import Answer
 from market.registry.model import Listing
 
 router = APIRouter(prefix="/v1", tags=["OpenAI API"])
-EMBEDDINGS, CHAT, TEXT = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS, CHAT, TEXT, RERANK = "/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/rerank"
 # For the description only: which header pays is the door's matter, as on the other routes.
 _KEY = [Depends(HTTPBearer(auto_error=False, description="An API key, mk_…; or pay by Market-Voucher, or by x402."))]
 # What nginx calls a request whose client left; nobody reads it.
@@ -87,6 +88,22 @@ async def embeddings(request: Request) -> Response:
     call = read_embedding(parse_json(body))
     served = await serve(joined, call.model, None, payment, call.decode, len(body), EMBEDDINGS)
     return _answered(embedding_answer(call, served.answer), served.answer, served.headers)
+
+
+@router.post(
+    "/rerank",
+    response_model=schemas.RerankAnswer,
+    responses=_REFUSALS,
+    dependencies=_KEY,
+    openapi_extra=_described(schemas.RerankRequest),
+)
+async def rerank(request: Request) -> Response:
+    """Order documents by how well they answer a query; the answer's headers carry the receipt, as all here."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    call = read_rerank(parse_json(body))
+    served = await serve(joined, call.model, None, payment, call.decode, len(body), RERANK)
+    return _answered(rerank_answer(call, served.answer), served.answer, served.headers)
 
 
 @router.post(

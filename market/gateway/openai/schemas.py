@@ -61,6 +61,39 @@ class EmbeddingAnswer(BaseModel):
     usage: EmbeddingUsage
 
 
+class RerankDocument(BaseModel):
+    """A document as an object."""
+
+    text: str
+
+
+class RerankRequest(BaseModel):
+    """What /v1/rerank takes."""
+
+    model: str
+    query: str
+    documents: list[str | RerankDocument]
+    top_n: int | None = Field(None, ge=1, description="So many of the best; all, if not given.")
+    return_documents: bool | None = None
+
+
+class RerankResult(BaseModel):
+    """One document's place; `index` counts as they were sent."""
+
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class RerankAnswer(BaseModel):
+    """What /v1/rerank answers, the best first."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: EmbeddingUsage
+
+
 class StreamOptions(BaseModel):
     """What a stream brings beside its text."""
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
+from contracts.protocol.metering import ceiling_units
 from contracts.protocol.tensors import Tensor
 from tests.support import models
 from workers.errors import ExecutionFailed, InputsRefused, ModelUnusable
@@ -125,6 +126,30 @@ def test_texts_are_scored_as_onnxruntime_does(tmp_path):
         ids = np.array([reference_ids(text)])
         logits = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0].astype("f8")
         np.testing.assert_allclose(row, np.exp(logits) / np.exp(logits).sum(), atol=1e-6)
+
+
+def test_pairs_are_ranked_as_onnxruntime_does_and_cost_their_tokens(tmp_path):
+    pipeline = load(tmp_path, models.ranker_package)
+    query, documents = "the cat", ["a dog", "the cat sat on the mat", "the cat " * 40]
+    queries = Tensor.from_numpy("query", np.array([query] * 3, dtype=object))
+    alone = [Tensor.from_numpy("query", np.array(["home"], dtype=object)), *texts("a dog")]
+    answer, other = ask(pipeline, [queries, *texts(*documents)], alone)
+    session, tokenizer = onnxruntime.InferenceSession(models.ranker()), models.pair_tokenizer()
+    tokenizer.enable_truncation(16)
+    asked = [(query, document) for document in documents] + [("home", "a dog")]
+    rows = np.concatenate([answer.outputs["scores"], other.outputs["scores"]])
+    lengths = []
+    for (first, second), row in zip(asked, rows, strict=True):
+        one = tokenizer.encode(first, second)
+        lengths.append(len(one.ids))
+        given = {"input_ids": one.ids, "attention_mask": [1] * len(one.ids), "token_type_ids": one.type_ids}
+        logit = session.run(None, {name: np.array([value]) for name, value in given.items()})[0]
+        np.testing.assert_allclose(row, 1 / (1 + np.exp(-logit[0])), atol=1e-6)
+    assert answer.outputs["tokens"].tolist() == lengths[:3]
+    assert (answer.units, other.units) == (sum(lengths[:3]), lengths[3])
+    assert max(lengths) == 16
+    most = ceiling_units(pipeline.manifest, [queries, *texts(*documents)], {})
+    assert answer.units <= most
 
 
 def picture(kind="PNG", size=(20, 12), colour=(200, 30, 90)):

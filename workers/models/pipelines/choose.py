@@ -29,10 +29,12 @@ def _kinds() -> dict[str, Callable[[Package, Graph], Pipeline[Any]]]:
     from workers.models.pipelines.tensor import TensorPipeline
     from workers.models.pipelines.text_classification import TextClassificationPipeline
     from workers.models.pipelines.text_embedding import TextEmbeddingPipeline
+    from workers.models.pipelines.text_ranking import TextRankingPipeline
 
     return {
         "tensor": TensorPipeline,
         "text-embedding": TextEmbeddingPipeline,
         "text-classification": TextClassificationPipeline,
+        "text-ranking": TextRankingPipeline,
         "image-classification": ImageClassificationPipeline,
     }

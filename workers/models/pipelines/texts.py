@@ -74,8 +74,7 @@ class TextPipeline(Pipeline[Texts]):
     def prepare(self, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> Texts:
         """Tokenize the texts."""
         check_parameters(parameters)
-        texts = [self._read(i, item) for i, item in enumerate(tensors[0].to_numpy())]
-        encodings = self._encode(texts)
+        encodings = self._encode(self.read(tensors))
         for i, one in enumerate(encodings):
             if not len(one):
                 raise InputsRefused(f"text {i} has no tokens.", field="text", remedy="Leave empty texts out.")
@@ -83,7 +82,23 @@ class TextPipeline(Pipeline[Texts]):
                 raise self._too_long(i, f"{len(one)} tokens")
         return Texts([one.ids for one in encodings], [one.type_ids for one in encodings], max(map(len, encodings)))
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
+    def read(self, tensors: Sequence[Tensor]) -> Sequence[str | tuple[str, str]]:
+        """Return what is tokenized, one for each row of the answer.
+
+        Raises:
+            InputsRefused: a text is too long or not UTF-8.
+        """
+        return self.read_tensor(tensors[0])
+
+    def read_tensor(self, tensor: Tensor) -> list[str]:
+        """Return one tensor's texts.
+
+        Raises:
+            InputsRefused: one is too long or not UTF-8.
+        """
+        return [self._read(i, item) for i, item in enumerate(tensor.to_numpy())]
+
+    def _encode(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoding]:
         try:
             encodings: list[Encoding] = self._tokenizer.encode_batch(texts)
         except BaseException as error:

@@ -14,6 +14,7 @@ from market.sdk import packages
 from market.sdk.drafts import draft
 from market.sdk.onnx_file import read_onnx
 from tests.support import models, tiny_llm
+from workers.models.sessions import SessionCache
 
 
 def lay(folder, files):
@@ -135,6 +136,20 @@ def test_a_classifier_is_known_by_its_labels(tmp_path):
     assert made.options["labels"] == list("abcdefghijk")
     assert made.options["activation"] == "sigmoid"
     assert made.write().outputs == (TensorSpec("scores", "FP32", (-1, 11)), models.TOKENS)
+
+
+def test_a_ranker_takes_pairs_and_gives_one_score(tmp_path):
+    tokenizer = models.pair_tokenizer().to_str().encode()
+    made = draft(lay(tmp_path, {"model.onnx": models.ranker(), "tokenizer.json": tokenizer}), task="text-ranking")
+    manifest = made.write()
+    assert manifest.inputs == (TensorSpec("query", "BYTES", (-1,)), *models.TEXT)
+    assert manifest.outputs == (TensorSpec("scores", "FP32", (-1, 1)), models.TOKENS)
+    assert (manifest.is_metered, manifest.batch_axis) == (True, 0)
+    cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
+    assert cache.get(models.fetched(tmp_path, manifest)).served_output == "scores"
+    with pytest.raises(ManifestError) as error:
+        draft(lay(tmp_path, {"model.onnx": models.classifier()}), task="text-ranking")
+    assert error.value.field == "outputs"
 
 
 def test_a_classifier_of_images_takes_its_preprocessing(tmp_path):
