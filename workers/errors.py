@@ -153,6 +153,13 @@ class ExecutionFailed(JobError):
     retry = Retry.OTHER_WORKER
 
 
+class JournalUnwritable(JobError):
+    """The worker could not keep its receipt of the job, without which nobody would have to pay for it."""
+
+    code = "journal-unwritable"
+    retry = Retry.OTHER_WORKER
+
+
 class ModelDied(ExecutionFailed):
     """The process that ran the model ended before it answered, or was ended at its limit of time or memory."""
 

@@ -96,14 +96,33 @@ class Journal:
         Of a message's countersignatures each channel's highest is checked at once, since with it everything below can
         be claimed; the others when `claims` needs one. Checking all would cost as much as signing the receipts did.
         What is not genuine is dropped.
+
+        Raises:
+            sqlite3.Error: the file cannot be written; nothing of it is kept.
         """
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._catch_up()
-            if work:
-                self._append(work)
-            if papers is not None:
-                self._file(papers)
+        with self._lock:
+            before = self._next
+            try:
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._catch_up()
+                    if work:
+                        self._append(work)
+                    if papers is not None:
+                        self._file(papers)
+            except sqlite3.Error:
+                self._forget_from(before)
+                raise
+
+    def _forget_from(self, number: int) -> None:
+        """Undo in memory what a failed transaction noted; what others wrote meanwhile is read again."""
+        self._next = number
+        for request_id, noted in list(self._recent.items()):
+            left = [one for one in noted if one.number < number]
+            if not left:
+                del self._recent[request_id]
+            elif len(left) < len(noted):
+                self._recent[request_id] = left
 
     def _catch_up(self) -> None:
         """Take note of what other processes of this worker have served: a message brings papers for all of them."""

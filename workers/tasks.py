@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import redis
@@ -33,9 +35,11 @@ from contracts.protocol.messages import (
 from workers import telemetry
 from workers.announce import Announcer
 from workers.app import app
+from workers.errors import JournalUnwritable
 from workers.line import Command, Line
 from workers.node import Node
 from workers.papers import SignedWork
+from workers.receipts import failed
 
 # How long a sitting waits for the next message, and how long it may last.
 LINGER_SECONDS = 0.1
@@ -50,12 +54,7 @@ def join(node: Node, announcer: Announcer) -> None:
     """Say whose tasks these are; called once, before the Celery worker starts."""
     _joined[:] = [(node, announcer)]
 
-    def deliver(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
-        _reply(node.redis, served)
-        if work:
-            node.journal.keep(work)
-
-    node.executor.generations.attach(deliver, lambda jobs: _cancelled(node.redis, jobs))
+    node.executor.generations.attach(partial(_deliver, node), lambda jobs: _cancelled(node.redis, jobs))
 
 
 @app.task(name=TASK_RUN)
@@ -108,9 +107,7 @@ def _run(data: bytes) -> None:
     told: set[int] = set()
 
     def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None) -> None:
-        _reply(node.redis, served)
-        if work or papers is not None:
-            node.journal.keep(work, papers)
+        _deliver(node, served, work, papers)
         told.update(id(result) for _, result in served)
 
     results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
@@ -150,6 +147,22 @@ def _inputs(client: redis.Redis, job: Job) -> bytes | None:
         return job.inputs
     found = client.get(job.inputs_ref)
     return found if isinstance(found, bytes) else None
+
+
+def _deliver(
+    node: Node, served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None
+) -> None:
+    """Keep the receipts and then answer: one that was answered for and not kept is lost if the gateway vanishes.
+
+    Where they cannot be kept, the jobs fail and go to another worker: nobody is served for nothing.
+    """
+    if work or papers is not None:
+        try:
+            node.journal.keep(work, papers)
+        except sqlite3.Error as error:
+            unkept = JournalUnwritable(f"the worker's journal cannot be written: {error}.", field="WORKER_STATE_DIR")
+            served = [(job, failed(job, unkept) if result.ok and result.final else result) for job, result in served]
+    _reply(node.redis, served)
 
 
 def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]]) -> None:

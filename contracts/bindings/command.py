@@ -8,16 +8,74 @@ meant that one. Called by the commands of `market` and `worker`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from web3 import Web3
+
 from contracts.bindings.errors import ChainError, TransactionReverted
+from contracts.bindings.outbox_file import FileOutbox
+from contracts.bindings.rpc import named
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.protocol.hashing import keccak256
-from contracts.protocol.hexes import hex0x
+from contracts.protocol.hexes import checksum, hex0x
 
 
 class EarlierCommand(ChainError):
     """An earlier command of the same kind was cut short; it has its effect now, and nothing else was sent."""
 
     code = "earlier-command"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A transaction that a dry run would send; `gas` is None where it cannot be known before the ones above it."""
+
+    what: str
+    sender: bytes
+    to: bytes
+    data: bytes
+    gas: int | None
+    fee_wei: int | None
+
+    def to_json(self, contract: str) -> dict[str, Any]:
+        """Return it as commands print it; `contract` is the name of the contract at `to`."""
+        return {
+            "what": self.what,
+            "from": checksum(self.sender),
+            "to": checksum(self.to),
+            "contract": contract,
+            "gas": self.gas,
+            "feeWei": None if self.fee_wei is None else str(self.fee_wei),
+            "data": hex0x(self.data),
+        }
+
+
+def plan(web3: Web3, sender: bytes, what: str, to: bytes, data: bytes, *, above: Sequence[Planned]) -> Planned:
+    """Estimate what a transaction would cost, after the ones `above`, and send nothing.
+
+    Raises:
+        ChainError: the node does not answer, or the transaction would revert and nothing above can be why.
+    """
+    call = {"from": checksum(sender), "to": checksum(to), "data": hex0x(data)}
+    gas: int | None
+    try:
+        with named():
+            gas = int(web3.eth.estimate_gas(call))  # type: ignore[arg-type]
+    except TransactionReverted:
+        if not above:
+            raise
+        gas = None  # it needs an earlier one of the same plan, say an allowance
+    with named():
+        price = int(web3.eth.gas_price)
+    return Planned(what, sender, to, data, gas, None if gas is None else gas * price)
+
+
+def outbox_of(folder: Path, chain_id: int, escrow: bytes) -> FileOutbox:
+    """Open what commands left unfinished on one deployment: another one has nothing to do with it."""
+    return FileOutbox(folder / f"{chain_id}-{escrow.hex()[:8]}.json")
 
 
 def act(sender: Transactor, what: str, to: bytes, data: bytes) -> Mined:

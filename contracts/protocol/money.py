@@ -47,6 +47,25 @@ def parse_amount(text: str, *, field: str = "amount") -> int:
     return check_amount(units, field=field)
 
 
+def parse_money(text: str, *, field: str = "amount") -> int:
+    """Read dollars such as `0.25` or, with a trailing `u`, atomic units.
+
+    Raises:
+        InvalidAmount: neither.
+    """
+    if text.endswith("u"):
+        digits = text.removesuffix("u")
+        if not (digits.isascii() and digits.isdecimal()):
+            raise InvalidAmount(f"{text!r} is no number of units.", field=field, remedy="Write for example 250000u.")
+        return check_amount(int(digits), field=field)
+    return parse_amount(text, field=field)
+
+
+def both(units: int) -> str:
+    """Write an amount in dollars and in atomic units."""
+    return f"{format_amount(units)} ({units}u)"
+
+
 def check_amount(units: int, *, field: str = "amount") -> int:
     """Return `units` if it fits uint128.
 

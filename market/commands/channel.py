@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from contracts.protocol.hexes import address_from_hex, hex0x
-from contracts.protocol.money import format_amount
+from contracts.protocol.money import both, format_amount, parse_money
 from contracts.protocol.typed_data import Refund
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
+from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.output import emit, print_fields
 from market.commands.profile import Profile
 from market.sdk.client import Market

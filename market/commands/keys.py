@@ -11,9 +11,9 @@ import typer
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import from_hex, hex0x
-from contracts.protocol.money import format_amount
+from contracts.protocol.money import both, format_amount, parse_money
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, both, parse_money
+from market.commands.amounts import AMOUNT_HELP
 from market.commands.output import console, emit, print_fields, print_table
 from market.commands.profile import Profile
 from market.errors import InvalidRequest, KeyNotFound

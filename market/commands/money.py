@@ -9,9 +9,9 @@ import typer
 
 from contracts.bindings.keystore import KeystoreError
 from contracts.protocol.hexes import address_from_hex, checksum
-from contracts.protocol.money import format_amount
+from contracts.protocol.money import both, format_amount, parse_money
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
+from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
 from market.commands.profile import Profile
 from market.sdk.wallet import Wallet

@@ -10,8 +10,9 @@ import typer
 
 from contracts.deployments.networks import network as known_network
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
+from contracts.protocol.money import both, parse_money
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, both, finish, parse_money
+from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.model_package import model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import PasswordOption, Profile

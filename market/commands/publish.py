@@ -21,8 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import FILENAME
+from contracts.protocol.money import parse_money
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, finish, parse_money
+from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.model_package import CHECK_SECONDS, Guessing, ask_worker, draft_package, problems_of
 from market.commands.output import errors
 from market.commands.profile import Profile

@@ -9,17 +9,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from web3 import Web3
 
-from contracts.bindings.command import act
+from contracts.bindings.command import Planned, act, outbox_of, plan
 from contracts.bindings.deploy import Contracts, Terms, bind, deploy, require_code
-from contracts.bindings.errors import TransactionReverted
 from contracts.bindings.escrow import ChannelState
 from contracts.bindings.model_registry import ModelState
-from contracts.bindings.outbox_file import FileOutbox
 from contracts.bindings.rpc import connect, named
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.deployments import Deployment
@@ -33,18 +30,6 @@ from market.sdk.verify import ListedModel, RegisteredWorker
 from market.sdk.wallet import Wallet
 
 _CONSENT_SECONDS = 3_600
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A transaction that a dry run would send; `gas` is None where it cannot be known before the ones above it."""
-
-    what: str
-    sender: bytes
-    to: bytes
-    data: bytes
-    gas: int | None
-    fee_wei: int | None
 
 
 class Chain:
@@ -287,33 +272,16 @@ class Chain:
 
     def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
         if self._dry_run:
-            return self._plan(wallet, what, to, data)
+            planned = plan(self._web3, wallet.address, what, to, data, above=self.planned)
+            self.planned.append(planned)
+            # Stands for a transaction that does not exist.
+            return Mined(bytes(32), 0, bytes(32), planned.gas or 0, ())
         sender = self._senders.get(wallet.address)
         if sender is None:
-            outbox = None if self._outbox_dir is None else self._outbox(self._outbox_dir)
+            known, folder = self.deployment, self._outbox_dir
+            outbox = None if folder is None else outbox_of(folder, known.chain_id, known.escrow)
             sender = self._senders[wallet.address] = Transactor(self._web3, wallet.key, outbox=outbox)
         if self._outbox_dir is not None:
             return act(sender, what, to, data)
         # Without a place to remember, each call is a purpose of its own.
         return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
-
-    def _outbox(self, folder: Path) -> FileOutbox:
-        """Open what commands left unfinished on this deployment: another one has nothing to do with it."""
-        escrow = self.deployment.escrow.hex()[:8]
-        return FileOutbox(folder / f"{self.deployment.chain_id}-{escrow}.json")
-
-    def _plan(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
-        """Keep what would be sent; the result stands for a transaction that does not exist."""
-        call = {"from": checksum(wallet.address), "to": checksum(to), "data": hex0x(data)}
-        gas: int | None
-        try:
-            with named():
-                gas = int(self._web3.eth.estimate_gas(call))  # type: ignore[arg-type]
-        except TransactionReverted:
-            if not self.planned:
-                raise
-            gas = None  # it needs an earlier one of the same plan, say an allowance
-        with named():
-            price = int(self._web3.eth.gas_price)
-        self.planned.append(Planned(what, wallet.address, to, data, gas, None if gas is None else gas * price))
-        return Mined(bytes(32), 0, bytes(32), gas or 0, ())

@@ -102,6 +102,22 @@ def test_init_draws_a_key_stakes_and_leaves_settings_that_the_other_commands_fin
     assert "--force" in again.stderr, "settings are not written over by mistake"
 
 
+def test_stake_moves_in_dollars_or_units_and_a_dry_run_sends_nothing(made, local, home):
+    account = ("--operator-keystore", home / "operator.json")
+    account += ("--operator-password-file", keys.password_file(local.data_dir))
+    planned = json.loads(run(home, "unstake", "1.5", "--dry-run", "--json", *account).stdout)
+    assert planned["dryRun"]
+    assert [row["what"] for row in planned["transactions"]] == ["thaw"]
+    assert planned["transactions"][0]["gas"] > 21_000
+    assert planned["thawing"] == "0"
+    text = run(home, "stake", "1u", "--dry-run", *account, status=1)
+    assert "ERC20" in text.stderr, "it has no tokens left, and the remedy is known before anything is sent"
+    done = json.loads(run(home, "unstake", "1500000u", "--json", *account).stdout)
+    assert done["thawing"] == "1500000"
+    assert done["transaction"]
+    assert "is no number of units" in run(home, "unstake", "1.5u", *account, status=1).stderr
+
+
 def test_the_doctor_names_each_fault_with_its_remedy(made, home):
     folder = home / "config" / "inference-market"
     text = (folder / "worker.env").read_text()

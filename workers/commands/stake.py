@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from contracts.bindings.command import Planned, act, outbox_of, plan
 from contracts.bindings.errors import ChainError
+from contracts.bindings.keystore import load_keystore
 from contracts.bindings.transactor import Transactor
 from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.money import format_amount, parse_amount
+from contracts.protocol.money import both, parse_money
 from contracts.protocol.typed_data import WorkerConsent
 from workers import node as nodes
 from workers.commands.output import (
@@ -21,7 +22,7 @@ from workers.commands.output import (
     OperatorKeystore,
     OperatorPassword,
     messages,
-    open_operator,
+    print_json,
     say,
 )
 from workers.errors import StartError
@@ -29,23 +30,102 @@ from workers.settings import WorkerSettings, load_settings
 
 CONSENT_SECONDS = 3_600
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be signed and what it costs; send nothing.")]
+AMOUNT_HELP = "Dollars such as 100, or atomic units such as 100000000u"
+
+
+class _Operator:
+    """The staking account and what it does for one worker; a dry run sends nothing and keeps it in `planned`.
+
+    What is signed is kept beside the worker's papers until it is mined, so that a command given again after a crash
+    is one effect.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, keystore: Path, password_file: Path | None, *, dry_run: bool = False
+    ) -> None:
+        self.side = nodes.open_chain(settings)
+        self.planned: list[Planned] = []
+        self._dry_run = dry_run
+        key = load_keystore(keystore, password_file)
+        self.address = key.address
+        outbox = outbox_of(
+            settings.state_dir.expanduser() / "outbox", self.side.domain.chain_id, self.side.domain.escrow
+        )
+        self._web3 = self.side.contracts.escrow.web3
+        self._sender = Transactor(self._web3, key, outbox=outbox)
+
+    def register(self, stake: int, region: str, hardware: str, endpoint: str) -> bytes | None:
+        """Stake atomic units for the worker's key and register it; returns the transaction's hash."""
+        side, registry = self.side, self.side.contracts.workers
+        deadline = int(time.time()) + CONSENT_SECONDS
+        consent = WorkerConsent(self.address, side.key.address, deadline)
+        signature = side.key.sign_digest(consent.digest(side.domain))
+        self._allow(registry.address, stake)
+        data = registry.register(side.key.address, stake, region, hardware, endpoint, deadline, signature)
+        return self.send("register", registry.address, data)
+
+    def add_stake(self, amount: int) -> bytes | None:
+        """Add atomic units to the stake."""
+        registry = self.side.contracts.workers
+        self._allow(registry.address, amount)
+        return self.send("stake", registry.address, registry.add_stake(self.side.key.address, amount))
+
+    def send(self, what: str, to: bytes, data: bytes) -> bytes | None:
+        """Send a transaction and wait for it; returns its hash, None after a dry run."""
+        if self._dry_run:
+            self.planned.append(plan(self._web3, self.address, what, to, data, above=self.planned))
+            return None
+        return act(self._sender, what, to, data).tx_hash
+
+    def _allow(self, spender: bytes, amount: int) -> None:
+        token = self.side.contracts.token
+        if token.allowance(self.address, spender) < amount:
+            self.send("approve", token.address, token.approve(spender, amount))
+
+    def said(self, tx_hash: bytes | None, *, as_json: bool) -> None:
+        """Print what was done, or after a dry run what would have been, and how the worker stands."""
+        contracts = self.side.contracts
+        try:
+            state = contracts.workers.worker(self.side.key.address)
+        except ChainError as error:
+            raise StartError(error.detail, field="WORKER_RPC_URL") from error
+        names = {contracts.workers.address: "worker_registry", contracts.token.address: "token"}
+        rows = [planned.to_json(names.get(planned.to, "")) for planned in self.planned]
+        standing = {
+            "worker": checksum(self.side.key.address),
+            "operator": checksum(self.address),
+            "stake": both(state.stake),
+            "thawing": both(state.thawing),
+            "active": state.active,
+        }
+        if as_json:
+            standing |= {"stake": str(state.stake), "thawing": str(state.thawing)}
+            done = {"transaction": hex0x(tx_hash)} if tx_hash else {"dryRun": True, "transactions": rows}
+            print_json(standing | done)
+            return
+        for row in rows:
+            gas = "after the first" if row["gas"] is None else f"{row['gas']} gas, {row['feeWei']} wei"
+            typer.echo(f"would be signed and sent: {row['what']} to {row['contract']} {row['to']}, {gas}")
+        say(standing | ({"transaction": hex0x(tx_hash)} if tx_hash else {}), as_json=False)
+
 
 def register(
     operator_keystore: OperatorKeystore,
-    stake: Annotated[str, typer.Option(help="Stake in tokens, for example 100.")],
+    stake: Annotated[str, typer.Option(help=AMOUNT_HELP)],
     operator_password_file: OperatorPassword = None,
     region: Annotated[str, typer.Option(help="Where the machine stands, for example eu-west.")] = "",
     hardware: Annotated[str, typer.Option(help="What it is, for example rtx-4090.")] = "",
     endpoint: Annotated[str, typer.Option(help="Public address, if it has one.")] = "",
     env_file: EnvFile = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Stake for this worker's key and register it on chain."""
     with messages(as_json=as_json):
-        side, sender, tx_hash = _register(
-            load_settings(env_file), operator_keystore, operator_password_file, stake, region, hardware, endpoint
-        )
-        _said(side, sender.address, tx_hash, as_json=as_json)
+        units = parse_money(stake, field="stake")
+        operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)
+        operator.said(operator.register(units, region, hardware, endpoint), as_json=as_json)
 
 
 def register_worker(
@@ -56,111 +136,54 @@ def register_worker(
     Raises:
         KeystoreError | ChainError | InvalidAmount: nothing, or the approval alone, was sent.
     """
-    return hex0x(_register(settings, keystore, password_file, amount, region, hardware, "")[2])
-
-
-def _register(
-    settings: WorkerSettings,
-    keystore: Path,
-    password_file: Path | None,
-    stake: str,
-    region: str,
-    hardware: str,
-    endpoint: str,
-) -> tuple[nodes.ChainSide, Transactor, bytes]:
-    side = nodes.open_chain(settings)
-    amount = parse_amount(stake, field="stake")
-    sender = open_operator(side, keystore, password_file)
-    deadline = int(time.time()) + CONSENT_SECONDS
-    consent = WorkerConsent(sender.address, side.key.address, deadline)
-    signature = side.key.sign_digest(consent.digest(side.domain))
-    registry, token = side.contracts.workers, side.contracts.token
-    sender.run("approve", token.address, token.approve(registry.address, amount))
-    mined = sender.run(
-        "register",
-        registry.address,
-        registry.register(side.key.address, amount, region, hardware, endpoint, deadline, signature),
-    )
-    return side, sender, mined.tx_hash
+    units = parse_money(amount, field="stake")
+    tx_hash = _Operator(settings, keystore, password_file).register(units, region, hardware, "")
+    assert tx_hash is not None  # it was no dry run
+    return hex0x(tx_hash)
 
 
 def stake(
-    amount: Annotated[str, typer.Argument(help="Tokens to add to the stake.")],
+    amount: Annotated[str, typer.Argument(help=AMOUNT_HELP)],
     operator_keystore: OperatorKeystore,
     operator_password_file: OperatorPassword = None,
     env_file: EnvFile = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Add to the worker's stake."""
-
-    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
-        units = parse_amount(amount, field="amount")
-        registry, token = side.contracts.workers, side.contracts.token
-        sender.run("approve", token.address, token.approve(registry.address, units))
-        return sender.run("stake", registry.address, registry.add_stake(side.key.address, units)).tx_hash
-
-    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+    with messages(as_json=as_json):
+        units = parse_money(amount)
+        operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)
+        operator.said(operator.add_stake(units), as_json=as_json)
 
 
 def unstake(
-    amount: Annotated[str, typer.Argument(help="Tokens to take out of the stake after the thaw.")],
+    amount: Annotated[str, typer.Argument(help=AMOUNT_HELP)],
     operator_keystore: OperatorKeystore,
     operator_password_file: OperatorPassword = None,
     env_file: EnvFile = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Start taking stake out; `worker withdraw` pays it when it has thawed."""
-
-    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
-        registry = side.contracts.workers
-        units = parse_amount(amount, field="amount")
-        return sender.run("thaw", registry.address, registry.thaw(side.key.address, units)).tx_hash
-
-    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
+    with messages(as_json=as_json):
+        units = parse_money(amount)
+        operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)
+        registry = operator.side.contracts.workers
+        sent = operator.send("thaw", registry.address, registry.thaw(operator.side.key.address, units))
+        operator.said(sent, as_json=as_json)
 
 
 def withdraw(
     operator_keystore: OperatorKeystore,
     operator_password_file: OperatorPassword = None,
     env_file: EnvFile = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Pay out stake that has thawed."""
-
-    def act(side: nodes.ChainSide, sender: Transactor) -> bytes:
-        registry = side.contracts.workers
-        return sender.run("withdraw", registry.address, registry.withdraw_stake(side.key.address)).tx_hash
-
-    _as_operator(act, operator_keystore, operator_password_file, env_file, as_json=as_json)
-
-
-def _as_operator(
-    act: Callable[[nodes.ChainSide, Transactor], bytes],
-    keystore: Path,
-    password_file: Path | None,
-    env_file: Path | None,
-    *,
-    as_json: bool,
-) -> None:
     with messages(as_json=as_json):
-        side = nodes.open_chain(load_settings(env_file))
-        sender = open_operator(side, keystore, password_file)
-        _said(side, sender.address, act(side, sender), as_json=as_json)
-
-
-def _said(side: nodes.ChainSide, operator: bytes, tx_hash: bytes, *, as_json: bool) -> None:
-    try:
-        state = side.contracts.workers.worker(side.key.address)
-    except ChainError as error:
-        raise StartError(error.detail, field="WORKER_RPC_URL") from error
-    say(
-        {
-            "worker": checksum(side.key.address),
-            "operator": checksum(operator),
-            "stake": format_amount(state.stake),
-            "thawing": format_amount(state.thawing),
-            "active": state.active,
-            "transaction": hex0x(tx_hash),
-        },
-        as_json=as_json,
-    )
+        operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)
+        registry = operator.side.contracts.workers
+        sent = operator.send("withdraw", registry.address, registry.withdraw_stake(operator.side.key.address))
+        operator.said(sent, as_json=as_json)

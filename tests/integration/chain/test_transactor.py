@@ -125,7 +125,9 @@ def test_resume_alone_sends_what_was_signed(chain, sender, outbox, monkeypatch):
     with pytest.raises(Crash):
         dying.run("a", *mint(chain))
     signed = outbox.pending(sender.address)[0].raw
-    assert transactor(chain, outbox).resume() == ["a"]
+    reborn = transactor(chain, outbox)
+    assert reborn.resume() == ["a"]
+    reborn.wait("a", wait_seconds=10)
     assert minted(chain) == 1
     assert outbox.get(sender.address, "a").raw == signed, "the same bytes"
 

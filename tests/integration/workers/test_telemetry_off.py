@@ -49,4 +49,4 @@ def test_nothing_else_imports_onnxruntime():
         timeout=60,
     )
     importers = {line.split(":")[0] for line in done.stdout.splitlines()}
-    assert importers == {"workers/models/runtime.py", "workers/models/generation/host.py"}
+    assert importers == {"workers/models/runtime.py", "workers/models/generation/genai.py"}

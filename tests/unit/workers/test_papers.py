@@ -1,10 +1,13 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
+from contracts.protocol.errors import Retry
 from contracts.protocol.messages import Papers
 from contracts.protocol.typed_data import CreditNote
 from tests.support import worker as support
+from workers import tasks
 from workers.papers import Journal
 
 DOMAIN, GATEWAY = support.DOMAIN, support.GATEWAY
@@ -45,6 +48,23 @@ def test_what_pays_without_the_gateway_is_kept(journal, executor, packaged, tmp_
     again = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
     assert again.claims() == [(best, countersignature)]
     again.close()
+
+
+def test_a_receipt_that_cannot_be_kept_is_not_answered_for(journal, executor, packaged, monkeypatch):
+    job = support.make_job(packaged.manifest)
+    results, work = executor.run([job])
+    told = []
+    monkeypatch.setattr(tasks, "_reply", lambda _client, served: told.append((journal.counts()[0], served)))
+    node = SimpleNamespace(journal=journal, redis=None)
+    journal._db.execute("PRAGMA query_only = ON")  # as a full disk does
+    tasks._deliver(node, [(job[0], results[0])], work)
+    ((kept, [(_, result)]),) = told
+    assert (kept, result.ok, result.code, result.retry) == (0, False, "journal-unwritable", Retry.OTHER_WORKER)
+    journal._db.execute("PRAGMA query_only = OFF")
+    told.clear()
+    tasks._deliver(node, [(job[0], results[0])], work)
+    ((kept, [(_, result)]),) = told
+    assert (kept, result.ok) == (1, True), "the receipt stood in the journal before anybody was answered"
 
 
 def test_processes_of_one_worker_share_the_journal_and_file_each_others_papers(journal, executor, packaged, tmp_path):

@@ -12,7 +12,6 @@ of `["delta", id, text, tokens]`, `["done", id, reason, prompt_tokens, completio
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
 import sys
@@ -20,12 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import numpy as np
-import onnxruntime_genai as og
 
 from workers.models.generation.decoder import Decoder, UnfitDecoder, fitness
+from workers.models.generation.genai import og
 from workers.models.generation.language import open_empty, open_model
 from workers.models.generation.stops import StopScanner
 from workers.models.generation.ways import Generation, InTurns, Together, Way

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime_genai as og
 from numpy.typing import NDArray
+
+from workers.models.generation.genai import og
 
 # tests/unit/workers/test_generation_parts.py builds it anew, from seven nodes, and compares. The size of the vocabulary
 # stands in it as VOCABULARY_MARK.
