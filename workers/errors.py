@@ -71,6 +71,12 @@ class OfferOutsideBounds(StartError):
     code = "offer-outside-bounds"
 
 
+class NotEnoughTokens(WorkerError):
+    """The operator's account holds less than it would stake."""
+
+    code = "not-enough-tokens"
+
+
 class NothingToChallenge(WorkerError):
     """No countersigned receipt, or no open challenge, to hold against a gateway."""
 

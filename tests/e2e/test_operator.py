@@ -111,7 +111,8 @@ def test_stake_moves_in_dollars_or_units_and_a_dry_run_sends_nothing(made, local
     assert planned["transactions"][0]["gas"] > 21_000
     assert planned["thawing"] == "0"
     text = run(home, "stake", "1u", "--dry-run", *account, status=1)
-    assert "ERC20" in text.stderr, "it has no tokens left, and the remedy is known before anything is sent"
+    assert "(not-enough-tokens)" in text.stderr
+    assert "holds 0.000000 (0u)" in text.stderr
     done = json.loads(run(home, "unstake", "1500000u", "--json", *account).stdout)
     assert done["thawing"] == "1500000"
     assert done["transaction"]

@@ -25,7 +25,7 @@ from workers.commands.output import (
     print_json,
     say,
 )
-from workers.errors import StartError
+from workers.errors import NotEnoughTokens, StartError
 from workers.settings import WorkerSettings, load_settings
 
 CONSENT_SECONDS = 3_600
@@ -80,6 +80,13 @@ class _Operator:
 
     def _allow(self, spender: bytes, amount: int) -> None:
         token = self.side.contracts.token
+        held = token.balance_of(self.address)
+        if held < amount:
+            raise NotEnoughTokens(
+                f"{checksum(self.address)} holds {both(held)}, {both(amount)} are needed.",
+                field="stake",
+                remedy="Send it tokens, or stake less.",
+            )
         if token.allowance(self.address, spender) < amount:
             self.send("approve", token.address, token.approve(spender, amount))
 
