@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -121,6 +122,20 @@ class Parts:
     clock: Callable[[], float]
 
 
+@contextmanager
+def _told(timeline: Timeline) -> Iterator[None]:
+    """Note how a request ended; one that is cancelled keeps what its timeline began with."""
+    try:
+        yield
+    except MarketError as error:
+        timeline.code = error.code
+        raise
+    except Exception:
+        timeline.code = "internal-error"
+        raise
+    timeline.code = "ok"
+
+
 class InferenceService:
     """Serves paid requests; one per gateway process."""
 
@@ -223,15 +238,8 @@ class InferenceService:
             if timeline.span is not None:
                 tracing.current.set(str(timeline.span.context))
         try:
-            answer = await self._infer(request, feed, timeline)
-            timeline.code = "ok"
-            return answer
-        except MarketError as error:
-            timeline.code = error.code
-            raise
-        except Exception:
-            timeline.code = "internal-error"
-            raise
+            with _told(timeline):
+                return await self._infer(request, feed, timeline)
         finally:
             if timeline.span is not None:
                 tracing.current.set(None)
@@ -270,15 +278,8 @@ class InferenceService:
             timeline=timeline,
         )
         try:
-            answer = await self._serve(running, failed, reservation)
-            timeline.code = "ok"
-            return answer
-        except MarketError as error:
-            timeline.code = error.code
-            raise
-        except Exception:
-            timeline.code = "internal-error"
-            raise
+            with _told(timeline):
+                return await self._serve(running, failed, reservation)
         finally:
             self.timelines.keep(timeline, self._wall_clock())
 
