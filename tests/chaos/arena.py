@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import redis
 
 from contracts.protocol.hexes import checksum
@@ -18,6 +19,7 @@ from market.demo import minilm
 from market.demo.network import GAS_MONEY_WEI, STAKE, TOKEN_PRICE, LocalMarket, Options, program
 from market.devnet import keys, services
 from market.devnet.process import Child
+from market.errors import ConfigurationError
 from market.sdk.wallet import Wallet
 from tests.chaos.load import WRITER
 from tests.support import tiny_llm
@@ -216,7 +218,16 @@ class Arena(LocalMarket):
         self.proxy.cut()
 
     def reorganise(self, depth: int) -> None:
-        services.rpc(self.rpc_url, "anvil_reorg", depth, [])
+        """Take back the newest blocks; a node that was started again must first have mined as many to go back by."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                services.rpc(self.rpc_url, "anvil_reorg", depth, [])
+                return
+            except (ConfigurationError, httpx.HTTPError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def await_chain_kept(self) -> None:
         """Wait until the node has written its state, so that a kill costs it no block that others count on."""

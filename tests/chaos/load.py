@@ -135,6 +135,10 @@ class Client:
                 self._over.wait(0.5)
             self._over.wait(PAUSE_SECONDS)
 
+    def newest(self) -> dict[str, list[list[str]]]:
+        """What became of the newest requests of each sort, for who looks for the reason."""
+        return {sort: [one.attempts for one in self.history if self.sort(one) == sort][-4:] for sort in self.sorts}
+
     def ask_again_for_the_unknown(self) -> int:
         """After all is mended: a request of which nothing is known is asked again by its id, until that is answered."""
         again = [seen for seen in self.history if not seen.acknowledged and seen.may_be_charged]

@@ -177,7 +177,7 @@ def _await_all(arena: Arena, users: list[Client], report: Report) -> None:
     since = time.monotonic()
     for user in users:
         if _await_answer(arena, lambda one=user: one.last_answer_of_each_sort_at, since) >= RECOVERY_SECONDS:
-            report.findings.violations.append(f"the client with {user.kind} is not served any more")
+            report.findings.violations.append(f"the client with {user.kind} is not served any more: {user.newest()}")
 
 
 def main() -> None:
