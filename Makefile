@@ -16,7 +16,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz
+        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -119,7 +119,7 @@ sbom: .venv/bin/uv ## write sbom.cdx.json: the locked packages of Python and npm
 audit: sbom ## ask OSV for advisories on each of them (wants the internet, and says so)
 	@$(PYTHON) .ci/supply.py audit
 
-fuzz: install ## send a running gateway what its OpenAPI description allows, for longer than `make test` does
+fuzz-api: install ## send a running gateway what its OpenAPI description allows, for longer than `make test` does
 	MARKET_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(VENV)/pytest -q tests/e2e/test_openapi.py
 
 docs: install ## write the generated parts of docs/ anew

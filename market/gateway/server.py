@@ -33,6 +33,9 @@ _KEEP_ALIVE_SECONDS = 30
 _SHUTDOWN_SECONDS = 10
 _BODY_GRACE_SECONDS = 2
 _FRAME_OVERHEAD_BYTES = 256
+# The kernel takes no more of an answer than this ahead of what the network takes: whoever stops reading a stream pays
+# for what the kernel took, which by itself would be megabytes.
+_UNSENT_BYTES = 131_072
 _GC_THRESHOLDS = (50_000, 50, 50)
 # The ledger's thread needs the interpreter lock some ten times a commit, and a busy event loop lets go of it only when
 # asked this long after; Python's own 5 ms would be most of a request's time.
@@ -115,6 +118,9 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Linux and the BSDs; connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     try:
         listener.bind((host, port))
     except OSError as error:

@@ -1,6 +1,6 @@
 """Whatever is sent to the described routes of a running gateway is answered without a fault; no secret gets about.
 
-`make fuzz` runs the first test for longer: `MARKET_FUZZ_EXAMPLES` a route instead of eight.
+`make fuzz-api` runs the first test for longer: `MARKET_FUZZ_EXAMPLES` a route instead of eight.
 """
 
 import os

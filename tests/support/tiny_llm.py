@@ -75,11 +75,11 @@ TOKENIZER_CONFIG = {
 }
 
 
-def config(**changes) -> dict:
+def config(*, context: int = CONTEXT, **changes) -> dict:
     return {
         "model": {
             "bos_token_id": END,
-            "context_length": CONTEXT,
+            "context_length": context,
             "decoder": {
                 "session_options": {"log_id": "tiny", "provider_options": []},
                 "filename": "model.onnx",
@@ -105,17 +105,20 @@ def config(**changes) -> dict:
             "type": "llama",
             "vocab_size": VOCABULARY,
         },
-        "search": {"max_length": CONTEXT, "past_present_share_buffer": False},
+        "search": {"max_length": context, "past_present_share_buffer": False},
         **changes,
     }
 
 
-def model(*, together: bool = False) -> bytes:
-    """Return the decoder; with `together` its attention is GroupQueryAttention, whose rows may stand anywhere."""
+def model(*, together: bool = False, endless: bool = False, work: int = 0) -> bytes:
+    """Return the decoder; with `together` its attention is GroupQueryAttention, whose rows may stand anywhere.
+
+    An `endless` one begins SCRIPT anew; `work` is the side of a square matrix that is multiplied for each token.
+    """
     rng = np.random.default_rng(5)
     follow = rng.normal(scale=0.5, size=(VOCABULARY, VOCABULARY)).astype("f4")
     script = list(SCRIPT.encode())
-    for token, following in zip(script, [*script[1:], END], strict=True):
+    for token, following in zip(script, [*script[1:], script[0] if endless else END], strict=True):
         follow[token, following] += 9
     keys = rng.normal(size=(VOCABULARY, 16)).astype("f4")
     past = ["batch", 1, "past", 16]
@@ -141,7 +144,7 @@ def model(*, together: bool = False) -> bytes:
         helper.make_node("Gather", ["follow", "input_ids"], ["next"]),
         helper.make_node("Add", ["next", "nudge"], ["logits"]),
     ]
-    graph = helper.make_graph(
+    nodes = (
         gqa
         if together
         else [
@@ -153,7 +156,27 @@ def model(*, together: bool = False) -> bytes:
             helper.make_node("MatMul", ["seen", "read"], ["nudge"]),
             helper.make_node("Gather", ["follow", "input_ids"], ["next"]),
             helper.make_node("Add", ["next", "nudge"], ["logits"]),
-        ],
+        ]
+    )
+    weights = {
+        "keys": keys,
+        "follow": follow,
+        "read": rng.normal(scale=0.2, size=(16, VOCABULARY)).astype("f4"),
+        "head": np.array([1]),
+    }
+    if work:
+        nodes[-1] = helper.make_node("Add", ["next", "nudge"], ["quick"])
+        nodes += [
+            helper.make_node("ReduceMax", ["quick"], ["largest"], keepdims=0),
+            helper.make_node("Expand", ["largest", "square"], ["matrix"]),
+            helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+            helper.make_node("ReduceMax", ["product"], ["much"], keepdims=0),
+            helper.make_node("Mul", ["much", "nothing"], ["delay"]),
+            helper.make_node("Add", ["quick", "delay"], ["logits"]),
+        ]
+        weights |= {"square": np.array([work, work]), "nothing": np.zeros((), "f4")}
+    graph = helper.make_graph(
+        nodes,
         "tiny",
         [
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
@@ -166,15 +189,7 @@ def model(*, together: bool = False) -> bytes:
             helper.make_tensor_value_info("present.0.key", floats, total),
             helper.make_tensor_value_info("present.0.value", floats, total),
         ],
-        [
-            numpy_helper.from_array(value, name)
-            for name, value in {
-                "keys": keys,
-                "follow": follow,
-                "read": rng.normal(scale=0.2, size=(16, VOCABULARY)).astype("f4"),
-                "head": np.array([1]),
-            }.items()
-        ],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     made = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8
