@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.tensors import Tensor, encode_tensors
@@ -68,7 +70,7 @@ class Generations:
         Raises:
             ExecutionFailed: the model's process cannot be started.
         """
-        one = _Generation(self, model, admitted)
+        one = _Generation(self, model, admitted, request)
         with self._lock:
             self._running.add(one)
             if not self._watching:
@@ -76,7 +78,7 @@ class Generations:
                 threading.Thread(target=self._watch, name="generations", daemon=True).start()
         model.after_each_round(self.flush)
         try:
-            one.number = model.start(request, one)
+            one.start()
         except JobError:
             self._running.discard(one)
             raise
@@ -145,7 +147,7 @@ class Generations:
 
     def _look(self) -> None:
         now = self._clock()
-        running = [one for one in tuple(self._running) if one.number]
+        running = [one for one in tuple(self._running) if one.is_started]
         for one in running:
             late = now - one.admitted.job.deadline_at
             if late >= HANG_SECONDS:
@@ -163,75 +165,173 @@ class Generations:
 
 
 class _Generation:
-    """One of them; hears of its tokens from its model's thread."""
+    """One of them, of one text or several; hears of their tokens from its model's thread."""
 
-    def __init__(self, owner: Generations, model: GenerationModel, admitted: Admitted) -> None:
+    def __init__(
+        self, owner: Generations, model: GenerationModel, admitted: Admitted, request: GenerationRequest
+    ) -> None:
         self.model = model
         self.admitted = admitted
-        self.number = 0
         self.started = time.perf_counter()
         self._owner = owner
-        self._texts: list[str] = []
-        self._tokens: list[int] = []
+        self._request = request
+        self._numbers: list[int] = []
+        self._deltas: list[tuple[int, str, int]] = []  # which text, what was added to it, and the tokens of that
+        self._ends: dict[int, Finished] = {}
         self._sent: int | None = None
         self._late = False
+        self._over = False
+
+    @property
+    def is_started(self) -> bool:
+        """Tell whether its model has been told of all its texts."""
+        return len(self._numbers) == self._request.n
+
+    def start(self) -> None:
+        """Have the model begin every text.
+
+        Raises:
+            ExecutionFailed: the model's process cannot be started.
+        """
+        try:
+            for index, request in enumerate(self._request.each()):
+                self._numbers.append(self.model.start(request, _Text(self, index)))
+                if self._over:  # an earlier one has failed meanwhile
+                    self._stop()
+                    return
+        except JobError:
+            self._over = True
+            self._stop()
+            raise
 
     def cancel(self, sent: int) -> None:
         """Stop, because the client is gone; it was sent that many tokens."""
         if self._sent is None:
             self._sent = sent
-            self.model.stop(self.number)
+            self._stop()
 
     def stop_at_deadline(self) -> None:
         """Stop, because time is up."""
         if not self._late:
             self._late = True
-            self.model.stop(self.number)
+            self._stop()
 
-    def delta(self, text: str, tokens: int) -> None:
-        """Pass new text on."""
-        self._texts.append(text)
-        self._tokens.append(tokens)
+    def delta(self, index: int, text: str, tokens: int) -> None:
+        """Pass on what was added to one of the texts."""
+        if self._over:
+            return
+        self._deltas.append((index, text, tokens))
         _GENERATED.inc(tokens)
         job = self.admitted.job
         if job.stream and self._sent is None:
-            outputs = encode_tensors(
-                [Tensor.from_numpy("text", _texts(text)), Tensor.from_numpy("tokens", np.array([tokens], np.int64))]
-            )
+            tensors = [
+                Tensor.from_numpy("text", _texts([text])),
+                Tensor.from_numpy("tokens", np.array([tokens], np.int64)),
+            ]
+            if self._request.n > 1:
+                tensors.append(Tensor.from_numpy("index", np.array([index], np.int64)))
+            outputs = encode_tensors(tensors)
             self._owner.tell(job, Result(job.request_id, job.attempt, ok=True, outputs=outputs, final=False))
 
     def failed(self, error: JobError) -> None:
-        """Pass on that nothing came of it."""
-        self._owner.end(self, error)
+        """Pass on that nothing came of one of the texts, and so of none."""
+        if not self._over:
+            self._over = True
+            self._owner.end(self, error)
+            if self._request.n > 1:
+                # Not here: who starts a generation may wait for the model's process, and that for this thread.
+                threading.Thread(target=self._stop, name="generation-stop", daemon=True).start()
+
+    def finished(self, index: int, end: Finished) -> None:
+        """Note the end of one of the texts; the last makes the answer."""
+        self._ends[index] = end
+        if len(self._ends) == self._request.n and not self._over:
+            self._over = True
+            self._owner.end(self, self._answer())
+
+    def _stop(self) -> None:
+        for number in self._numbers:
+            self.model.stop(number)
+
+    def _answer(self) -> Answer | JobError:
+        """Make the answer, cut to what the client was sent if it left."""
+        ends = [self._ends[index] for index in range(self._request.n)]
+        prompt = max(end.prompt_tokens for end in ends)
+        _READ.inc(sum(end.prompt_tokens for end in ends))
+        reasons, made, deltas = [end.reason for end in ends], [end.completion_tokens for end in ends], self._deltas
+        if self._sent is not None:
+            deltas = _first(deltas, self._sent)
+            reasons, made = ["cancelled"] * len(ends), _tokens(deltas, len(ends))
+            if not deltas:
+                return JobCancelled("the client left before it was sent anything.")
+        elif "cancelled" in reasons:  # by the deadline
+            if not self.admitted.job.stream or not deltas:
+                return JobTooLate("the deadline passed before the text was whole.", field="deadline_at")
+            counted = _tokens(deltas, len(ends))
+            for index, reason in enumerate(reasons):
+                if reason == "cancelled":
+                    reasons[index], made[index] = "length", counted[index]
+        texts = ["".join(text for of, text, _ in deltas if of == index) for index in range(len(ends))]
+        outputs = {
+            "text": _texts(texts),
+            "finish_reason": _texts(reasons),
+            "usage": np.array([prompt, *made], np.int64),
+            **self._chances(ends, made),
+        }
+        return Answer(outputs, units=prompt + sum(made))
+
+    def _chances(self, ends: Sequence[Finished], made: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Return what was asked of the tokens' chances, one text's tokens after the other's."""
+        found: dict[str, NDArray[Any]] = {}
+        if self._request.logprobs:
+            each = [(end.logprobs or [])[:count] for end, count in zip(ends, made, strict=True)]
+            found["logprobs"] = np.array([one for row in each for one in row], np.float32)
+        if self._request.top_logprobs or {"top_tokens", "top_logprobs"} & set(self.admitted.job.outputs):
+            rows = [row for end, count in zip(ends, made, strict=True) for row in end.top[:count]]
+            shape = len(rows), len(rows[0]) if rows else 0
+            found["top_tokens"] = _texts([text for row in rows for text, _ in row]).reshape(shape)
+            found["top_logprobs"] = np.array([one for row in rows for _, one in row], np.float32).reshape(shape)
+        return found
+
+
+class _Text:
+    """Hears of one of a generation's texts."""
+
+    def __init__(self, whole: _Generation, index: int) -> None:
+        self._whole = whole
+        self._index = index
+
+    def delta(self, text: str, tokens: int) -> None:
+        """Hear of new text."""
+        self._whole.delta(self._index, text, tokens)
 
     def finished(self, end: Finished) -> None:
-        """Make the answer, cut to what the client was sent if it left."""
-        _READ.inc(end.prompt_tokens)
-        reason, made, texts = end.reason, end.completion_tokens, self._texts
-        if self._sent is not None:
-            reason, made, texts = "cancelled", 0, []
-            for text, tokens in zip(self._texts, self._tokens, strict=True):
-                if made + tokens > self._sent:
-                    break
-                made += tokens
-                texts.append(text)
-            if not made:
-                self._owner.end(self, JobCancelled("the client left before it was sent anything."))
-                return
-        elif reason == "cancelled":  # by the deadline
-            if not self.admitted.job.stream or not self._texts:
-                self._owner.end(self, JobTooLate("the deadline passed before the text was whole.", field="deadline_at"))
-                return
-            reason, made = "length", sum(self._tokens)
-        outputs = {
-            "text": _texts("".join(texts)),
-            "finish_reason": _texts(reason),
-            "usage": np.array([end.prompt_tokens, made], np.int64),
-        }
-        if end.logprobs is not None:
-            outputs["logprobs"] = np.array(end.logprobs[:made], np.float32)
-        self._owner.end(self, Answer(outputs, units=end.prompt_tokens + made))
+        """Hear of the end."""
+        self._whole.finished(self._index, end)
+
+    def failed(self, error: JobError) -> None:
+        """Hear that nothing came of it."""
+        self._whole.failed(error)
 
 
-def _texts(text: str) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
-    return np.array([text.encode()], dtype=object)
+def _first(deltas: Sequence[tuple[int, str, int]], tokens: int) -> list[tuple[int, str, int]]:
+    """Return the first deltas that together have no more than so many tokens."""
+    kept = []
+    for one in deltas:
+        tokens -= one[2]
+        if tokens < 0:
+            break
+        kept.append(one)
+    return kept
+
+
+def _tokens(deltas: Sequence[tuple[int, str, int]], texts: int) -> list[int]:
+    """Return how many tokens each text has."""
+    counted = [0] * texts
+    for index, _, tokens in deltas:
+        counted[index] += tokens
+    return counted
+
+
+def _texts(texts: Sequence[str]) -> NDArray[np.object_]:
+    return np.array([text.encode() for text in texts], dtype=object)

@@ -20,6 +20,7 @@ from contracts.protocol.tensors import Tensor
 # What a tokenizer adds around a text, such as [CLS] and [SEP].
 TOKENS_AROUND_A_TEXT = 2
 MAX_TOKENS_LIMIT = 1 << 20
+MAX_CHOICES = 16
 DEFAULT_TEXT_TOKENS = 512
 DEFAULT_CONTEXT_TOKENS = 2_048
 DEFAULT_OUTPUT_TOKENS = 256
@@ -39,11 +40,11 @@ class Served(NamedTuple):
 def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> int:
     """Return the most units a request can cost, at least 1; exact where the model is not metered.
 
-    Of a text at most `max_tokens` of the manifest's options count; a generation counts its prompt and the tokens it may
-    give, together at most the model's context.
+    Of a text at most `max_tokens` of the manifest's options count; a generation counts its prompt once and the tokens
+    that each of its texts may have, prompt and one text together at most the model's context.
 
     Raises:
-        TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576.
+        TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576, or `n` none from 1 to 16.
     """
     if not manifest.is_metered:
         return count_units(manifest.unit, tensors, manifest.batch_axis)
@@ -52,7 +53,9 @@ def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Map
         context = int(options.get("context_length", DEFAULT_CONTEXT_TOKENS))
         template = int(options.get("template_tokens", DEFAULT_TEMPLATE_TOKENS))
         prompt = sum(len(tensor.data) for tensor in tensors) + template
-        return max(1, min(prompt + output_tokens(manifest, parameters), context))
+        text = min(output_tokens(manifest, parameters), context)
+        # A longer prompt leaves less to each text: the most is where both just fit.
+        return max(1, min(prompt, context - text) + text * choices(parameters))
     most = int(options.get("max_tokens", DEFAULT_TEXT_TOKENS))
     around = int(options.get("template_tokens", TOKENS_AROUND_A_TEXT))
     return max(1, sum(min(size + around, most) for tensor in tensors for size in _text_sizes(tensor)))
@@ -90,6 +93,18 @@ def output_tokens(manifest: Manifest, parameters: Mapping[str, Any]) -> int:
             field="max_tokens",
             remedy=f"Give a whole number from 1 to {MAX_TOKENS_LIMIT}.",
         )
+    return wanted
+
+
+def choices(parameters: Mapping[str, Any]) -> int:
+    """Return how many texts a generation gives for its prompt: the parameter `n`, else one.
+
+    Raises:
+        TensorError: `n` is not a whole number from 1 to 16.
+    """
+    wanted = parameters.get("n", 1)
+    if type(wanted) is not int or not 1 <= wanted <= MAX_CHOICES:
+        raise TensorError(f"n is {wanted!r}.", field="n", remedy=f"Give a whole number from 1 to {MAX_CHOICES}.")
     return wanted
 
 

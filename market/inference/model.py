@@ -77,11 +77,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The next piece of a streamed text and how many tokens it is."""
+    """The next piece of a streamed text, and how many tokens it is; `index` says of which text, of several."""
 
     request_id: bytes
     text: bytes
     tokens: int
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

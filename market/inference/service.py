@@ -22,7 +22,7 @@ from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job
-from contracts.protocol.metering import ceiling_units
+from contracts.protocol.metering import ceiling_units, choices
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
 from contracts.protocol.typed_data import Domain
@@ -223,6 +223,7 @@ class InferenceService:
             self._dispatcher,
             self._spawn,
             counted=counted,
+            texts=choices(request.parameters),
             stop_after_seconds=0.95 * seconds,
         )
 

@@ -23,7 +23,7 @@ from market.inference.ports import Dispatcher
 # A reader that leaves more than this unread has its generation stopped; kernel and server hold some more.
 MAX_UNREAD_TOKENS = 512
 MAX_TOKEN_BYTES = 4_096
-TEXT, TOKENS = "text", "tokens"
+TEXT, TOKENS, INDEX = "text", "tokens", "index"
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -40,16 +40,16 @@ class Spawn(Protocol):
 class TokenFeed:
     """What one generation has streamed; `stop` is called once, with the job and the tokens after which it shall end.
 
-    Without `counted` nothing counts as sent before all of it is.
+    Without `counted` nothing counts as sent before all of it is. `texts` is how many it gives, one token after another.
     """
 
-    def __init__(self, stop: Callable[[Job, int], object], *, counted: bool = True) -> None:
+    def __init__(self, stop: Callable[[Job, int], object], *, counted: bool = True, texts: int = 1) -> None:
         self._stop = stop
         self._counted = counted
         self._job: Job | None = None
         self._unread: deque[Partial] = deque()
         self._wake = asyncio.Event()
-        self._streamed = bytearray()
+        self._streamed = [bytearray() for _ in range(texts)]
         self._received = 0
         self._handed = 0
         self._sent = 0
@@ -60,7 +60,7 @@ class TokenFeed:
     @property
     def started(self) -> bool:
         """Tell whether anything came: from then on no other worker may be asked."""
-        return bool(self._received or self._streamed or self._fault)
+        return bool(self._received or any(self._streamed) or self._fault)
 
     @property
     def sent(self) -> int:
@@ -87,9 +87,12 @@ class TokenFeed:
             self._fail(f"A part of the stream cannot be read: {error.detail}")
             return
         self._received += partial.tokens
-        self._streamed += partial.text
+        if not 0 <= partial.index < len(self._streamed):
+            self._fail("The worker streams another text than was asked for.")
+            return
+        self._streamed[partial.index] += partial.text
         most = 0 if self._job is None else self._job.units
-        if self._received > most or len(self._streamed) > most * MAX_TOKEN_BYTES:
+        if self._received > most or sum(map(len, self._streamed)) > most * MAX_TOKEN_BYTES:
             self._fail("The worker streams more than the request asked for.")
             return
         if self._stopped_at is not None:
@@ -137,13 +140,17 @@ class TokenFeed:
             return self._fault
         by_name = {tensor.name: tensor for tensor in outputs}
         try:
-            [text] = unpack_bytes(by_name[TEXT].data, TEXT)
-        except (KeyError, ValueError, ProtocolError):
-            return "The answer to a stream has no text."
+            texts = unpack_bytes(by_name[TEXT].data, TEXT)
+        except (KeyError, ProtocolError):
+            texts = []
+        if len(texts) != len(self._streamed):
+            return f"The answer to a stream has {len(texts)} texts, not {len(self._streamed)}."
         if not self.started:
             return None
-        agrees = self._streamed == text if self._stopped_at is None else self._streamed.startswith(text)
-        return None if agrees else "The text is not the one that was streamed."
+        for streamed, text in zip(self._streamed, texts, strict=True):
+            if not (streamed == text if self._stopped_at is None else streamed.startswith(text)):
+                return "The text is not the one that was streamed."
+        return None
 
     def _fail(self, reason: str) -> None:
         self._fault = reason
@@ -157,13 +164,14 @@ async def stream(
     spawn: Spawn,
     *,
     counted: bool,
+    texts: int,
     stop_after_seconds: float,
 ) -> AsyncGenerator[Partial | Answer, None]:
     """Run `infer` beside its reader and yield what it streams, then its answer; see `InferenceService.stream`.
 
     After `stop_after_seconds` the generation is ended with what came, so that the worker's last word is in time.
     """
-    feed = TokenFeed(lambda job, tokens: spawn(_stop(dispatcher, job, tokens)), counted=counted)
+    feed = TokenFeed(lambda job, tokens: spawn(_stop(dispatcher, job, tokens)), counted=counted, texts=texts)
     serving = spawn(infer(feed))
     serving.add_done_callback(lambda _: feed.end())
     alarm = asyncio.get_running_loop().call_later(max(0.0, stop_after_seconds), feed.stop_if_started)
@@ -201,8 +209,9 @@ def _read(result: Result) -> Partial:
     try:
         [text] = unpack_bytes(by_name[TEXT].data, TEXT)
         [tokens] = by_name[TOKENS].to_numpy().tolist()
+        [index] = by_name[INDEX].to_numpy().tolist() if INDEX in by_name else [0]
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError("text or tokens are missing.", field="stream") from error
-    if type(tokens) is not int or tokens < 0:
+    if type(tokens) is not int or tokens < 0 or type(index) is not int:
         raise ProtocolError("tokens are not a count.", field="stream")
-    return Partial(result.request_id, text, tokens)
+    return Partial(result.request_id, text, tokens, index)

@@ -335,6 +335,8 @@ def _generation(made: Draft, said: dict[str, Any]) -> None:
         TensorSpec("finish_reason", "BYTES", (1,)),
         TensorSpec("usage", "INT64", (2,)),
         TensorSpec("logprobs", "FP32", (-1,)),
+        TensorSpec("top_tokens", "BYTES", (-1, -1)),
+        TensorSpec("top_logprobs", "FP32", (-1, -1)),
     )
     model = config.get("model")
     context = model.get("context_length") if isinstance(model, dict) else None

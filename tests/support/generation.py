@@ -115,6 +115,9 @@ class FakeGenerator:
             return replace(self.fail, request_id=job.request_id, attempt=job.attempt)
         limit = output_tokens(chat_manifest(), parameters)
         stops = json.loads(parameters.get("stop", "[]"))
+        texts_wanted = parameters.get("n", 1)
+        if texts_wanted > 1:
+            return await self._several(job, partial, stopped, texts_wanted)
         count, reason, text = 0, "length", ""
         while count < limit:
             if count == self.length or any(stop in text for stop in stops):
@@ -142,7 +145,38 @@ class FakeGenerator:
         ]
         if parameters.get("logprobs"):
             outputs.append(Tensor.from_numpy("logprobs", np.full(count, -0.5, np.float32)))
+            most = parameters.get("top_logprobs", 0)
+            if most:
+                likeliest = [f"{'wxyz'[place]}{token} " for token in range(count) for place in range(most)]
+                outputs.append(replace(texts("top_tokens", *likeliest), shape=(count, most)))
+                chances = np.tile(-0.5 * np.arange(1, most + 1, dtype=np.float32), (count, 1))
+                outputs.append(Tensor.from_numpy("top_logprobs", chances))
         return signed(job, self.key, outputs, units)
+
+    async def _several(self, job: Job, partial, stopped, wanted: int) -> Result:
+        """Write a word of each text in turn; the last text is a word shorter."""
+        order = [index for _ in range(self.length) for index in range(wanted)][:-1]
+        counts, sent = [0] * wanted, None
+        for taken, index in enumerate(order):
+            await asyncio.sleep(self.pause)
+            sent = stopped()
+            if sent is not None:
+                order = order[: min(taken, sent)]
+                break
+            details = [Tensor.from_numpy("tokens", np.array([1], np.int64)), texts("text", f"w{counts[index]} ")]
+            details.append(Tensor.from_numpy("index", np.array([index], np.int64)))
+            partial(Result(job.request_id, job.attempt, ok=True, outputs=encode_tensors(details), final=False))
+            counts[index] += 1
+        counts = [order.count(index) for index in range(wanted)]
+        outputs = [
+            texts("text", *(words(count) for count in counts)),
+            texts("finish_reason", *(["stop" if sent is None else "cancelled"] * wanted)),
+            Tensor.from_numpy("usage", np.array([PROMPT_TOKENS, *counts], np.int64)),
+        ]
+        _, parameters = decode_tensors(job.inputs or b"")
+        if parameters.get("logprobs"):
+            outputs.append(Tensor.from_numpy("logprobs", -np.arange(sum(counts), dtype=np.float32)))
+        return signed(job, self.key, outputs, PROMPT_TOKENS + sum(counts))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
 from tests.support import models
-from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, TOP
 
 SCRIPT = "ABCDEFGHIJKLMNOPQRSTUVWXYZ é日🎉abcdefghijklmnopqrstuvwxyz0123456789"
 END = 256
@@ -215,7 +215,7 @@ def package(folder, contents=None, **changes) -> Manifest:
             "task": "text-generation",
             "entry": "genai_config.json",
             "inputs": INPUTS,
-            "outputs": (*OUTPUTS, LOGPROBS),
+            "outputs": (*OUTPUTS, LOGPROBS, *TOP),
             "unit": Unit.TOKEN,
             "batch_axis": None,
             "max_batch": 1,

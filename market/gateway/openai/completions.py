@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from contracts.protocol.errors import TensorError
-from contracts.protocol.tensors import unpack_bytes
+from contracts.protocol.tensors import Tensor, unpack_bytes
 from market.errors import WorkerFailed
 from market.gateway import headers
 from market.gateway.openai.generation import GenerationCall
@@ -29,63 +30,77 @@ _MEMBERS = {
 }
 
 
+class _Choice:
+    """What was sent of one text."""
+
+    __slots__ = ("decoder", "given", "opened", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[Partial] = []
+        self.given = 0
+        # A character may be cut in two by a worker that streams bytes.
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.opened = False
+
+
 class Completion:
-    """Writes one completion from its pieces and its answer."""
+    """Writes one completion, of one text or several, from its pieces and its answer."""
 
     def __init__(self, call: GenerationCall) -> None:
         self._call = call
         self._created = int(time.time())
         self._id = ""
-        self._pieces: list[Partial] = []
-        self._given = 0
-        # A character may be cut in two by a worker that streams bytes.
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._opened = False
+        self._choices = [_Choice() for _ in range(call.n)]
 
     def collect(self, piece: Partial) -> None:
         """Keep a piece, for the texts of single tokens."""
-        self._pieces.append(piece)
+        self._choices[piece.index].pieces.append(piece)
 
     # --- in pieces ------------------------------------------------------------------------------------------------
 
     def piece(self, piece: Partial) -> list[dict[str, Any]]:
         """Return the chunks that bring a piece."""
-        self._pieces.append(piece)
-        self._given += len(piece.text)
+        self.collect(piece)
         self._name(piece.request_id)
-        return self._text(self._decoder.decode(piece.text))
+        choice = self._choices[piece.index]
+        choice.given += len(piece.text)
+        return self._text(piece.index, choice.decoder.decode(piece.text))
 
     def last(self, answer: Answer) -> list[dict[str, Any]]:
-        """Return the chunks that end a stream: what was not sent yet, the finish reason with the receipt, the usage.
+        """Return the chunks that end a stream: what was not sent yet, the finish reasons with the receipt, the usage.
 
         Raises:
             WorkerFailed: the answer is not one of a generation.
         """
-        text, reason, (prompt, completion) = _outputs(answer)
+        outputs = _outputs(answer, self._call.n)
         self._name(answer.request_id)
-        chunks = self._text(self._decoder.decode(text[self._given :], final=True))
-        if not self._opened:
-            chunks += self._text("", always=True)
-        choice = self._delta(None)
-        choice["finish_reason"] = reason
-        choice["logprobs"] = self._logprobs(answer)
-        chunks.append({**self._chunk([choice]), "market": paper(answer)})
+        chunks: list[dict[str, Any]] = []
+        for index, choice in enumerate(self._choices):
+            text = outputs.texts[index][choice.given :]
+            chunks += self._text(index, choice.decoder.decode(text, final=True), always=not choice.opened)
+        for index in range(self._call.n):
+            end = self._delta(index, None)
+            end["finish_reason"] = outputs.reasons[index]
+            end["logprobs"] = self._logprobs(index, outputs)
+            chunks.append(self._chunk([end]))
+        chunks[-1]["market"] = paper(answer)
         if self._call.include_usage:
-            chunks.append({**self._chunk([]), "usage": _usage(prompt, completion)})
+            chunks.append({**self._chunk([]), "usage": _usage(outputs)})
         return chunks
 
-    def _text(self, text: str, *, always: bool = False) -> list[dict[str, Any]]:
-        return [self._chunk([self._delta(text)])] if text or always else []
+    def _text(self, index: int, text: str, *, always: bool = False) -> list[dict[str, Any]]:
+        return [self._chunk([self._delta(index, text)])] if text or always else []
 
-    def _delta(self, text: str | None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0}
+    def _delta(self, index: int, text: str | None) -> dict[str, Any]:
+        found: dict[str, Any] = {"index": index}
+        choice = self._choices[index]
         if self._call.chat:
             delta = {} if text is None else {"content": text}
-            choice["delta"] = delta if self._opened else {"role": "assistant", **delta}
+            found["delta"] = delta if choice.opened else {"role": "assistant", **delta}
         else:
-            choice["text"] = text or ""
-        self._opened = True
-        return {**choice, "logprobs": None, "finish_reason": None}
+            found["text"] = text or ""
+        choice.opened = True
+        return {**found, "logprobs": None, "finish_reason": None}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {
@@ -107,39 +122,42 @@ class Completion:
         Raises:
             WorkerFailed: the answer is not one of a generation.
         """
-        data, reason, (prompt, completion) = _outputs(answer)
+        outputs = _outputs(answer, self._call.n)
         self._name(answer.request_id)
-        text = data.decode("utf-8", "replace")
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": self._logprobs(answer)}
-        if self._call.chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
         return {
             "id": self._id,
             "object": "chat.completion" if self._call.chat else "text_completion",
             "created": self._created,
             "model": self._call.model,
-            "choices": [choice],
-            "usage": _usage(prompt, completion),
+            "choices": [self._whole(index, outputs) for index in range(self._call.n)],
+            "usage": _usage(outputs),
         }
+
+    def _whole(self, index: int, outputs: _Outputs) -> dict[str, Any]:
+        text = outputs.texts[index].decode("utf-8", "replace")
+        written = (
+            {"message": {"role": "assistant", "content": text, "refusal": None}} if self._call.chat else {"text": text}
+        )
+        reason, logprobs = outputs.reasons[index], self._logprobs(index, outputs)
+        return {"index": index, "finish_reason": reason, "logprobs": logprobs, **written}
 
     def _name(self, request_id: bytes) -> None:
         if not self._id:
             self._id = ("chatcmpl-" if self._call.chat else "cmpl-") + request_id.hex()
 
-    def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
-        found = next((tensor for tensor in answer.tensors if tensor.name == "logprobs"), None)
+    def _logprobs(self, index: int, outputs: _Outputs) -> dict[str, Any] | None:
+        found = outputs.chances(index)
         if not self._call.logprobs or found is None:
             return None
-        values = [float(value) for value in found.to_numpy().reshape(-1).tolist()]
-        texts = _token_texts(self._pieces, len(values))
+        values, tops = found
+        texts = _token_texts(self._choices[index].pieces, len(values))
         if not self._call.chat:
-            offsets = [len("".join(texts[:index])) for index in range(len(texts))]
-            return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
+            offsets = [len("".join(texts[:at])) for at in range(len(texts))]
+            likeliest = [dict(row) for row in tops] if self._call.top else None
+            return {"tokens": texts, "token_logprobs": values, "top_logprobs": likeliest, "text_offset": offsets}
         rows = [
-            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
-            for text, value in zip(texts, values, strict=True)
+            {**_token(text, value), "top_logprobs": [_token(*one) for one in top]}
+            for text, value, top in zip(texts, values, tops, strict=True)
         ]
         return {"content": rows, "refusal": None}
 
@@ -158,16 +176,66 @@ def _token_texts(pieces: Sequence[Partial], count: int) -> list[str]:
     return (texts + [""] * count)[:count]
 
 
-def _usage(prompt: int, completion: int) -> dict[str, int]:
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _usage(outputs: _Outputs) -> dict[str, int]:
+    prompt, completion = outputs.prompt, sum(outputs.made)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _outputs(answer: Answer) -> tuple[bytes, str, tuple[int, int]]:
-    outputs = {tensor.name: tensor for tensor in answer.tensors}
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """What a generation's tensors say; `made` are the tokens of each text."""
+
+    texts: list[bytes]
+    reasons: list[str]
+    prompt: int
+    made: list[int]
+    logprobs: list[float] | None
+    tops: list[list[tuple[str, float]]]
+
+    def chances(self, index: int) -> tuple[list[float], list[list[tuple[str, float]]]] | None:
+        """Return the logarithms of one text's tokens, and for each token the likeliest in its place."""
+        if self.logprobs is None:
+            return None
+        first = sum(self.made[:index])
+        mine = slice(first, first + self.made[index])
+        return self.logprobs[mine], self.tops[mine]
+
+
+def _outputs(answer: Answer, texts: int) -> _Outputs:
+    by_name = {tensor.name: tensor for tensor in answer.tensors}
     try:
-        [text] = unpack_bytes(outputs["text"].data, "text")
-        [reason] = unpack_bytes(outputs["finish_reason"].data, "finish_reason")
-        prompt, completion = (int(count) for count in outputs["usage"].to_numpy().tolist())
-        return text, _REASONS[reason.decode()], (prompt, completion)
+        prompt, *made = (int(count) for count in by_name["usage"].to_numpy().tolist())
+        logprobs = by_name.get("logprobs")
+        values = None if logprobs is None else [float(value) for value in logprobs.to_numpy().reshape(-1).tolist()]
+        found = _Outputs(
+            texts=unpack_bytes(by_name["text"].data, "text"),
+            reasons=[_REASONS[one.decode()] for one in unpack_bytes(by_name["finish_reason"].data, "finish_reason")],
+            prompt=prompt,
+            made=made,
+            logprobs=values,
+            tops=_tops(by_name, len(values or ())),
+        )
     except (KeyError, ValueError, TypeError, TensorError) as error:
         raise WorkerFailed("The worker's answer is not that of a generation.") from error
+    counts = {len(found.texts), len(found.reasons), len(made)}
+    if counts != {texts} or (values is not None and len(values) != sum(made)):
+        raise WorkerFailed(f"The worker's answer is not one of {texts} texts.")
+    return found
+
+
+def _tops(by_name: Mapping[str, Tensor], tokens: int) -> list[list[tuple[str, float]]]:
+    """Return for each token the likeliest in its place, with their logarithms; none where they were not asked for."""
+    names, values = by_name.get("top_tokens"), by_name.get("top_logprobs")
+    if names is None or values is None:
+        return [[] for _ in range(tokens)]
+    rows = [
+        [(name.decode("utf-8", "replace"), float(value)) for name, value in zip(row, numbers, strict=True)]
+        for row, numbers in zip(names.to_numpy().tolist(), values.to_numpy().tolist(), strict=True)
+    ]
+    if len(rows) != tokens:
+        raise ValueError("as many rows as tokens.")
+    return rows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.metering import MAX_TOKENS_LIMIT
+from contracts.protocol.metering import MAX_CHOICES, MAX_TOKENS_LIMIT
 from contracts.protocol.tensors import Tensor
 from market.errors import InvalidRequest, WrongTask
 from market.gateway.openai import fields
@@ -21,7 +21,8 @@ from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import InferenceBody
 
 TASK = "text-generation"
-LOGPROBS = "logprobs"
+LOGPROBS, TOP_TOKENS, TOP_LOGPROBS = "logprobs", "top_tokens", "top_logprobs"
+MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TEMPERATURE = 2.0
@@ -31,12 +32,23 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 _MEANS_NOTHING = frozenset({"role", "content", "name", "tool_call_id"})
 
 _BOTH = frozenset(
-    {"model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options", "logprobs"}
+    {
+        "logprobs",
+        "max_tokens",
+        "model",
+        "n",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_k",
+        "top_p",
+    }
 )
-_CHAT = _BOTH | {"messages", "max_completion_tokens", "response_format"}
+_CHAT = _BOTH | {"messages", "max_completion_tokens", "response_format", "top_logprobs"}
 _TEXT = _BOTH | {"prompt"}
 _NOT_OFFERED: dict[str, tuple[object, ...]] = {
-    "n": (1,),
     "presence_penalty": (0, 0.0),
     "frequency_penalty": (0, 0.0),
     "logit_bias": ({},),
@@ -50,7 +62,6 @@ _NOT_OFFERED_CHAT = _NOT_OFFERED | {
     "reasoning_effort": ("none",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -59,7 +70,7 @@ _NOT_OFFERED_TEXT = _NOT_OFFERED | {"best_of": (1,), "echo": (False,), "suffix":
 
 @dataclass(frozen=True, slots=True)
 class GenerationCall:
-    """A checked completion request; `parameters` are the worker's."""
+    """A checked completion request for `n` texts; `parameters` are the worker's, `top` the likeliest tokens to show."""
 
     model: str
     prompt: str
@@ -68,18 +79,23 @@ class GenerationCall:
     stream: bool
     include_usage: bool
     logprobs: bool
+    n: int = 1
+    top: int = 0
 
     def decode(self, manifest: Manifest) -> InferenceBody:
         """Return the request for the model.
 
         Raises:
             WrongTask: the model does not generate text.
-            InvalidRequest: it gives no log probabilities.
+            InvalidRequest: it gives no log probabilities, or none of other tokens.
         """
         if manifest.task != TASK:
             raise WrongTask(f"{self.model} does {manifest.task}, not {TASK}.", field="model")
-        if self.logprobs and all(spec.name != LOGPROBS for spec in manifest.outputs):
-            raise InvalidRequest(f"{self.model} gives no log probabilities.", field=LOGPROBS, remedy="Leave it out.")
+        given = {spec.name for spec in manifest.outputs}
+        for name, wanted in ((LOGPROBS, self.logprobs), (TOP_LOGPROBS, self.top)):
+            if wanted and name not in given:
+                where = name if self.chat else LOGPROBS
+                raise InvalidRequest(f"{self.model} gives no {name}.", field=where, remedy="Leave it out.")
         prompt = np.array([self.prompt.encode()], dtype=object)
         return InferenceBody((Tensor.from_numpy("prompt", prompt),), (), self.parameters, None)
 
@@ -93,9 +109,12 @@ def read_chat(body: Mapping[str, Any]) -> GenerationCall:
     fields.check_names(body, _CHAT, _NOT_OFFERED_CHAT)
     most = fields.whole(body, "max_completion_tokens", 1, MAX_TOKENS_LIMIT)
     logprobs = fields.truth(body, LOGPROBS)
+    top = fields.whole(body, TOP_LOGPROBS, 0, MAX_TOP_LOGPROBS) or 0
+    if top and not logprobs:
+        raise InvalidRequest("is taken with logprobs only.", field=TOP_LOGPROBS, remedy='Add "logprobs": true.')
     schema = _schema(body.get("response_format"))
     messages = json.dumps(_messages(body.get("messages")), ensure_ascii=False, separators=(",", ":"))
-    return _call(body, messages, logprobs=logprobs, chat=True, most=most, schema=schema)
+    return _call(body, messages, logprobs=logprobs, top=top, chat=True, most=most, schema=schema)
 
 
 def read_text(body: Mapping[str, Any]) -> GenerationCall:
@@ -105,8 +124,8 @@ def read_text(body: Mapping[str, Any]) -> GenerationCall:
         InvalidRequest: names the parameter.
     """
     fields.check_names(body, _TEXT, _NOT_OFFERED_TEXT)
-    # OpenAI counts alternatives here; the chosen token's own probability comes with any number.
-    alternatives = fields.whole(body, LOGPROBS, 0, 0)
+    # OpenAI counts the likeliest tokens here; the chosen token's own probability comes with any number.
+    top = fields.whole(body, LOGPROBS, 0, MAX_TOP_LOGPROBS)
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
@@ -116,11 +135,18 @@ def read_text(body: Mapping[str, Any]) -> GenerationCall:
             "token arrays are not taken; send text." if tokens else "expected one text that is not empty.",
             field="prompt",
         )
-    return _call(body, prompt, logprobs=alternatives is not None, chat=False, most=None)
+    return _call(body, prompt, logprobs=top is not None, top=top or 0, chat=False, most=None)
 
 
 def _call(
-    body: Mapping[str, Any], prompt: str, *, logprobs: bool, chat: bool, most: int | None, schema: str | None = None
+    body: Mapping[str, Any],
+    prompt: str,
+    *,
+    logprobs: bool,
+    top: int,
+    chat: bool,
+    most: int | None,
+    schema: str | None = None,
 ) -> GenerationCall:
     older = fields.whole(body, "max_tokens", 1, MAX_TOKENS_LIMIT)
     parameters: dict[str, Any] = {
@@ -137,6 +163,11 @@ def _call(
         parameters["format"] = "chat"
     if logprobs:
         parameters[LOGPROBS] = True
+    if top:
+        parameters[TOP_LOGPROBS] = top
+    n = fields.whole(body, "n", 1, MAX_CHOICES) or 1
+    if n > 1:
+        parameters["n"] = n
     stream = fields.truth(body, "stream")
     return GenerationCall(
         model=fields.text(body, "model"),
@@ -146,6 +177,8 @@ def _call(
         stream=stream,
         include_usage=_include_usage(body.get("stream_options"), stream=stream),
         logprobs=logprobs,
+        n=n,
+        top=top,
     )
 
 

@@ -112,7 +112,9 @@ class GenerationRequest(BaseModel):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(
+        None, ge=1, le=16, description="How many texts; the prompt is paid once, each text by itself."
+    )
     user: str | None = None
 
 
@@ -152,6 +154,7 @@ class ChatRequest(GenerationRequest):
     messages: list[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="With logprobs: so many of the likeliest tokens.")
     response_format: ResponseFormat | None = None
 
 
@@ -159,7 +162,7 @@ class TextRequest(GenerationRequest):
     """What /v1/completions takes."""
 
     prompt: str | list[str]
-    logprobs: Literal[0] | None = Field(None, description="0: the chosen tokens' own.")
+    logprobs: int | None = Field(None, ge=0, le=20, description="0: the chosen tokens' own; else of the likeliest too.")
 
 
 class Usage(BaseModel):
@@ -179,7 +182,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """The one choice of a chat."""
+    """One of the texts of a chat."""
 
     index: int
     message: ChatMessage
@@ -199,7 +202,7 @@ class ChatAnswer(BaseModel):
 
 
 class TextChoice(BaseModel):
-    """The one choice of a text completion."""
+    """One of the texts of a completion."""
 
     index: int
     text: str

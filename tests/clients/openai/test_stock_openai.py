@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import json
 import math
 import time
 
 import httpx
 import numpy as np
 import openai
+import pydantic
 import pytest
 
 from market.demo.network import TOKEN_PRICE
@@ -105,6 +107,68 @@ def test_stop_and_logprobs(client):
     content = choice.logprobs.content
     assert [row.token for row in content][:6] == list("BCDEFG")
     assert all(-1 < row.logprob <= 0 for row in content[:6])
+
+
+def test_the_likeliest_tokens_of_each_place(client):
+    asked = {"model": TINY, "temperature": 0, "max_tokens": 3}
+    chat = client.chat.completions.create(**asked, messages=MESSAGES, logprobs=True, top_logprobs=4)
+    for row, letter in zip(chat.choices[0].logprobs.content, "BCD", strict=True):
+        assert (row.token, row.top_logprobs[0].token, len(row.top_logprobs)) == (letter, letter, 4)
+        assert row.logprob == row.top_logprobs[0].logprob > row.top_logprobs[1].logprob
+    text = client.completions.create(**asked, prompt="A", logprobs=4).choices[0].logprobs
+    assert [next(iter(row)) for row in text.top_logprobs] == text.tokens == list("BCD")
+
+
+def test_several_texts_whole_and_streamed_pay_their_prompt_once(paying, client):
+    before = settled(paying)
+    asked = {"model": TINY, "messages": MESSAGES, "temperature": 2, "seed": 3, "max_tokens": 6, "n": 3}
+    whole = client.chat.completions.create(**asked, logprobs=True)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    alone = client.chat.completions.create(**{**asked, "n": 1}, logprobs=True)
+    assert alone.choices[0].message.content == texts[0]
+    assert whole.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert whole.usage.completion_tokens == sum(len(choice.logprobs.content) for choice in whole.choices)
+    spent = whole.usage.total_tokens + alone.usage.total_tokens
+    assert settled(paying) == before + spent * TOKEN_PRICE
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+    assert settled(paying) == before + (spent + whole.usage.total_tokens) * TOKEN_PRICE
+
+
+def test_a_text_keeps_to_the_schema_that_was_asked_for(client):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    asked = {"model": TINY, "messages": MESSAGES, "seed": 1, "max_tokens": 60}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    answer = client.chat.completions.create(**asked, response_format=form)
+    assert answer.choices[0].finish_reason == "stop"
+    assert json.loads(answer.choices[0].message.content) in ({"a": True}, {"a": False})
+    loose = client.chat.completions.create(**asked, response_format={"type": "json_object"})
+    assert loose.choices[0].message.content.lstrip().startswith("{")
+    plain = client.chat.completions.create(**{**asked, "temperature": 0}, response_format={"type": "text"})
+    assert plain.choices[0].message.content.startswith("BCD")
+
+
+def test_the_clients_own_parsing_of_a_schema(client):
+    """`parse` sends the schema of a pydantic model and reads the answer back into one."""
+
+    class Verdict(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+        good: bool
+
+    answer = client.chat.completions.parse(
+        model=TINY, messages=MESSAGES, seed=2, max_tokens=60, response_format=Verdict
+    )
+    assert isinstance(answer.choices[0].message.parsed, Verdict)
 
 
 def test_a_text_completion_whole_and_streamed(client):

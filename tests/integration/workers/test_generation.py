@@ -193,6 +193,52 @@ def test_logprobs_are_the_logarithms_of_the_chosen_tokens_chances(market):
     assert ((found["logprobs"] < 0) & (found["logprobs"] > np.log(0.5))).all()
 
 
+def test_the_likeliest_tokens_come_with_their_logarithms(market):
+    found = market.ask("A", temperature=0, max_tokens=4, logprobs=True, top_logprobs=3)
+    arrays = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(found.outputs)[0]}
+    assert arrays["top_tokens"].shape == arrays["top_logprobs"].shape == (4, 3)
+    assert [row[0] for row in arrays["top_tokens"]] == [b"B", b"C", b"D", b"E"]
+    np.testing.assert_allclose(arrays["top_logprobs"][:, 0], arrays["logprobs"], rtol=1e-6)
+    assert (np.diff(arrays["top_logprobs"], axis=1) <= 0).all()
+    whole = market.ask("A", temperature=0, max_tokens=1, logprobs=True, top_logprobs=20)
+    (chances,) = (t.to_numpy() for t in decode_tensors(whole.outputs)[0] if t.name == "top_logprobs")
+    assert 0.9 < np.exp(chances).sum() < 1
+
+
+def test_outputs_that_nobody_asked_numbers_for_are_empty(market):
+    job, blob = market.job(
+        "A", changes={"outputs": ("text", "top_tokens", "top_logprobs")}, temperature=0, max_tokens=2
+    )
+    assert market.send((job, blob)) == [None]
+    arrays = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(market.final(job).outputs)[0]}
+    assert arrays["top_tokens"].shape == arrays["top_logprobs"].shape == (0, 0)
+
+
+def test_several_texts_for_one_prompt_are_one_job_and_the_prompt_is_paid_once(market):
+    result = market.ask("A", temperature=2.0, seed=7, max_tokens=6, n=3, logprobs=True)
+    arrays = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(result.outputs)[0]}
+    texts, (prompt, *made) = [one.decode("utf-8", "replace") for one in arrays["text"]], arrays["usage"].tolist()
+    assert prompt == 1
+    assert result.units == 1 + sum(made) <= 1 + 3 * 6
+    assert len(arrays["logprobs"]) == sum(made)
+    each = [outputs(market.ask("A", temperature=2.0, seed=seed, max_tokens=6))["text"] for seed in (7, 8, 9)]
+    assert texts == each
+    assert len(set(texts)) > 1
+    assert len(market.work) == 4
+
+
+def test_pieces_of_several_texts_say_whose_they_are(market):
+    job, blob = market.job("X", changes={"stream": True}, temperature=0, max_tokens=8, n=2)
+    assert market.send((job, blob)) == [None]
+    final = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(market.final(job).outputs)[0]}
+    streamed = ["", ""]
+    for piece in market.partials(job):
+        found = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(piece.outputs)[0]}
+        streamed[int(found["index"][0])] += found["text"][0].decode()
+    assert streamed == [one.decode() for one in final["text"]] == ["YZ é日"[: len(streamed[0])]] * 2
+    assert final["finish_reason"].tolist() == [b"length"] * 2
+
+
 def test_generations_go_on_together_and_each_gets_its_own(market):
     alone = [outputs(greedy(market, prompt))["text"] for prompt in "AKZ"]
     jobs = [market.job(prompt, changes={"seq": i}, temperature=0) for i, prompt in enumerate("AKZAKZAKZ")]
@@ -217,6 +263,10 @@ BAD = {
     "not UTF-8": (b"\xff", {}, "prompt", "not UTF-8"),
     "unknown parameter": ("A", {"beam": 2}, "parameters.beam", "no parameter 'beam'"),
     "max_tokens": ("A", {"max_tokens": 0}, "max_tokens", "max_tokens is 0"),
+    "no texts": ("A", {"n": 0}, "n", "n is 0"),
+    "too many texts": ("A", {"n": 17}, "n", "n is 17"),
+    "top_logprobs alone": ("A", {"top_logprobs": 2}, "parameters.top_logprobs", "with logprobs only"),
+    "too many likeliest": ("A", {"logprobs": True, "top_logprobs": 21}, "parameters.top_logprobs", "from 0 to 20"),
 }
 
 
@@ -297,6 +347,32 @@ def test_a_client_that_left_before_the_first_token_pays_nothing(slow):
     market.cancelled[job.request_id] = 0
     market.send((job, blob))
     assert (market.final(job).code, market.work) == ("job-cancelled", [])
+
+
+def test_of_several_texts_that_are_left_what_was_sent_is_signed(slow):
+    market = Market(*slow)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100, n=2)
+    market.send((job, blob))
+    wait_for(lambda: len(market.partials(job)) >= 6)
+    market.cancelled[job.request_id] = 5
+    result = market.final(job)
+    found = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(result.outputs)[0]}
+    prompt, *made = found["usage"].tolist()
+    assert (prompt, sum(made), result.units) == (1, 5, 6)
+    assert [one.decode() for one in found["text"]] == ["BCDEF"[:count] for count in made]
+    assert found["finish_reason"].tolist() == [b"cancelled"] * 2
+    wait_for(lambda: market.executor.generations.active == 0)
+
+
+def test_when_the_process_dies_all_the_texts_of_a_generation_fail_as_one(slow):
+    cache, package = slow
+    market = Market(cache, package)
+    job, blob = market.job("A", changes={"stream": True}, temperature=0, max_tokens=100, n=3)
+    market.send((job, blob))
+    wait_for(lambda: len(market.partials(job)) >= 3)
+    cache.get(package).kill()
+    assert (market.final(job).code, market.work) == ("model-died", [])
+    assert [one.final for one in market.results if one.request_id == job.request_id].count(True) == 1
 
 
 def test_at_the_deadline_a_stream_ends_and_a_whole_text_fails(slow):

@@ -48,6 +48,24 @@ def test_a_generation_costs_at_most_prompt_and_completion():
     assert ceiling_units(model, prompt, {"max_tokens": 5_000}) == 1_000
 
 
+@pytest.mark.parametrize(
+    ("size", "most", "texts_wanted"), [(20, 100, 3), (900, 200, 4), (5_000, 300, 2), (20, 5_000, 16)]
+)
+def test_several_texts_cost_at_most_what_any_length_of_prompt_allows(size, most, texts_wanted):
+    model = manifest("text-generation", context_length=1_000, template_tokens=10)
+    ceiling = ceiling_units(model, texts("x" * size), {"max_tokens": most, "n": texts_wanted})
+    possible = range(1, min(size + 4 + 10, 999) + 1)
+    dearest = max(tokens + texts_wanted * min(most, 1_000 - tokens) for tokens in possible)
+    assert dearest <= ceiling < dearest + texts_wanted
+
+
+@pytest.mark.parametrize("wanted", [0, 17, 1.0, "2", True, None])
+def test_the_number_of_texts_is_bounded(wanted):
+    with pytest.raises(TensorError) as error:
+        ceiling_units(manifest("text-generation"), texts("x"), {"n": wanted})
+    assert error.value.field == "n"
+
+
 @pytest.mark.parametrize("wanted", [0, -1, 1.5, "3", True, 1 << 21])
 def test_max_tokens_must_be_a_sensible_number(wanted):
     with pytest.raises(TensorError) as error:

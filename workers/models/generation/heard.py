@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from workers.errors import JobError, ModelUnusable
@@ -16,12 +16,13 @@ _REASONS = frozenset({"stop", "length", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a generation; `logprobs` is None if nobody asked."""
+    """The end of a generation; `logprobs` is None if nobody asked, `top` has the likeliest of each token, if asked."""
 
     reason: str
     prompt_tokens: int
     completion_tokens: int
     logprobs: list[float] | None
+    top: list[list[tuple[str, float]]] = field(default_factory=list)
 
 
 class Listener(Protocol):
@@ -46,6 +47,7 @@ class Heard:
         self._context = context
         self._tokens = 0
         self._characters = 0
+        self._top: list[list[tuple[str, float]]] = []
 
     def delta(self, text: str, tokens: int) -> None:
         """Count new text.
@@ -58,6 +60,25 @@ class Heard:
         most = self._request.max_tokens
         if tokens < 0 or self._tokens > most or self._characters > (most + 1) * MOST_CHARACTERS_PER_TOKEN:
             raise Garbled("more text than was asked for.")
+
+    def top(self, rows: Any) -> None:
+        """Keep a token's likeliest ones, each a text and a logarithm.
+
+        Raises:
+            Garbled: they are more or others than were asked for.
+        """
+        asked = self._request.top_logprobs
+        width = len(self._top[0]) if self._top else len(rows) if isinstance(rows, list) else 0
+        if not isinstance(rows, list) or not len(rows) == width <= asked or len(self._top) >= self._request.max_tokens:
+            raise Garbled("more tokens than were asked for.")
+        row = []
+        for one in rows:
+            match one:
+                case [str() as text, float() as logprob] if len(text) <= MOST_CHARACTERS_PER_TOKEN:
+                    row.append((text, logprob))
+                case _:
+                    raise Garbled("no token's chance.")
+        self._top.append(row)
 
     def end(self, reason: str, prompt: int, made: int, logprobs: Any) -> Finished:
         """Return the end.
@@ -74,9 +95,10 @@ class Heard:
             or not isinstance(numbers, list)
             or len(numbers) != wanted
             or not all(isinstance(one, float) for one in numbers)
+            or len(self._top) != (made if self._request.top_logprobs else 0)
         ):
             raise Garbled("an end that cannot be.")
-        return Finished(reason, prompt, made, numbers if self._request.logprobs else None)
+        return Finished(reason, prompt, made, numbers if self._request.logprobs else None, self._top)
 
 
 _READY = ("provider", "fell_back", "version", "advance", "why")

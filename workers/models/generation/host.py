@@ -5,7 +5,8 @@ no key and no connection; a stranger's model is screened first and runs in a san
 in pieces between the others' tokens, so that a long prompt does not make them wait. Ends when the socket does.
 
 It is told `["start", id, {…}]` and `["stop", id]`. It says once `["ready", {…}]` or `["unusable", detail]`, then lists
-of `["delta", id, text, tokens]`, `["done", id, reason, prompt_tokens, completion_tokens, logprobs | nil]` and of
+of `["delta", id, text, tokens]`, `["top", id, [[text, logprob], …]]`, `["done", id, reason, prompt_tokens,
+completion_tokens, logprobs | nil]` and of
 `["refused" | "crowded" | "failed", id, detail, field | nil]`.
 """
 
@@ -47,6 +48,7 @@ class Host:
         self._waiting: dict[int, Generation] = {}
         self._active: dict[int, Generation] = {}
         self._events: list[list[Any]] = []
+        self._texts: dict[int, str] = {}
 
     def serve(self) -> None:
         """Serve until the other side is gone."""
@@ -146,11 +148,20 @@ class Host:
             return
         one.made += 1
         one.pending += 1
+        if one.request["top_logprobs"]:
+            self._events.append(["top", number, [[self._text(token), logprob] for token, logprob in one.top]])
         self._say(number, one, one.stops.feed(one.stream.decode(token)))
         if one.stops.found:
             self._finish(number, one, "stop")
         elif one.made >= one.request["max_tokens"]:
             self._finish(number, one, "length")
+
+    def _text(self, token: int) -> str:
+        """Return a token's own text; of one that is a part of a character, what the tokenizer makes of it."""
+        known = self._texts.get(token)
+        if known is None:
+            known = self._texts[token] = str(self._tokenizer.decode(np.array([token], np.int32)))
+        return known
 
     def _finish(self, number: int, one: Generation, reason: str) -> None:
         self._say(number, one, one.stops.rest())

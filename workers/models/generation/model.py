@@ -28,7 +28,7 @@ from workers.errors import CrowdedOut, ExecutionFailed, InputsRefused, JobError,
 from workers.models.deaths import Deaths
 from workers.models.generation import config
 from workers.models.generation.heard import Heard, Listener, listed, read_ready
-from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, GenerationRequest
+from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS, TOP, GenerationRequest
 from workers.models.pipelines.base import Options, check_interface
 from workers.models.sandbox import ROOT, Confinement, resident_bytes, start
 from workers.models.store import Package
@@ -71,7 +71,7 @@ class GenerationModel:
         options.number("max_output_tokens", 256, 1, context)
         options.number("template_tokens", 64, 0, context)
         options.done()
-        spare = [LOGPROBS] if LOGPROBS in self.manifest.outputs else []
+        spare = [one for one in (LOGPROBS, *TOP) if one in self.manifest.outputs]
         check_interface(self.manifest, INPUTS, [*OUTPUTS, *spare])
         if Path(self.manifest.entry).name != config.FILENAME:
             raise ModelUnusable(f"the entry is not a {config.FILENAME}.", field="entry")
@@ -269,6 +269,10 @@ class GenerationModel:
                 if heard is not None:
                     heard.delta(text, tokens)
                     heard.listener.delta(text, tokens)
+            case ["top", int() as number, row]:
+                heard = self._listeners.get(number)
+                if heard is not None:
+                    heard.top(row)
             case ["done", int() as number, str() as reason, int() as prompt, int() as made, logprobs]:
                 heard = self._listeners.get(number)
                 if heard is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.protocol.errors import TensorError
 from contracts.protocol.manifest import Manifest, TensorSpec
-from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, output_tokens
+from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, choices, output_tokens
 from contracts.protocol.tensors import Tensor
 from workers.errors import InputsRefused
 
@@ -20,8 +20,22 @@ OUTPUTS = (
     TensorSpec("usage", "INT64", (2,)),
 )
 LOGPROBS = TensorSpec("logprobs", "FP32", (-1,))
+# Of each token the likeliest ones there, and their logarithms: as many columns as were asked for.
+TOP = (TensorSpec("top_tokens", "BYTES", (-1, -1)), TensorSpec("top_logprobs", "FP32", (-1, -1)))
 
-PARAMETERS = ("format", "json_schema", "logprobs", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
+PARAMETERS = (
+    "format",
+    "json_schema",
+    "logprobs",
+    "max_tokens",
+    "n",
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+)
 ROLES = ("system", "user", "assistant", "tool")
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
@@ -29,12 +43,13 @@ MAX_SCHEMA_BYTES = 1 << 16
 # No tokenizer's vocabulary reaches this on average; a longer prompt is not even looked at.
 BYTES_PER_TOKEN = 32
 MAX_TEMPERATURE = 2.0
+MAX_TOP_LOGPROBS = 20
 MAX_SEED = (1 << 53) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation; `messages` is the JSON of the chat, or None where `prompt` is plain text."""
+    """One generation; `messages` is the JSON of the chat, or None where `prompt` is plain text; `n` texts are given."""
 
     prompt: str
     messages: str | None
@@ -46,6 +61,14 @@ class GenerationRequest:
     stop: tuple[str, ...]
     logprobs: bool
     json_schema: str | None = None
+    n: int = 1
+    top_logprobs: int = 0
+
+    def each(self) -> list[GenerationRequest]:
+        """Return a request for each of its texts; of one that names a seed, the seeds count up from it."""
+        if self.seed is None:
+            return [self] * self.n
+        return [replace(self, seed=(self.seed + index) % (MAX_SEED + 1)) for index in range(self.n)]
 
     def to_wire(self) -> dict[str, Any]:
         """Return the fields as data."""
@@ -75,10 +98,15 @@ def read_request(
         raise _refused("logprobs", f"{wants_logprobs!r} is not true or false.")
     if (wants_logprobs or logprobs) and LOGPROBS not in manifest.outputs:
         raise _refused("logprobs", "the model gives none.")
+    top_logprobs = _whole(parameters, "top_logprobs", 0, 0, MAX_TOP_LOGPROBS)
+    if top_logprobs and not wants_logprobs:
+        raise _refused("top_logprobs", "it goes with logprobs only.")
+    if top_logprobs and not set(TOP) <= set(manifest.outputs):
+        raise _refused("top_logprobs", "the model gives none.")
     try:
-        max_tokens = output_tokens(manifest, parameters)
+        max_tokens, n = output_tokens(manifest, parameters), choices(parameters)
     except TensorError as error:
-        raise InputsRefused(error.detail, field="parameters.max_tokens", remedy=error.remedy) from error
+        raise InputsRefused(error.detail, field=f"parameters.{error.field}", remedy=error.remedy) from error
     seed = parameters.get("seed")
     if seed is not None:
         seed = _whole(parameters, "seed", 0, 0, MAX_SEED)
@@ -93,6 +121,8 @@ def read_request(
         stop=_stops(parameters.get("stop")),
         logprobs=wants_logprobs or logprobs,
         json_schema=_schema(parameters.get("json_schema")),
+        n=n,
+        top_logprobs=top_logprobs,
     )
 
 

@@ -30,6 +30,7 @@ class Generation:
     made: int = 0
     pending: int = 0  # tokens whose text was not yet sent
     logprobs: list[float] = field(default_factory=list)
+    top: list[tuple[int, float]] = field(default_factory=list)  # the likeliest in place of the newest token
     state: Any = None
 
     @property
@@ -38,9 +39,15 @@ class Generation:
         return len(self.tokens) + int(self.request["max_tokens"])
 
     def note(self, logits: NDArray[np.float32], token: int) -> None:
-        """Keep the logarithm of a token's chance."""
+        """Keep the logarithm of a token's chance, and the likeliest tokens in its place with theirs."""
         above = logits - logits.max()
-        self.logprobs.append(float(above[token] - np.log(np.exp(above).sum())))
+        whole = np.log(np.exp(above).sum())
+        self.logprobs.append(float(above[token] - whole))
+        most = min(int(self.request["top_logprobs"]), len(above))
+        if most:
+            likeliest = np.argpartition(above, -most)[-most:]
+            likeliest = likeliest[np.argsort(-above[likeliest], kind="stable")]
+            self.top = [(int(one), float(above[one] - whole)) for one in likeliest]
 
 
 # Is told of each generation its next token, or what went wrong with it.

@@ -26,7 +26,8 @@ BOTH = pytest.mark.parametrize(("path", "body"), ROUTES, ids=["chat", "text"])
 
 async def generating(**worker) -> World:
     model = chat_manifest()
-    model = replace(model, outputs=(*model.outputs, TensorSpec("logprobs", "FP32", (-1,))))
+    chances = (("logprobs", "FP32", (-1,)), ("top_tokens", "BYTES", (-1, -1)), ("top_logprobs", "FP32", (-1, -1)))
+    model = replace(model, outputs=(*model.outputs, *(TensorSpec(*one) for one in chances)))
     world = World(model=model)
     world.generator = await add_generator(world, "w1", **{"length": 3, **worker})
     return world
@@ -167,6 +168,64 @@ async def test_log_probabilities_come_with_the_tokens_texts(http):
     }  # fmt: skip
 
 
+async def test_the_likeliest_tokens_come_as_openai_writes_them(http, world):
+    chat = {**CHAT, "logprobs": True, "top_logprobs": 2}
+    rows = (await http.post("/v1/chat/completions", json=chat)).json()["choices"][0]["logprobs"]["content"]
+    assert [[(one["token"], one["logprob"]) for one in row["top_logprobs"]] for row in rows] == [
+        [(f"w{token} ", -0.5), (f"x{token} ", -1.0)] for token in range(3)
+    ]
+    assert rows[1]["top_logprobs"][1]["bytes"] == list(b"x1 ")
+    *_, last = events(await http.post("/v1/chat/completions", json={**chat, "stream": True}))
+    assert last["choices"][0]["logprobs"]["content"] == rows
+    text = (await http.post("/v1/completions", json={**TEXT, "logprobs": 2})).json()["choices"][0]["logprobs"]
+    assert text["top_logprobs"] == [{f"w{token} ": -0.5, f"x{token} ": -1.0} for token in range(3)]
+    assert world.generator.parameters == {"max_tokens": 20, "logprobs": True, "top_logprobs": 2}
+
+
+SEVERAL = PROMPT_TOKENS + 3 + 3 + 2
+
+
+@BOTH
+async def test_several_texts_are_one_request_that_pays_its_prompt_once(http, world, path, body):
+    answer = await http.post(path, json={**body, "n": 3, "logprobs": 0 if path == ROUTES[1][0] else True})
+    found = answer.json()
+    texts = [one["text"] if "text" in one else one["message"]["content"] for one in found["choices"]]
+    assert ([one["index"] for one in found["choices"]], texts) == ([0, 1, 2], [words(3), words(3), words(2)])
+    rows = [one["logprobs"] for one in found["choices"]]
+    values = [row.get("token_logprobs") or [one["logprob"] for one in row["content"]] for row in rows]
+    assert values == [[0, -1, -2], [-3, -4, -5], [-6, -7]]
+    assert found["usage"] == {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 8, "total_tokens": SEVERAL}
+    assert answer.headers["Market-Charged"] == str(SEVERAL * PRICE)
+    assert world.generator.parameters["n"] == 3
+    assert (await world.account()).charged == SEVERAL * PRICE
+
+
+@BOTH
+async def test_several_texts_stream_side_by_side(http, path, body):
+    asked = {**body, "n": 2, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, usage = events(await http.post(path, json=asked))
+    texts = ["", ""]
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        texts[choice["index"]] += choice["text"] if "text" in choice else choice["delta"].get("content", "")
+    assert texts == [words(3), words(2)]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[-2:]] == ["stop", "stop"]
+    assert ["market" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert usage["usage"]["total_tokens"] == PROMPT_TOKENS + 5
+    if path == ROUTES[0][0]:
+        roles = [chunk["choices"][0] for chunk in chunks if "role" in chunk["choices"][0]["delta"]]
+        assert [one["index"] for one in roles] == [0, 1]
+
+
+async def test_the_most_that_all_texts_can_cost_is_set_aside_first(world):
+    ceiling = (len(json.dumps(CHAT["messages"], separators=(",", ":"))) + 4 + 64 + 3 * 20) * PRICE
+    for pay, status in ((ceiling - 1, 402), (ceiling, 200)):
+        async with client_of(world, payment(pay)) as client:
+            answer = await client.post("/v1/chat/completions", json={**CHAT, "n": 3})
+        assert answer.status_code == status, answer.text
+    assert (await world.account()).charged == SEVERAL * PRICE
+
+
 SCHEMA = {"type": "object", "properties": {"ä": {"type": "integer"}}}
 FORMATS = [
     ({"type": "text"}, None),
@@ -198,7 +257,8 @@ WRONG_BOTH = [
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"nonsense": 1}}, "stream_options"),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "include_usage"),
-    ({"n": 2}, "n"),
+    ({"n": 17}, "n"),
+    ({"n": 0}, "n"),
     ({"n": True}, "n"),
     ({"presence_penalty": 1}, "presence_penalty"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
@@ -237,7 +297,7 @@ WRONG_TEXT = [
     ({"echo": True}, "echo"),
     ({"suffix": "x"}, "suffix"),
     ({"best_of": 2}, "best_of"),
-    ({"logprobs": 5}, "logprobs"),
+    ({"logprobs": 21}, "logprobs"),
     ({"messages": []}, "messages"),
 ]
 WRONG = [
