@@ -492,8 +492,7 @@ class Jobs:
         telemetry.THAWING.set(sum(found.thawing for found in self.view.workers()))
         behind, newest_at = self.indexer.lag()
         telemetry.BLOCKS_BEHIND.set(behind)
-        if newest_at is not None:
-            telemetry.BLOCK_AGE.set(max(0.0, now - newest_at))
+        telemetry.BLOCK_AGE.set(max(0.0, now - newest_at))
 
     def sweep(self) -> int:
         """Drop stored answers whose time has passed; returns how many."""

@@ -32,10 +32,10 @@ class Web3ChainReader:
         bindings: tuple[Binding, ...] = (contracts.escrow, contracts.workers, contracts.models)
         self._bindings = {binding.address: binding for binding in bindings}
 
-    def head(self) -> int:
-        """See `ChainReader.head`."""
+    def newest(self) -> Block:
+        """See `ChainReader.newest`."""
         with _reachable():
-            return int(self._web3.eth.block_number)
+            return _block(self._web3.eth.get_block("latest"))
 
     def block(self, number: int) -> Block | None:
         """See `ChainReader.block`."""
@@ -46,7 +46,7 @@ class Web3ChainReader:
             if isinstance(error.__cause__, NodeUnreachable) and isinstance(error.__cause__.__cause__, BlockNotFound):
                 return None
             raise
-        return Block(int(found["number"]), bytes(found["hash"]), int(found["timestamp"]), bytes(found["parentHash"]))
+        return _block(found)
 
     def events_in(self, block: Block) -> Sequence[ChainEvent]:
         """See `ChainReader.events_in`."""
@@ -106,6 +106,10 @@ class Web3ChainReader:
             tx_hash=event.tx_hash,
             log_index=event.log_index,
         )
+
+
+def _block(found: Any) -> Block:
+    return Block(int(found["number"]), bytes(found["hash"]), int(found["timestamp"]), bytes(found["parentHash"]))
 
 
 @contextmanager

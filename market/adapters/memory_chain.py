@@ -109,10 +109,10 @@ class MemoryChain:
         del self._blocks[-depth:]
         self._branch += 1
 
-    def head(self) -> int:
-        """See `ChainReader.head`."""
+    def newest(self) -> Block:
+        """See `ChainReader.newest`."""
         self._maybe_fail()
-        return len(self._blocks) - 1 - self.lag
+        return self._blocks[-1 - self.lag][0]
 
     def block(self, number: int) -> Block | None:
         """See `ChainReader.block`."""

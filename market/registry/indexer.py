@@ -40,6 +40,8 @@ class Indexer:
         self._store = store
         self._confirmations = confirmations
         self._first_block = first_block
+        # The newest block and the cursor at which there was nothing to do: while both stay, nothing can have changed.
+        self._at_rest: tuple[bytes, Block | None] | None = None
 
     def step(self) -> int:
         """Apply at most one range of blocks; returns how many, 0 when there is nothing new.
@@ -48,10 +50,14 @@ class Indexer:
             ChainUnreachable: the node does not answer, or not with what it said before; nothing was changed.
             ReorgTooDeep: see there.
         """
-        cursor = self._rewound()
-        last = self._chain.head() - self._confirmations
+        newest, cursor = self._chain.newest(), self._store.cursor()
+        if (newest.hash, cursor) == self._at_rest:
+            return 0
+        cursor = self._rewound(cursor)
+        last = newest.number - self._confirmations
         first = self._first_block if cursor is None else cursor.number + 1
         if last < first:
+            self._at_rest = newest.hash, cursor
             return 0
         near = last - first < NEAR_BLOCKS
         if not near:
@@ -64,17 +70,15 @@ class Indexer:
             return 0
         return last - first + 1
 
-    def lag(self) -> tuple[int, int | None]:
+    def lag(self) -> tuple[int, int]:
         """Return how many confirmed blocks are not read yet, and the newest block's time, unix seconds.
 
         Raises:
             ChainUnreachable: the node does not answer.
         """
-        head = self._chain.head()
-        cursor = self._store.cursor()
+        newest, cursor = self._chain.newest(), self._store.cursor()
         read = self._first_block - 1 if cursor is None else cursor.number
-        newest = self._chain.block(head)
-        return max(0, head - self._confirmations - read), None if newest is None else newest.timestamp
+        return max(0, newest.number - self._confirmations - read), newest.timestamp
 
     def catch_up(self) -> int:
         """Step until there is nothing new; returns how many blocks were applied."""
@@ -83,9 +87,8 @@ class Indexer:
             total += applied
         return total
 
-    def _rewound(self) -> Block | None:
+    def _rewound(self, cursor: Block | None) -> Block | None:
         """Return the cursor after going back to the last block that the chain still has."""
-        cursor = self._store.cursor()
         if cursor is None or self._still_there(cursor):
             return cursor
         for block in self._store.known_blocks():
@@ -99,7 +102,7 @@ class Indexer:
         found = self._chain.block(block.number)
         # A node that lies behind does not have the block at all; that says nothing against it.
         if found is None:
-            return self._chain.head() < block.number
+            return self._chain.newest().number < block.number
         return found.hash == block.hash
 
     def _linked(self, cursor: Block | None, first: int, last: int) -> list[Block]:

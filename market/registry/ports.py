@@ -38,8 +38,8 @@ class Block:
 class ChainReader(Protocol):
     """Reads the chain; every call may be slow, fail or lie behind."""
 
-    def head(self) -> int:
-        """Return the newest block's number.
+    def newest(self) -> Block:
+        """Return the newest block.
 
         Raises:
             ChainUnreachable: the node does not answer.

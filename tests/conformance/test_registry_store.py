@@ -300,7 +300,7 @@ def test_random_forks_end_where_a_straight_reading_ends(chain, kept):
         if action < 0.6:
             total += 1
             chain.mine(*rng.choice([[settled(total)], [funded(total)], [], [batch(total, total), settled(total)]]))
-        elif action < 0.75 and chain.head() > 12:
+        elif action < 0.75 and chain.newest().number > 12:
             chain.drop(rng.randint(1, 10))
         else:
             chain.lag = rng.choice([0, 0, 1, 3])
