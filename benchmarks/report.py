@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 Cells = dict[str, dict[str, list[dict[str, float]]]]
-SESSION, EACH = "market, session voucher", "market, voucher a request"
+SESSION, EACH = "market, session voucher", "market, voucher and id each"
 OURS = (SESSION, EACH)
 BEGIN, END = "<!-- measured by `make bench`: begin -->", "<!-- end -->"
 
@@ -103,7 +103,7 @@ def _ratios(results: dict[str, Cells], raw) -> list[str]:
                 rows.append((f"tiny c=64, paid / {peer} unpaid", "≥ 3, then 8", f"{ratio:.1f}"))
         if EACH in tiny:
             ratio = middle(tiny, EACH, "64", "rps") / middle(tiny, SESSION, "64", "rps")
-            rows.append(("tiny c=64, voucher a request / session voucher", "", f"{ratio:.2f}"))
+            rows.append(("tiny c=64, voucher and id each / session voucher", "", f"{ratio:.2f}"))
     embed = results.get("embed", {})
     if SESSION in embed and raw.get("embed"):
         best = max(statistics.median(one[size] for one in raw["embed"]) for size in raw["embed"][0])

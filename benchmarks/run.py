@@ -26,7 +26,7 @@ from benchmarks.servers import (
     scratch_folder,
 )
 
-OURS = SESSION, EACH = "market, session voucher", "market, voucher a request"
+OURS = SESSION, EACH = "market, session voucher", "market, voucher and id each"
 CONNECTIONS = {"tiny": (1, 16, 64), "embed": (1, 16, 64)}
 EMBED_PEERS = ("triton", "mosec", "kserve")
 WARM_SECONDS = 0.7

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import struct
@@ -292,7 +293,7 @@ class OwnMarket:
         self.local.stop()
 
     def paid(self, name: str, workload: Workload, *, vouchers: int, deposit: int = 20_000) -> Running:
-        """Open a channel and write paid requests: one session voucher, or so many vouchers, one a request."""
+        """Open a channel and write paid requests: one session voucher, or so many vouchers, one a named request."""
         local, domain = self.local, self.local.chain.domain
         amount = deposit * ATOMIC_PER_TOKEN
         channel = local.chain.open_channel(self.wallet, local.accounts["gateway"].address, amount)
@@ -306,7 +307,8 @@ class OwnMarket:
             ceiling = amount if vouchers == 1 else min(amount, (number + 128) * MIN_PRICE)
             signature = self.wallet.key.sign_digest(Voucher(channel_id, ceiling).digest(domain))
             voucher = f"{hex0x(channel_id)};{ceiling};{hex0x(signature)}"
-            requests.append(request_bytes(path, body, {"Market-Voucher": voucher}))
+            name = {} if vouchers == 1 else {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
+            requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **name}))
         file = write_requests(self._scratch / f"{name}.bin", requests)
         port = int(local.gateway_url.rpartition(":")[2])
         return Running(name, port, file, [child.pid for child in local.supervisor.children])

@@ -5,6 +5,7 @@ A linked worker is reached over its link, every other through the broker. Called
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from contracts.protocol.errors import CodedError
@@ -62,11 +63,17 @@ class LaneRouter:
         return await lane.run(job, worker, on_partial, long=long, client=client)
 
     def submit(
-        self, job: Job, worker: bytes, ended: Callable[[Result | Exception], None], *, client: bytes | None = None
+        self,
+        job: Job,
+        worker: bytes,
+        ended: Callable[[Result | Exception], None],
+        *,
+        client: bytes | None = None,
+        leave_at: float = math.inf,
     ) -> object:
         """See `InstantDispatcher.submit`."""
         lane = self._linked if self._linked.reaches(worker) else self._own
-        return lane.submit(job, worker, ended, client=client)
+        return lane.submit(job, worker, ended, client=client, leave_at=leave_at)
 
     async def stop(self, job: Job, tokens: int) -> None:
         """See `Dispatcher.stop`."""

@@ -9,6 +9,7 @@ never let a late or doubled result reach anybody. A lane says how a message is c
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ import structlog
 from contracts import tracing
 from contracts.protocol.messages import Job, Pack, Papers, Result
 from market.adapters.turns import TurnQueue
-from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress
+from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress, WorkerHangs
 from market.inference.ports import PaperSource, WorkerGone
 
 PACKS_IN_FLIGHT = 2
@@ -35,7 +36,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One job between `submit` and its outcome, which `ended` is told once; it is None from then on."""
+    """One job between `submit` and its outcome, which `ended` is told once; it is None from then on.
+
+    `leave_at` is when its worker has had time enough, unix seconds.
+    """
 
     job: Job
     ended: Callable[[Result | Exception], None] | None
@@ -46,6 +50,7 @@ class Waiting:
     long: bool = False
     sent: bool = False
     trace: str | None = None
+    leave_at: float = math.inf
 
 
 @dataclass(slots=True, eq=False)
@@ -144,8 +149,11 @@ class PackingDispatcher(ABC):
         *,
         long: bool = False,
         client: bytes | None = None,
+        leave_at: float = math.inf,
     ) -> Waiting:
         """Put a job on its way and return at once; `ended` is called with its result or what `run` would raise.
+
+        It is called with `WorkerHangs` if there is no result at `leave_at`, unix seconds.
 
         Raises:
             Overloaded | RequestInProgress: see `Dispatcher.run`; `ended` is not called.
@@ -163,6 +171,7 @@ class PackingDispatcher(ABC):
         job, blob = self._prepared(job)
         entry = Waiting(job, ended, lane, blob, on_partial=on_partial, long=long)
         entry.trace = tracing.current.get()
+        entry.leave_at = leave_at
         lane.long += long
         self._pending[key] = entry
         queue = lane.queues.get(job.model_id)
@@ -326,6 +335,8 @@ class PackingDispatcher(ABC):
             now = self._wall_clock()
             for entry in [entry for entry in self._pending.values() if entry.job.deadline_at <= now]:
                 self._finish(entry, DeadlineExceeded())
+            for entry in [entry for entry in self._pending.values() if entry.leave_at <= now]:
+                self._finish(entry, WorkerHangs())
             if now >= next_liveness:
                 next_liveness = now + LIVENESS_SECONDS
                 dead = {worker for worker in self._lanes if not self._is_live(worker)}

@@ -27,6 +27,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _UNCLEAR = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n| (?=\r|\Z)")
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,5})\r\n", re.IGNORECASE)
+_FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade):", re.IGNORECASE)
+# Most libraries send a body in a segment of its own. A small one is waited for, since it is on its way; after a while
+# uvicorn has what is there, and the client its usual time.
+_MOST_AWAITED = 32_768
+_AWAITED_SECONDS = 0.05
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
 
@@ -102,6 +108,17 @@ def read_whole(data: bytes) -> WholeRequest | None:
     return WholeRequest(path, headers, data[end + len(_END) :])
 
 
+def body_to_come(data: bytes) -> int:
+    """Return how long a small inference request will be whose headers alone are here; 0 for all else."""
+    if not (data.endswith(_END) and data.startswith(_START)):
+        return 0
+    length = _LENGTH.search(data)
+    if length is None or data.find(_END) + len(_END) != len(data) or _FRAMED_OTHERWISE.search(data) is not None:
+        return 0
+    size = int(length[1])
+    return len(data) + size if size and len(data) + size <= _MOST_AWAITED else 0
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol; `short_way` sees the whole inference requests first."""
 
@@ -115,6 +132,9 @@ class Connection(HttpToolsProtocol):
         self._closing = False
         self._peer = ""
         self._held: list[bytes] = []
+        self._part = b""
+        self._whole_bytes = 0
+        self._awaited: asyncio.TimerHandle | None = None
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -132,6 +152,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._has_arrived()
+        self._take_part()
         super().connection_lost(exc)
 
     def _of_this_address(self) -> int:
@@ -166,7 +187,30 @@ class Connection(HttpToolsProtocol):
             self._held.append(data)
             self.flow.pause_reading()
             return
+        if self._part:
+            if len(self._part) + len(data) < self._whole_bytes:
+                self._part += data
+                return
+            data = self._take_part() + data
         idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
+        if idle and (whole_bytes := body_to_come(data)):
+            self._part, self._whole_bytes = data, whole_bytes
+            self._awaited = self.loop.call_later(_AWAITED_SECONDS, self._await_no_more)
+            return
+        self._serve(data, idle)
+
+    def _take_part(self) -> bytes:
+        """Return what is here of a request, which is waited for no more."""
+        if self._awaited is not None:
+            self._awaited.cancel()
+            self._awaited = None
+        part, self._part = self._part, b""
+        return part
+
+    def _await_no_more(self) -> None:
+        self._serve(self._take_part(), idle=True)
+
+    def _serve(self, data: bytes, idle: bool) -> None:
         if idle and self._short_way.begin(data, self._peer, self._common_lines, self._done):
             self._has_arrived()
             self._unset_keepalive_if_required()
@@ -257,6 +301,8 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close once the answer under way is sent."""
+        if self._part:
+            self._await_no_more()
         if self._busy:
             self._closing = True
         else:

@@ -20,11 +20,11 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
-from market.errors import InvalidVoucher, Overloaded, PaymentError
+from market.errors import Overloaded, PaymentError
 from market.gateway.body import wanted_encoding
 from market.gateway.connection import read_whole
 from market.gateway.doorman import FORWARDED_FOR, doorman_of
-from market.gateway.headers import REQUEST_HEADERS, TRACEPARENT, VOUCHER
+from market.gateway.headers import PaymentHeaders, read_headers
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.plain_codec import PlainCodec
@@ -33,7 +33,6 @@ from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_req
 from market.inference.model import Answer, InferenceRequest
 from market.inference.plain import PlainLane
 from market.payments.model import ParsedVoucher
-from market.payments.vouchers import parse_voucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
@@ -43,9 +42,7 @@ MAX_PLAIN_BYTES = 32_768
 _PREFIX = "/v2/models/"
 _SUFFIX = "/infer"
 _END = b"\r\n\r\n"
-_VOUCHER = VOUCHER.lower()
-# With one of these a request wants more than the short lane knows.
-_NOT_PLAIN = frozenset(name.lower() for name in (*REQUEST_HEADERS, HEADER_LENGTH, TRACEPARENT) if name != VOUCHER)
+_HEADER_LENGTH = HEADER_LENGTH.lower()
 _HEADS_KEPT = 2_048
 _HEAD_BYTES = 1_024
 _CODECS_KEPT = 256
@@ -60,18 +57,29 @@ _REFUSED_SECONDS = 0.02
 
 @dataclass(slots=True, eq=False)
 class _Head:
-    """What a request's head says; a client's heads mostly are the same, byte for byte.
+    """What a request's head says; the heads of a client that names no request mostly are the same, byte for byte.
 
-    `refusal` is the response to it, without the lines that all have, up to `refused_until` of the monotonic clock.
+    `header_length` is how much of the body is JSON, as the client writes it. `refusal` is the response to it, without
+    the lines that all have, up to `refused_until` of the monotonic clock.
     """
 
     path: str
     model: str
     voucher: ParsedVoucher
+    payment: PaymentHeaders
+    header_length: str | None
     body_bytes: int
     forwarded: str | None
     refused_until: float = 0.0
     refusal: bytes = b""
+
+    @property
+    def has_wishes(self) -> bool:
+        """Whether not every worker will do."""
+        payment = self.payment
+        return not (
+            payment.max_price is None and payment.worker is None and payment.region is None and payment.min_stake == 0
+        )
 
 
 class PlainHttp:
@@ -111,14 +119,27 @@ class PlainHttp:
             if codec is None or codec.manifest is not manifest:
                 codec = self._codec(head.model, manifest)
             with stage("decode"):
-                read = codec.decode(data[end:])
+                read = None if head.header_length is not None else codec.decode(data[end:])
                 if read is None:
-                    body = decode_request(data[end:], manifest)
+                    body = decode_request(data[end:], manifest, head.header_length)
                     read = body, encode_tensors(body.tensors, body.parameters)
         except CodedError:
             return False
         body, blob = read
-        request = InferenceRequest(head.model, body.tensors, head.voucher, None, body.parameters, body.outputs)
+        payment = head.payment
+        request = InferenceRequest(
+            head.model,
+            body.tensors,
+            head.voucher,
+            None,
+            body.parameters,
+            body.outputs,
+            payment.request_id,
+            payment.max_price,
+            payment.worker,
+            payment.region,
+            payment.min_stake,
+        )
         taken = head
 
         def answered(outcome: Answer | Exception) -> None:
@@ -144,6 +165,8 @@ class PlainHttp:
 
     def _has_no_room(self, head: _Head, listing: Listing) -> bool:
         """Tell whether a request is refused unread; what to answer is then in its head."""
+        if head.has_wishes:
+            return False  # what is full for others may not be what it wants
         now = time.monotonic()
         if now >= head.refused_until:
             refusal = self._lane.no_room(listing, head.voucher)
@@ -155,19 +178,27 @@ class PlainHttp:
 
     def _read(self, data: bytes, end: int) -> _Head | None:
         request = read_whole(data)
-        if request is None or not _NOT_PLAIN.isdisjoint(request.headers) or wanted_encoding(request.headers):
+        if request is None or wanted_encoding(request.headers):
             return None
-        voucher = request.headers.get(_VOUCHER)
         model = request.path[len(_PREFIX) : -len(_SUFFIX)]
-        if voucher is None or "/" in model or len(request.body) > self._joined.settings.max_body_bytes:
+        if "/" in model or len(request.body) > self._joined.settings.max_body_bytes:
             return None
         try:
-            head = _Head(
-                request.path, model, parse_voucher(voucher), len(request.body), request.headers.get(FORWARDED_FOR)
-            )
-        except InvalidVoucher:
+            payment = read_headers(request.headers)
+        except CodedError:
             return None
-        if end <= _HEAD_BYTES:
+        if payment.voucher is None or payment.hedge or payment.trace is not None:
+            return None
+        head = _Head(
+            request.path,
+            model,
+            payment.voucher,
+            payment,
+            request.headers.get(_HEADER_LENGTH),
+            len(request.body),
+            request.headers.get(FORWARDED_FOR),
+        )
+        if end <= _HEAD_BYTES and payment.request_id is None:
             if len(self._heads) >= _HEADS_KEPT:
                 del self._heads[next(iter(self._heads))]
             self._heads[data[:end]] = head
@@ -202,6 +233,7 @@ def _write(model: str, codec: PlainCodec, body: InferenceBody, answer: Answer, c
             base64.urlsafe_b64encode(paper).rstrip(b"="),
             b"\r\nmarket-charged: %d\r\nmarket-cumulative: %d\r\nmarket-request-id: 0x%s\r\n"
             % (answer.charged, answer.cumulative, answer.request_id.hex().encode()),
+            b"market-repeated: true\r\n" if answer.repeated else b"",
             b"" if json_bytes is None else b"inference-header-content-length: %d\r\n" % json_bytes,
             b"\r\n",
             content,

@@ -2,18 +2,17 @@
 
 What one turn of the event loop brings back from workers is checked, countersigned with one signature, charged in one
 transaction and answered together. The order of steps, and what each may do, is the use case's own, with the same parts;
-whatever is not plain (a named request, a choice among workers, a failure) is left or handed to the use case. Decides
-only what is plain. Called by the HTTP gateway.
+whatever is not plain (an API key, a generation, hedging, a failure) is left or handed to the use case. Decides only
+what is plain. Called by the HTTP gateway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
@@ -25,9 +24,10 @@ from contracts.protocol.metering import ceiling_units
 from contracts.protocol.receipts import sign_receipts, sign_tree
 from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import content_hash
-from market.errors import DeadlineExceeded, MarketError, Overloaded
+from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
 from market.inference.attempt import failure_of
 from market.inference.model import Answer, InferenceRequest, PriceTerms
+from market.inference.plain_parts import Asked, InstantDispatcher, Plain, Unfinished, tell
 from market.inference.rates import By
 from market.inference.service import (
     ANSWER_KEPT_SECONDS,
@@ -37,8 +37,8 @@ from market.inference.service import (
     InferenceService,
 )
 from market.inference.timeline import Timeline
-from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation
-from market.payments.ports import InstantLedger, InstantReservations
+from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation, StoredAnswer
+from market.payments.ports import DuplicateCharge, InstantLedger, InstantReservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.telemetry import observe
@@ -47,43 +47,6 @@ from market.verification.result_check import CheckedResult, Mismatch, Returned, 
 _TERMS_KEPT = 4_096
 
 log = structlog.get_logger(__name__)
-
-
-class InstantDispatcher(Protocol):
-    """A lane that takes a job without a task that waits for it."""
-
-    @property
-    def reply_to(self) -> str:
-        """See `Dispatcher.reply_to`."""
-        ...
-
-    def submit(
-        self, job: Job, worker: bytes, ended: Callable[[Result | Exception], None], *, client: bytes | None = None
-    ) -> object:
-        """Put a job on its way; `ended` is called once, with its result or what `Dispatcher.run` would raise.
-
-        Raises:
-            Overloaded | RequestInProgress: it was not taken.
-        """
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Plain:
-    """One request on the short lane; `done` is called once with its answer or refusal."""
-
-    request: InferenceRequest
-    listing: Listing
-    manifest: Manifest
-    facts: ChannelFacts
-    job: Job
-    live: LiveOffer
-    reservation: Reservation
-    timeline: Timeline
-    began: float
-    beside: int
-    done: Callable[[Answer | Exception], None]
-    checked: CheckedResult | None = None
 
 
 class PlainLane:
@@ -104,17 +67,12 @@ class PlainLane:
         self._ledger = ledger
         self._returned: list[tuple[Plain, Result | Exception]] = []
         self._terms: dict[tuple[bytes, int, int, int], PriceTerms] = {}
-        self._charging = 0
-        self._quiet: asyncio.Event | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._named: list[Asked] = []
+        self._unfinished = Unfinished()
 
     async def close(self) -> None:
         """Wait for charges that outlived their client."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._charging:
-            self._quiet = asyncio.Event()
-            await self._quiet.wait()
+        await self._unfinished.close()
 
     def begin(
         self,
@@ -127,14 +85,12 @@ class PlainLane:
     ) -> bool:
         """Put a request on its way if it is plain; otherwise nothing was done, and the use case must serve it.
 
-        `admit` counts it at the door just before it goes, and raises what the door says to a client that is too fast.
+        `admit` counts it at the door before it goes, and raises what the door says to a client that is too fast.
         """
         parts = self._parts
-        voucher = request.voucher
         if (
-            voucher is None
-            or request.request_id is not None
-            or request.limits_workers
+            request.voucher is None
+            or request.hedge
             or request.key is not None
             or manifest.task == GENERATION
             or manifest.is_metered
@@ -142,49 +98,105 @@ class PlainLane:
             or tracing.is_on()
         ):
             return False
-        reservation = None
         try:
-            facts = parts.authorizer.check(voucher)
+            facts = parts.authorizer.check(request.voucher)
             units = ceiling_units(manifest, request.tensors, request.parameters)
-            client = facts.channel.payer
-            live, others = parts.placement.choose(listing, units, request, client, {})
-            if others:
-                return False
-            terms = self._price(listing, units, live)
-            deadline_at = request.received_at + parts.limits.timeout_seconds
-            now = parts.wall_clock()
-            request_id = secrets.token_bytes(REQUEST_ID_BYTES)
-            claim = parts.authorizer.claim(
-                voucher,
-                facts,
-                price=terms.price,
-                request_id=request_id,
-                ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
-            )
-            reservation = self._reservations.reserve_now(claim)
-            if reservation is None:
-                return False
+            asked = Asked(request, listing, manifest, facts, units, blob, done)
+            if request.request_id is None:
+                return self._go(asked, admit)
+            if admit is not None:
+                admit()
+            self._look_up(asked)
+        except Exception as error:
+            self._left(error)
+            return False
+        return True
+
+    @staticmethod
+    def _left(error: Exception) -> None:
+        # The use case says what is wrong; what surprises it is an internal error there, too.
+        if not isinstance(error, CodedError):
+            log.debug("plain-request-left", error=type(error).__name__)
+
+    def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
+        """Reserve the money and send the job; False where that must wait for the ledger, and nothing was done.
+
+        Raises:
+            Exception: whatever the use case will say, too; nothing was done.
+        """
+        parts, request, listing, facts = self._parts, asked.request, asked.listing, asked.facts
+        client = facts.channel.payer
+        live, others = parts.placement.choose(listing, asked.units, request, client, {})
+        terms = self._price(listing, asked.units, live)
+        deadline_at = request.received_at + parts.limits.timeout_seconds
+        now = parts.wall_clock()
+        assert request.voucher is not None  # `begin` left the others
+        claim = parts.authorizer.claim(
+            request.voucher,
+            facts,
+            price=terms.price,
+            request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
+            ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
+            remember=request.request_id is not None,
+        )
+        reservation = self._reservations.reserve_now(claim)
+        if reservation is None:
+            return False
+        try:
             observe("reserve", max(0.0, parts.wall_clock() - now))
-            job = self._job(request, listing, facts, blob, terms, reservation, deadline_at)
+            job = self._job(request, listing, facts, asked.blob, terms, reservation, deadline_at)
             timeline = Timeline(request.received_at, code="client-gone", model=request.model_ref)
-            timeline.request_id, timeline.channel_id = request_id, facts.channel_id
-            timeline.queue(live.offer.worker, now)
-            plain = Plain(request, listing, manifest, facts, job, live, reservation, timeline, 0.0, 0, done)
+            timeline.request_id, timeline.channel_id = claim.request_id, facts.channel_id
+            worker = live.offer.worker
+            timeline.queue(worker, now)
+            plain = Plain(request, listing, asked.manifest, facts, job, live, reservation, timeline, 0.0, 0, asked.done)
             if admit is not None:
                 admit()
             if parts.rates is not None:
                 parts.rates.admit(By.PAYER, client)
-            self._dispatcher.submit(job, live.offer.worker, lambda outcome: self._ended(plain, outcome), client=client)
-        except Exception as error:
-            # The use case says what is wrong; what surprises it is an internal error there, too.
-            if reservation is not None:
-                self._reservations.release_now(reservation)
-            if not isinstance(error, CodedError):
-                log.debug("plain-request-left", error=type(error).__name__)
-            return False
-        plain.beside = parts.load.begin(live.offer.worker, client)
+            # One that hangs is not waited for until the deadline where another may be asked.
+            patience = parts.load.patience_seconds(worker, (deadline_at - now) / 2) if others else math.inf
+            self._dispatcher.submit(
+                job, worker, lambda outcome: self._ended(plain, outcome), client=client, leave_at=now + patience
+            )
+        except BaseException:
+            self._reservations.release_now(reservation)
+            raise
+        plain.beside = parts.load.begin(worker, client)
         plain.began = parts.attempts.begin(live)
         return True
+
+    # --- named requests ------------------------------------------------------------------------------------------
+
+    def _look_up(self, asked: Asked) -> None:
+        """Find out whether a request id was answered before; what one turn of the loop asks is asked together."""
+        if not self._named:
+            asyncio.get_running_loop().call_soon(self._look_all_up)
+        self._named.append(asked)
+
+    def _look_all_up(self) -> None:
+        named, self._named = self._named, []
+        wanted = [(asked.facts.channel_id, asked.request.request_id or b"") for asked in named]
+        self._unfinished.begin()
+        self._ledger.answer_all(wanted, lambda found: self._looked_up(named, found))
+
+    def _looked_up(self, named: list[Asked], found: Sequence[StoredAnswer | BaseException | None]) -> None:
+        for asked, known in zip(named, found, strict=True):
+            try:
+                if known is None and self._go(asked):
+                    continue
+            except Exception as error:
+                self._left(error)
+            self._unfinished.spawn(self._by_use_case(asked.request, asked.done))
+        self._unfinished.end()
+
+    async def _by_use_case(self, request: InferenceRequest, done: Callable[[Answer | Exception], None]) -> None:
+        try:
+            answer = await self._service.infer(request)
+        except Exception as error:
+            tell(done, error)
+        else:
+            tell(done, answer)
 
     def no_room(self, listing: Listing, voucher: ParsedVoucher) -> Overloaded | None:
         """Return the refusal that awaits a plain request where its workers have enough waiting; else None.
@@ -266,7 +278,7 @@ class PlainLane:
             )
             observe("dispatch", spent)
             if result is None or not result.ok or result.outputs is None:
-                self._spawn(self._astray(plain, outcome))
+                self._unfinished.spawn(self._astray(plain, outcome))
                 continue
             plain.timeline.returned_at = now
             plain.timeline.serve(result.started_at, result.compute_ms / 1_000, result.signed_at)
@@ -283,7 +295,7 @@ class PlainLane:
         good: list[Plain] = []
         for (plain, result), checked in zip(usable, checks, strict=True):
             if isinstance(checked, Mismatch):
-                self._spawn(self._mismatch(plain, checked, result))
+                self._unfinished.spawn(self._mismatch(plain, checked, result))
                 continue
             parts.attempts.count(plain.live, plain.began, None)
             if clock >= plain.reservation.expires_at:
@@ -315,13 +327,13 @@ class PlainLane:
                     signature,
                     plain.live.worker.operator,
                     plain.listing.owner,
-                    None,
+                    None if plain.request.request_id is None else checked.blob,
                     expire_at,
                     None,
                     plain.timeline.to_bytes(),
                 )
             )
-        self._charging += 1
+        self._unfinished.begin()
         started = parts.clock()
         self._ledger.record_all(charges, lambda outcomes: self._charged(batch, charges, outcomes, started))
 
@@ -341,13 +353,16 @@ class PlainLane:
         outcomes: Sequence[Recorded | BaseException],
         started: float,
     ) -> None:
-        self._charging -= 1
-        if self._quiet is not None and not self._charging:
-            self._quiet.set()
+        self._unfinished.end()
         parts = self._parts
         observe("charge", parts.clock() - started, len(batch))
         now = parts.wall_clock()
         for plain, charge, outcome in zip(batch, charges, outcomes, strict=True):
+            if isinstance(outcome, DuplicateCharge):
+                # Answered meanwhile, by another process: the use case repeats that.
+                self._reservations.release_now(plain.reservation)
+                self._unfinished.spawn(self._by_use_case(plain.request, plain.done))
+                continue
             if isinstance(outcome, BaseException):
                 self._refuse(plain, outcome if isinstance(outcome, Exception) else RuntimeError(str(outcome)))
                 continue
@@ -359,8 +374,8 @@ class PlainLane:
             self._reservations.commit_now(plain.reservation, outcome.charged)
             plain.timeline.code = "ok"
             parts.timelines.keep(plain.timeline, now)
-            self._tell(
-                plain,
+            tell(
+                plain.done,
                 Answer(
                     checked.outputs,
                     checked.parameters,
@@ -382,12 +397,12 @@ class PlainLane:
         self._reservations.release_now(plain.reservation)
         plain.timeline.code = error.code if isinstance(error, MarketError) else "internal-error"
         self._parts.timelines.keep(plain.timeline, self._parts.wall_clock())
-        self._tell(plain, error)
+        tell(plain.done, error)
 
     async def _astray(self, plain: Plain, outcome: Result | Exception) -> None:
         """Go on where a worker gave no answer: the use case asks another, or says why nobody would do better."""
         try:
-            failure = failure_of(outcome)
+            failure = outcome if isinstance(outcome, WorkerHangs | Overloaded) else failure_of(outcome)
         except MarketError as error:
             self._parts.attempts.count(plain.live, plain.began, error, raised=True)
             self._refuse(plain, error)
@@ -420,17 +435,6 @@ class PlainLane:
                 {plain.live.offer.worker: failure},
             )
         except Exception as error:
-            self._tell(plain, error)
+            tell(plain.done, error)
         else:
-            self._tell(plain, answer)
-
-    def _tell(self, plain: Plain, outcome: Answer | Exception) -> None:
-        try:
-            plain.done(outcome)
-        except Exception:  # one client's answer must not end those of its neighbours
-            log.exception("answer-not-written")
-
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            tell(plain.done, answer)

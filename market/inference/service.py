@@ -280,7 +280,7 @@ class InferenceService:
         )
         try:
             with _told(timeline):
-                return await self._serve(running, failed, reservation)
+                return await self._serve_once(running, failed, reservation)
         finally:
             self.timelines.keep(timeline, self._wall_clock())
 
@@ -320,13 +320,7 @@ class InferenceService:
             stored = await self._ledger.answer(facts.channel_id, request.request_id)
             if stored is not None:
                 return await self._repeat(running, stored)
-        try:
-            return await self._serve(running)
-        except (AlreadyCharged, DuplicateCharge):
-            stored = await self._ledger.answer(facts.channel_id, running.request_id)
-            if stored is None:
-                raise RequestInProgress(field="Market-Request-Id") from None
-            return await self._repeat(running, stored)
+        return await self._serve_once(running)
 
     async def close(self) -> None:
         """Wait for charges that outlived their client."""
@@ -344,6 +338,21 @@ class InferenceService:
                 await pending
 
     # --- steps -------------------------------------------------------------------------------------------------
+
+    async def _serve_once(
+        self,
+        running: _Running,
+        failed: dict[bytes, MarketError] | None = None,
+        reservation: Reservation | None = None,
+    ) -> Answer:
+        """Serve a request, or repeat the answer if its id was charged meanwhile."""
+        try:
+            return await self._serve(running, failed, reservation)
+        except (AlreadyCharged, DuplicateCharge):
+            stored = await self._ledger.answer(running.facts.channel_id, running.request_id)
+            if stored is None:
+                raise RequestInProgress(field="Market-Request-Id") from None
+            return await self._repeat(running, stored)
 
     async def _serve(
         self,

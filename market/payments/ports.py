@@ -124,6 +124,12 @@ class Reservations(Protocol):
 class InstantLedger(Protocol):
     """The ledger's way for many charges at once, without a task for each."""
 
+    def answer_all(
+        self, wanted: list[tuple[bytes, bytes]], done: Callable[[Sequence[StoredAnswer | BaseException | None]], None]
+    ) -> None:
+        """Look channel ids with request ids up as `Ledger.answer` does; `done` is told later, in this event loop."""
+        ...
+
     def record_all(self, charges: list[Charge], done: Callable[[Sequence[Recorded | BaseException]], None]) -> None:
         """Record charges as `Ledger.record` does; `done` is told later, in this event loop, what became of each."""
         ...

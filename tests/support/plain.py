@@ -1,16 +1,19 @@
 """The short lane over the memory adapters: what it needs of them, and a use case that tries it first."""
 
 import asyncio
+import math
+from copy import copy
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.tensors import encode_tensors
+from market.errors import WorkerHangs
 from market.inference.model import Answer, InferenceRequest
 from market.inference.plain import PlainLane
 from tests.support.money import World
 
 
 class Instant:
-    """`submit` and `record_all` by tasks over adapters that have the awaited forms only."""
+    """`submit`, `record_all` and `answer_all` by tasks over adapters that have the awaited forms only."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -20,10 +23,15 @@ class Instant:
     def reply_to(self) -> str:
         return self._world.dispatcher.reply_to
 
-    def submit(self, job, worker, ended, *, client=None):
+    def submit(self, job, worker, ended, *, client=None, leave_at=math.inf):
+        seconds = None if leave_at == math.inf else leave_at - self._world.service.parts.wall_clock()
+
         async def run():
             try:
-                outcome = await self._world.dispatcher.run(job, worker, client=client)
+                async with asyncio.timeout(seconds):
+                    outcome = await self._world.dispatcher.run(job, worker, client=client)
+            except TimeoutError:
+                outcome = WorkerHangs()
             except Exception as error:
                 outcome = error
             ended(outcome)
@@ -36,6 +44,12 @@ class Instant:
 
         self._spawn(run())
 
+    def answer_all(self, wanted, done):
+        async def run():
+            done(await asyncio.gather(*(self._world.ledger.answer(*one) for one in wanted), return_exceptions=True))
+
+        self._spawn(run())
+
     def _spawn(self, work):
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
@@ -45,7 +59,8 @@ class Instant:
 def put_lane_before(world: World) -> None:
     """Let `world.service.infer` try the short lane first, as the gateway does; `world.took` counts what it took."""
     instant = Instant(world)
-    lane = PlainLane(world.service, dispatcher=instant, reservations=world.reservations, ledger=instant)
+    # What it leaves to the use case must not come back to it.
+    lane = PlainLane(copy(world.service), dispatcher=instant, reservations=world.reservations, ledger=instant)
     world.lane, world.took = lane, 0
     infer, close = world.service.infer, world.service.close
 

@@ -1,7 +1,7 @@
-"""One writer's way past SQLAlchemy's fixed cost a statement: what it compiled once, run by SQLite's driver itself.
+"""One thread's way past SQLAlchemy's fixed cost a statement: what it compiled once, run by SQLite's driver itself.
 
 The ledger commits a group of charges with half a dozen statements, whose bookkeeping cost more than SQLite's work on
-them. Any other database is written through SQLAlchemy as ever. Used by the ledger's writing thread alone.
+them. Any other database is written through SQLAlchemy as ever. Used by the ledger's two threads alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from market.adapters.database.engine import BUSY_TIMEOUT_MS, writing
+from market.adapters.database.engine import BUSY_TIMEOUT_MS, reading, writing
 from market.errors import DatabaseUnreachable
 
 _KEYS = "keys"
@@ -100,7 +100,7 @@ class DirectConnection:
         Raises:
             DatabaseUnreachable: the database does not answer, or another writer holds it for too long.
         """
-        try:
+        with _reachable():
             self._begin()
             try:
                 yield self
@@ -109,12 +109,16 @@ class DirectConnection:
                 if self._driver.in_transaction:
                     self._driver.execute("ROLLBACK")
                 raise
-        except sqlite3.IntegrityError as error:
-            raise sa.exc.IntegrityError(None, None, error) from error
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-                raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
-            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[DirectConnection]:
+        """Give itself for statements that only read.
+
+        Raises:
+            DatabaseUnreachable: the database does not answer.
+        """
+        with _reachable():
+            yield self
 
     def _begin(self) -> None:
         """Take the write lock, looking for it every few milliseconds while another process has it.
@@ -142,8 +146,20 @@ class DirectConnection:
         return known[1]
 
 
-class Writer:
-    """Opens the transactions of one writing thread, the short way where the database is SQLite."""
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise sa.exc.IntegrityError(None, None, error) from error
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+            raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
+        raise
+
+
+class ThreadsConnection:
+    """The connection of one thread that reads or writes, the short way where the database is SQLite."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -156,9 +172,17 @@ class Writer:
             with writing(self._engine) as connection:
                 yield connection
             return
-        if self._direct is None:
-            self._direct = self._open()
-        with self._direct.writing() as direct:
+        with self._opened().writing() as direct:
+            yield direct
+
+    @contextmanager
+    def reading(self) -> Iterator[Executes]:
+        """See `engine.reading`."""
+        if self._engine.dialect.name != "sqlite":
+            with reading(self._engine) as connection:
+                yield connection
+            return
+        with self._opened().reading() as direct:
             yield direct
 
     def close(self) -> None:
@@ -167,8 +191,8 @@ class Writer:
             self._direct.close()
             self._direct = None
 
-    def _open(self) -> DirectConnection:
-        try:
-            return DirectConnection(self._engine)
-        except sqlite3.DatabaseError as error:
-            raise DatabaseUnreachable(f"The database does not answer: {type(error).__name__}.") from error
+    def _opened(self) -> DirectConnection:
+        if self._direct is None:
+            with _reachable():
+                self._direct = DirectConnection(self._engine)
+        return self._direct

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from contracts.protocol.typed_data import Channel, Receipt
 from market.adapters.database import tables_ledger as t
-from market.adapters.database.direct import Executes, Writer
+from market.adapters.database.direct import Executes, ThreadsConnection
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
 from market.adapters.database.tables_keys import api_keys
@@ -125,15 +125,16 @@ class DatabaseLedger:
         self._engine = engine
         self._gateway = gateway
         self._statements = _Statements(engine.dialect)
-        self._transactions = Writer(engine)
+        self._writing, self._reading = ThreadsConnection(engine), ThreadsConnection(engine)
         self._writer = GroupThread[Charge, Recorded]("ledger-write", self._record_group, max_group=MAX_GROUP)
         self._reader = GroupThread[_Key, StoredAnswer | None]("ledger-read", self._find_group, max_group=400)
 
     def close(self) -> None:
         """Finish what waits and end the threads; the engine stays its owner's."""
         self._writer.close()
-        self._transactions.close()
+        self._writing.close()
         self._reader.close()
+        self._reading.close()
 
     async def record(self, charge: Charge) -> Recorded:
         """See `Ledger.record`."""
@@ -142,6 +143,12 @@ class DatabaseLedger:
     def record_all(self, charges: list[Charge], done: Callable[[Sequence[Recorded | BaseException]], None]) -> None:
         """See `InstantLedger.record_all`."""
         self._writer.put(charges, done)
+
+    def answer_all(
+        self, wanted: list[tuple[bytes, bytes]], done: Callable[[Sequence[StoredAnswer | BaseException | None]], None]
+    ) -> None:
+        """See `InstantLedger.answer_all`."""
+        self._reader.put([(request_id, channel_id) for channel_id, request_id in wanted], done)
 
     async def key_spent(self, key_hash: bytes) -> int:
         """See `Ledger.key_spent`."""
@@ -196,7 +203,7 @@ class DatabaseLedger:
             return self._commit(charges, look_for_duplicates=True)
 
     def _commit(self, charges: list[Charge], *, look_for_duplicates: bool) -> Sequence[Recorded | BaseException]:
-        with self._transactions.writing() as connection:
+        with self._writing.writing() as connection:
             accounts = self._lock_accounts(connection, charges)
             keys = self._lock_keys(connection, charges)
             known = self._known_requests(connection, charges) if look_for_duplicates else set()
@@ -309,7 +316,7 @@ class DatabaseLedger:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def _find_group(self, keys: list[_Key]) -> Sequence[StoredAnswer | None]:
-        with reading(self._engine) as connection:
+        with self._reading.reading() as connection:
             found = {
                 (row.request_id, row.channel_id): StoredAnswer(_stored(row), row.outputs)
                 for row in connection.execute(self._statements.answers, {"keys": [key[0] for key in keys]})

@@ -12,7 +12,7 @@ import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from market.gateway.connection import Connection, ConnectionLimits, read_whole
+from market.gateway.connection import Connection, ConnectionLimits, body_to_come, read_whole
 
 pytestmark = pytest.mark.integration
 
@@ -115,6 +115,53 @@ def test_a_whole_request_takes_the_short_way(address):
     parts = request(b'{"a":1}', "Market-Voucher: 0x11;5;0x22")
     assert answers(address, parts[:40], parts[40:]) == whole
     assert SEEN == ["short", "uvicorn"]
+
+
+def split(whole: bytes) -> tuple[bytes, bytes]:
+    end = whole.index(b"\r\n\r\n") + 4
+    return whole[:end], whole[end:]
+
+
+def test_a_body_in_segments_of_its_own_takes_the_short_way_too(address):
+    SEEN.clear()
+    whole = request(b"0123456789 plain")
+    head, body = split(whole)
+    expected = answers(address, whole)
+    assert answers(address, head, body) == answers(address, head, body[:3], body[3:]) == expected
+    assert SEEN == ["plain"] * 3
+
+
+def test_a_body_that_does_not_come_soon_is_uvicorns_to_wait_for(address, monkeypatch):
+    monkeypatch.setattr("market.gateway.connection._AWAITED_SECONDS", 0.005)
+    SEEN.clear()
+    whole = request(b"0123456789 plain")
+    head, body = split(whole)
+    assert answers(address, head, body) == answers(address, head, body[:3], body[3:]) == answers(address, whole)
+    assert SEEN == ["uvicorn", "uvicorn", "plain"]
+
+
+def test_what_comes_behind_an_awaited_body_is_answered_next(address):
+    SEEN.clear()
+    head, body = split(request(b"1 plain"))
+    found = answers(address, head, body + request(b"2"), count=2)
+    assert [bytes.fromhex(json.loads(one[4:])[2])[:1] for one in found] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("line", ["Transfer-Encoding: chunked", "Expect: 100-continue", "Upgrade: x"])
+def test_no_body_is_awaited_that_is_framed_otherwise(line):
+    assert body_to_come(split(request(b"{}", line))[0]) == 0
+
+
+@pytest.mark.parametrize("size", [0, 99_999, 100_000])
+def test_no_body_is_awaited_that_is_none_or_large(size):
+    assert body_to_come(split(request(b"", length=size))[0]) == 0
+
+
+def test_a_client_that_leaves_before_its_body_harms_nobody(address):
+    for _ in range(5):
+        with socket.create_connection(address, timeout=3) as client:
+            client.sendall(split(request(b"plain"))[0])
+    assert answers(address, request(b"plain"))[0].startswith(b"200")
 
 
 def test_what_the_short_way_declines_goes_on_to_the_application(address):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.protocol.receipts import is_receipt_signed_by
-from market.errors import DatabaseUnreachable, DeadlineExceeded
+from market.errors import DatabaseUnreachable, DeadlineExceeded, RequestInProgress
 from tests.support.money import DOMAIN, GATEWAY, World
 from tests.support.plain import put_lane_before
 
@@ -28,9 +28,7 @@ async def test_it_takes_a_plain_request_once_the_channel_is_at_hand(world):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"request_id": b"\x01" * 32},
-        {"max_price": 10_000},
-        {"min_stake": 1},
+        {"hedge": True},
         {"trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
         {"voucher": None},
     ],
@@ -42,12 +40,59 @@ async def test_it_leaves_what_is_not_plain(world, changes):
     assert world.took == 0
 
 
-async def test_it_leaves_a_choice_among_workers(world):
+@pytest.mark.parametrize("changes", [{"request_id": b"\x01" * 32}, {"max_price": 10_000}, {"min_stake": 1}])
+async def test_it_takes_requests_with_a_name_or_wishes(world, changes):
     await world.add_worker("w1")
-    await world.add_worker("w2")
-    for _ in range(2):
+    await world.service.infer(world.request())
+    answer = await world.service.infer(world.request(**changes))
+    assert world.took == 1
+    assert changes.get("request_id") in (None, answer.request_id)
+
+
+async def test_it_chooses_among_workers_and_leaves_one_that_hangs(world, monkeypatch):
+    monkeypatch.setattr("market.inference.load.LEAST_PATIENCE_SECONDS", 0.05)
+    first, second = await world.add_worker("w1"), await world.add_worker("w2", price=110)
+    for _ in range(3):
         await world.service.infer(world.request())
-    assert world.took == 0
+    assert (first.served, second.served, world.took) == (3, 0, 2)
+    first.gate = asyncio.Event()
+    answer = await asyncio.wait_for(world.service.infer(world.request()), 3)
+    assert (answer.charged, second.served, world.took) == (110, 1, 3)
+    first.gate.set()
+    account = await world.account()
+    assert (account.charged, account.reserved) == (410, 0)
+
+
+async def test_a_named_request_is_served_and_charged_once_however_often_it_comes(world):
+    worker = await world.add_worker("w1", pause=0.01)
+    await world.service.infer(world.request())
+    name = b"\x01" * 32
+    first, *others = await asyncio.gather(
+        *(world.service.infer(world.request(request_id=name)) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(other) for other in others] == [RequestInProgress] * 4
+    again = await world.service.infer(world.request(request_id=name))
+    assert (again.repeated, again.receipt, again.tensors[0].data) == (True, first.receipt, first.tensors[0].data)
+    assert worker.served == 2
+    assert (await world.account()).charged == 200
+
+
+async def test_a_name_that_another_process_was_charged_for_meanwhile_is_answered_from_the_ledger(world):
+    worker = await world.add_worker("w1", pause=0.05)
+    await world.service.infer(world.request())
+    name = b"\x01" * 32
+    late = asyncio.create_task(world.service.infer(world.request(request_id=name)))
+    await asyncio.sleep(0.02)
+    other = World()
+    other.ledger = world.ledger
+    other.join()
+    await other.add_worker("w1")
+    first = await other.service.infer(other.request(request_id=name))
+    answer = await late
+    assert (answer.repeated, answer.receipt) == (True, first.receipt)
+    assert worker.served == 2
+    await world.service.close()
+    assert ((await world.account()).reserved, len(world.ledger.stored)) == (0, 2)
 
 
 async def test_many_at_once_are_charged_once_each_under_one_signature(world):
