@@ -73,6 +73,22 @@ def ledger(request, tmp_path):
     made.dispose()
 
 
+async def test_many_are_recorded_and_looked_up_at_once_as_one_by_one(ledger):
+    if isinstance(ledger, MemoryLedger):
+        pytest.skip("has the awaited forms only")
+    charges = [charge(100, 1_000, request=number, seq=number, outputs=b"out") for number in (1, 2, 1)]
+    recorded = asyncio.get_running_loop().create_future()
+    ledger.record_all(charges, recorded.set_result)
+    first, second, third = await recorded
+    assert (first.charged, second.charged, type(third)) == (100, 200, DuplicateCharge)
+    channel_id = charges[0].receipt.channel_id
+    wanted = [(channel_id, number.to_bytes(32, "big")) for number in (2, 3, 1)]
+    found = asyncio.get_running_loop().create_future()
+    ledger.answer_all(wanted, found.set_result)
+    assert await found == [await ledger.answer(*one) for one in wanted]
+    assert [one and one.outputs for one in await found] == [b"out", None, b"out"]
+
+
 async def test_charge_moves_everything_at_once(ledger):
     first = await ledger.record(charge(100, 1_000, request=1))
     second = await ledger.record(charge(50, 500, request=2, seq=5))
