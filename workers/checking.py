@@ -27,10 +27,14 @@ from workers.models.generation.request import read_request
 from workers.models.generation.trial import run_trials
 from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer, Pipeline
+from workers.models.pipelines.tensor import made_up
+from workers.models.sandbox import Confinement
+from workers.models.serving import Request, serve
 from workers.models.sessions import SessionCache
 from workers.models.store import Package
 
 GENERATION_SECONDS = 120
+TRIAL_SECONDS = 120
 MADE_UP_SAMPLES = 4
 SENTENCES = ("The quick brown fox jumps over the lazy dog.", "Grüße, 世界 🌍", "A")
 CHAT = [{"role": "user", "content": "Say hello."}]
@@ -62,8 +66,8 @@ def open_folder(folder: Path) -> Package:
     return Package(manifest.model_id, manifest, folder)
 
 
-def check(folder: Path, sessions: SessionCache) -> Report:
-    """Check a package; never raises for what is wrong with it."""
+def check(folder: Path, sessions: SessionCache, *, confinement: Confinement | None = None) -> Report:
+    """Check a package, run as a stranger's if it is given a confinement; never raises for what is wrong with it."""
     report = Report()
     try:
         package = open_folder(folder)
@@ -82,13 +86,14 @@ def check(folder: Path, sessions: SessionCache) -> Report:
     if report.problems:
         return report
     started = time.monotonic()
+    if confinement is not None:
+        sessions.confine(package.model_id, confinement)
     try:
         model = sessions.get(package)
     except CodedError as error:
         report.problems.append(error)
         return report
     report.facts |= {"loadSeconds": round(time.monotonic() - started, 2), "batch": sessions.cap(package.model_id)}
-    assert not isinstance(model, IsolatedModel)  # who checks a package trusts it
     try:
         _generate(model, report) if isinstance(model, GenerationModel) else _run(model, report)
     except CodedError as error:
@@ -96,15 +101,15 @@ def check(folder: Path, sessions: SessionCache) -> Report:
     return report
 
 
-def sample_tensors(manifest: Manifest, made_up: Mapping[str, NDArray[Any]]) -> list[Tensor]:
-    """Return a request such as a client might send."""
+def sample_tensors(manifest: Manifest, arrays: Mapping[str, NDArray[Any]] | None = None) -> list[Tensor]:
+    """Return a request such as a client might send; of tensors it takes those given, or made-up ones."""
     if manifest.task in ("text-embedding", "text-classification"):
         return [Tensor.from_numpy("text", np.array(SENTENCES, dtype=object))]
     if manifest.task == "text-ranking":
         return [Tensor.from_numpy(spec.name, np.array(SENTENCES, dtype=object)) for spec in manifest.inputs]
     if manifest.task == "image-classification":
         return [Tensor.from_numpy("image", np.array([_picture()], dtype=object))]
-    return [Tensor.from_numpy(name, array) for name, array in made_up.items()]
+    return [Tensor.from_numpy(name, array) for name, array in (arrays or made_up(manifest, 1)).items()]
 
 
 def read_samples(model: Pipeline[Any], path: Path | None) -> list[list[Tensor]]:
@@ -156,14 +161,14 @@ def seconds_of(model: Pipeline[Any], tensors: Sequence[Tensor], runs: int = 5) -
     return min(times[1:])
 
 
-def _run(model: Pipeline[Any], report: Report) -> None:
+def _run(model: Pipeline[Any] | IsolatedModel, report: Report) -> None:
     manifest = model.manifest
-    tensors = sample_tensors(manifest, model.sample(1))
+    tensors = sample_tensors(manifest)
     check_inputs(manifest, tensors)
     started = time.perf_counter()
-    (answer,) = model.run([model.prepare(tensors, {})])
+    answer = _answer(model, tensors)
     report.facts["trialSeconds"] = round(time.perf_counter() - started, 4)
-    if isinstance(answer, JobError):
+    if isinstance(answer, CodedError):
         raise answer
     _compare(manifest.outputs, answer)
     if manifest.is_metered:
@@ -175,6 +180,14 @@ def _run(model: Pipeline[Any], report: Report) -> None:
                 field="options.template_tokens",
                 remedy="Raise it by what the tokenizer adds to a text.",
             )
+
+
+def _answer(model: Pipeline[Any] | IsolatedModel, tensors: Sequence[Tensor]) -> Answer | CodedError:
+    request = [Request(tensors, {})]
+    served = (
+        model.serve(request, time.time() + TRIAL_SECONDS) if isinstance(model, IsolatedModel) else serve(model, request)
+    )
+    return {i: outcome for outcomes, _ in served for i, outcome in outcomes.items()}[0]
 
 
 def _compare(specs: Sequence[TensorSpec], answer: Answer) -> None:

@@ -166,6 +166,13 @@ class JournalUnwritable(JobError):
     retry = Retry.OTHER_WORKER
 
 
+class AnsweredOtherwise(JobError):
+    """The worker signed another answer to this request before: two would cost it its stake."""
+
+    code = "answered-otherwise"
+    retry = Retry.OTHER_WORKER
+
+
 class ModelDied(ExecutionFailed):
     """The process that ran the model ended before it answered, or was ended at its limit of time or memory."""
 

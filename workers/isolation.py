@@ -36,6 +36,11 @@ def confinement_for(owner: bytes, *, ours: frozenset[bytes], settings: WorkerSet
     return confined(settings, bubblewrap=found.program)
 
 
+def confinement_of_folder(settings: WorkerSettings) -> Confinement | None:
+    """Return how a package in a folder is confined, whose owner nobody names: as well as can be here."""
+    return None if settings.isolation == "off" else confined(settings, bubblewrap=find_bubblewrap().program)
+
+
 def confined(settings: WorkerSettings, *, bubblewrap: str | None) -> Confinement:
     """Return the limits of a model's process."""
     return Confinement(

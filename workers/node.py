@@ -141,6 +141,18 @@ def check_operator(side: ChainSide) -> bytes:
     return state.operator
 
 
+def own_addresses(side: ChainSide) -> frozenset[bytes]:
+    """Return the worker's address and, if it is registered, its operator's: whose models are trusted.
+
+    Raises:
+        ChainNotReady: the chain does not say.
+    """
+    try:
+        return frozenset({side.key.address, check_operator(side)})
+    except NotRegistered:
+        return frozenset({side.key.address})
+
+
 def open_disputes(side: ChainSide) -> DisputeManager:
     """Bind the contract that hears challenges."""
     return DisputeManager(side.contracts.escrow.web3, side.disputes)

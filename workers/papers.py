@@ -43,11 +43,18 @@ _RECENT = 20_000
 
 @value_class(frozen=True, slots=True)
 class _Recent:
-    """Where a receipt stands that awaits its countersignature."""
+    """Where a receipt stands that awaits its countersignature, and what it says was answered."""
 
     number: int
     channel_id: bytes
     cumulative: int
+    asked: tuple[bytes, bytes]
+    output_hash: bytes
+    fingerprint: int
+
+    def contradicts(self, receipt: Receipt) -> bool:
+        """Tell whether the contracts would take both receipts for two answers to one request."""
+        return self.asked == (receipt.model_id, receipt.input_hash) and self.output_hash != receipt.output_hash
 
 
 @value_class(frozen=True, slots=True)
@@ -90,8 +97,11 @@ class Journal:
         """Close the file."""
         self._db.close()
 
-    def keep(self, work: Sequence[SignedWork], papers: Papers | None = None) -> None:
+    def keep(self, work: Sequence[SignedWork], papers: Papers | None = None) -> list[SignedWork]:
         """Write what was just served, and the papers of earlier work that came with it, in one transaction.
+
+        Returns the work that must not be handed out, as it contradicts an earlier answer to the same request: a client
+        asks again by its id what a gateway did not live to charge, and another answer to it would be punished.
 
         Of a message's countersignatures each channel's highest is checked at once, since with it everything below can
         be claimed; the others when `claims` needs one. Checking all would cost as much as signing the receipts did.
@@ -102,17 +112,19 @@ class Journal:
         """
         with self._lock:
             before = self._next
+            refused: list[SignedWork] = []
             try:
                 with self._db:
                     self._db.execute("BEGIN IMMEDIATE")
                     self._catch_up()
                     if work:
-                        self._append(work)
+                        refused = self._append(work)
                     if papers is not None:
                         self._file(papers)
             except sqlite3.Error:
                 self._forget_from(before)
                 raise
+        return refused
 
     def _forget_from(self, number: int) -> None:
         """Undo in memory what a failed transaction noted; what others wrote meanwhile is read again."""
@@ -126,13 +138,13 @@ class Journal:
 
     def _catch_up(self) -> None:
         """Take note of what other processes of this worker have served: a message brings papers for all of them."""
-        query = "SELECT number, request_id, channel_id, receipt FROM work WHERE number >= ? ORDER BY number"
-        for number, request_id, channel_id, receipt in self._db.execute(query, (self._next,)):
-            cumulative = Receipt.from_bytes(receipt).cumulative
-            self._recent.setdefault(request_id, []).append(_Recent(number, channel_id, cumulative))
+        query = "SELECT number, request_id, receipt FROM work WHERE number >= ? ORDER BY number"
+        for number, request_id, receipt in self._db.execute(query, (self._next,)):
+            self._recent.setdefault(request_id, []).append(_recent(number, Receipt.from_bytes(receipt), receipt))
             self._next = number + 1
 
-    def _append(self, work: Sequence[SignedWork]) -> None:
+    def _append(self, work: Sequence[SignedWork]) -> list[SignedWork]:
+        refused: list[SignedWork] = []
         rows: list[tuple[int, bytes, bytes, bytes, bytes]] = []
         best: dict[bytes, SignedWork] = {}
         for one in work:
@@ -141,11 +153,15 @@ class Journal:
             if known is None or one.voucher_amount > known.voucher_amount:
                 best[receipt.channel_id] = one
             same = self._recent.setdefault(receipt.request_id, [])
-            if any(earlier.channel_id == receipt.channel_id for earlier in same):
-                continue  # the same request again
-            same.append(_Recent(self._next, receipt.channel_id, receipt.cumulative))
-            ids = (self._next, receipt.request_id, receipt.channel_id)
-            rows.append((*ids, receipt.to_bytes(), one.worker_signature))
+            if any(earlier.contradicts(receipt) for earlier in same):
+                refused.append(one)
+                continue
+            data = receipt.to_bytes()
+            fresh = _recent(self._next, receipt, data)
+            if any(earlier.fingerprint == fresh.fingerprint for earlier in same):
+                continue  # this very receipt again
+            same.append(fresh)
+            rows.append((self._next, receipt.request_id, receipt.channel_id, data, one.worker_signature))
             self._next += 1
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
@@ -160,6 +176,7 @@ class Journal:
                 for i, w in best.items()
             ],
         )
+        return refused
 
     def _file(self, papers: Papers) -> None:
         by_channel: dict[bytes, list[tuple[_Recent, bytes]]] = {}
@@ -242,3 +259,8 @@ class Journal:
             (total,) = self._db.execute("SELECT count(*) FROM work").fetchone()
             (countersigned,) = self._db.execute("SELECT count(DISTINCT work) FROM countersignatures").fetchone()
         return int(total), int(countersigned)
+
+
+def _recent(number: int, receipt: Receipt, data: bytes) -> _Recent:
+    asked = (receipt.model_id, receipt.input_hash)
+    return _Recent(number, receipt.channel_id, receipt.cumulative, asked, receipt.output_hash, hash(data))

@@ -35,7 +35,7 @@ from contracts.protocol.messages import (
 from workers import telemetry
 from workers.announce import Announcer
 from workers.app import app
-from workers.errors import JournalUnwritable
+from workers.errors import AnsweredOtherwise, JournalUnwritable
 from workers.line import Command, Line
 from workers.node import Node
 from workers.papers import SignedWork
@@ -154,14 +154,22 @@ def _deliver(
 ) -> None:
     """Keep the receipts and then answer: one that was answered for and not kept is lost if the gateway vanishes.
 
-    Where they cannot be kept, the jobs fail and go to another worker: nobody is served for nothing.
+    Where they cannot be kept, the jobs fail and go to another worker: nobody is served for nothing. So does a job to
+    which this worker has signed another answer before.
     """
     if work or papers is not None:
         try:
-            node.journal.keep(work, papers)
+            refused = {(one.receipt.request_id, one.worker_signature) for one in node.journal.keep(work, papers)}
         except sqlite3.Error as error:
             unkept = JournalUnwritable(f"the worker's journal cannot be written: {error}.", field="WORKER_STATE_DIR")
             served = [(job, failed(job, unkept) if result.ok and result.final else result) for job, result in served]
+        else:
+            if refused:
+                twice = AnsweredOtherwise("this worker gave the request another answer before.", field="request_id")
+                served = [
+                    (job, failed(job, twice) if (job.request_id, result.signature) in refused else result)
+                    for job, result in served
+                ]
     _reply(node.redis, served)
 
 

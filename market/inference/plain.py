@@ -238,7 +238,8 @@ class PlainLane:
     ) -> Job:
         return Job(
             reservation.request_id,
-            "0",
+            # What came to nothing and is asked again by its id is a job of its own; see `_Running` of the use case.
+            "0" if request.request_id is None else secrets.token_hex(4),
             facts.channel,
             reservation.seq,
             listing.model_id,

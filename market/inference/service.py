@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -87,7 +87,11 @@ class InferenceLimits:
 
 @dataclass(slots=True)
 class _Running:
-    """One request while it is served."""
+    """One request while it is served.
+
+    `asking` tells it from an earlier asking of the same request id that came to nothing: what a worker, or a node's
+    memory, knows of that one must not be taken for this one.
+    """
 
     request: InferenceRequest
     facts: ChannelFacts
@@ -102,6 +106,7 @@ class _Running:
     generates: bool
     feed: TokenFeed | None
     timeline: Timeline
+    asking: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +453,7 @@ class InferenceService:
         timeline: Timeline,
         others: bool,
     ) -> CheckedResult | MarketError:
-        job = self._job(running, terms, reservation, attempt=str(attempt))
+        job = self._job(running, terms, reservation, attempt=f"{running.asking}-{attempt}")
         timeline.queue(live.offer.worker, self._wall_clock())
         return await self._attempts.run(
             job,

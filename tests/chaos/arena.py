@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -13,23 +12,29 @@ from pathlib import Path
 import httpx
 import redis
 
-from contracts.protocol.hexes import checksum
+from contracts.protocol.hashing import keccak256
+from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.typed_data import Channel
 from market.demo import minilm
 from market.demo.network import GAS_MONEY_WEI, STAKE, TOKEN_PRICE, LocalMarket, Options, program
 from market.devnet import keys, services
 from market.devnet.process import Child
 from market.errors import ConfigurationError
+from market.payments.x402_channels import CONTRACT
+from market.sdk.chain import Chain
 from market.sdk.wallet import Wallet
 from tests.chaos.load import WRITER
 from tests.support import tiny_llm
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.postgres import Postgres
+from tests.support.processes import family, signalled
 
 # A reorganisation may take back what is not confirmed yet, never more.
 CONFIRMATIONS = 3
 DEPOSIT = 20_000_000
 DISK_BYTES = 400 * 1024 * 1024
+# Channels of x402 are claimed so often; the next beat finishes what a crash left.
+CLAIM_SECONDS = 10.0
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
@@ -75,6 +80,15 @@ class Arena(LocalMarket):
     def start_services(self) -> None:
         super().start_services()
         self.database_url = self.postgres.url
+
+    @property
+    def on_chain(self) -> EscrowFacts:
+        """What the chain says, for the judge."""
+        return EscrowFacts(self.chain, self.rpc_url)
+
+    def gateway_environment(self) -> dict[str, str]:
+        """Return the settings of gateway and jobs."""
+        return {**super().gateway_environment(), "MARKET_X402_CLAIM_INTERVAL_SECONDS": str(CLAIM_SECONDS)}
 
     def open_channels(self, count: int) -> list[tuple[Wallet, Channel]]:
         opened = []
@@ -257,27 +271,23 @@ class Arena(LocalMarket):
             self.start_again(name)
 
 
+class EscrowFacts:
+    """Implements `tests.chaos.books.OnChain` by the node."""
+
+    def __init__(self, chain: Chain, rpc_url: str) -> None:
+        self._chain = chain
+        self._rpc_url = rpc_url
+        self.channel_settled, self.credited, self.balance = chain.channel_settled, chain.credited, chain.balance
+
+    def x402_channel(self, channel_id: bytes) -> tuple[int, int]:
+        """Return what a channel of the x402 contract holds, what was claimed included, and what was claimed."""
+        call = {"to": checksum(CONTRACT), "data": hex0x(keccak256(b"channels(bytes32)")[:4] + channel_id)}
+        words = bytes.fromhex(services.rpc(self._rpc_url, "eth_call", call, "latest")[2:])
+        return int.from_bytes(words[:32], "big"), int.from_bytes(words[32:64], "big")
+
+
 def clock_can_be_skewed() -> bool:
     return FAKETIME.is_file()
-
-
-def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [pid]
-    for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                found.extend(int(child) for child in task.read_text().split())
-            except OSError:
-                continue
-    return found
-
-
-def signalled(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def is_json(path: Path) -> bool:

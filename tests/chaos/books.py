@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from market.adapters.database import tables_ledger as t
 from market.adapters.database.engine import open_engine, reading
 from market.adapters.database.tables_keys import api_keys
+from market.adapters.database.tables_x402 import x402_channels, x402_credits, x402_payments
+from market.payments.x402_model import Payment
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,40 @@ class Key:
 
 
 @dataclass(frozen=True)
+class X402Payment:
+    """What one request paid by x402 cost its payer, None if it was not charged; `channel_id` None: from credit."""
+
+    payer: bytes
+    channel_id: bytes | None
+    charged: int | None
+    is_held: bool = False
+
+
+@dataclass(frozen=True)
+class X402Channel:
+    payer: bytes
+    charged: int
+    signed: int
+
+
+@dataclass(frozen=True)
+class X402Credit:
+    balance: int
+    held: int
+    bought: int
+    refunded: int
+
+
+@dataclass(frozen=True)
+class X402Books:
+    """Payments by request id, channels by their id, credit by payer."""
+
+    payments: dict[bytes, X402Payment] = field(default_factory=dict)
+    channels: dict[bytes, X402Channel] = field(default_factory=dict)
+    credits: dict[bytes, X402Credit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Books:
     """Receipts in the order of their commitment; accounts by channel, totals by (gateway, payee), keys by their hash.
 
@@ -62,14 +98,21 @@ class Books:
     totals: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     keys: dict[bytes, Key] = field(default_factory=dict)
     journals: dict[bytes, set[tuple[bytes, bytes]]] = field(default_factory=dict)
+    x402: X402Books = X402Books()
 
 
 class OnChain(Protocol):
-    """What the escrow says."""
+    """What the escrow, the token and x402's contract say."""
 
     def channel_settled(self, channel_id: bytes) -> int: ...
 
     def credited(self, gateway: bytes, payee: bytes) -> int: ...
+
+    def balance(self, account: bytes) -> int: ...
+
+    def x402_channel(self, channel_id: bytes) -> tuple[int, int]:
+        """Return what was put into a channel, and what of it was claimed."""
+        ...
 
 
 def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
@@ -81,6 +124,7 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
             accounts = connection.execute(sa.select(t.channel_accounts)).all()
             totals = connection.execute(sa.select(t.payee_totals)).all()
             keys = connection.execute(sa.select(api_keys)).all()
+            x402 = _x402(connection)
     finally:
         engine.dispose()
     return Books(
@@ -96,6 +140,32 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
         {(bytes(row.gateway), bytes(row.payee)): int(row.earned) for row in totals},
         {bytes(row.key_hash): Key(bytes(row.channel_id), int(row.spent), int(row.spending_limit)) for row in keys},
         {worker: _journal(folder) for worker, folder in (journals or {}).items()},
+        x402,
+    )
+
+
+def _x402(connection: sa.Connection) -> X402Books:
+    payments, channels, credit = (
+        connection.execute(sa.select(table)).all() for table in (x402_payments, x402_channels, x402_credits)
+    )
+    return X402Books(
+        {
+            bytes(row.request_id): X402Payment(
+                bytes(row.payer),
+                row.channel_id and bytes(row.channel_id),
+                int(row.charged or 0) if row.state == Payment.CHARGED else None,
+                row.state == Payment.HELD,
+            )
+            for row in payments
+        },
+        {
+            bytes(row.channel_id): X402Channel(bytes(row.payer), int(row.charged), int(row.signed_max))
+            for row in channels
+        },
+        {
+            bytes(row.payer): X402Credit(int(row.balance), int(row.held), int(row.bought), int(row.refunded))
+            for row in credit
+        },
     )
 
 
@@ -104,6 +174,8 @@ def is_settled(books: Books, chain: OnChain) -> bool:
         all(row.settled for row in books.receipts)
         and all(chain.channel_settled(channel) == account.charged for channel, account in books.accounts.items())
         and all(chain.credited(*key) == earned for key, earned in books.totals.items())
+        and all(chain.x402_channel(i)[1] == one.charged for i, one in books.x402.channels.items())
+        and not any(one.is_held for one in books.x402.payments.values())
     )
 
 

@@ -48,8 +48,16 @@ class Findings:
             self.violations.append(sentence)
 
 
-def check(history: Iterable[Seen], signed: Mapping[bytes, int], books: Books, chain: OnChain) -> Findings:
+def check(
+    history: Iterable[Seen],
+    signed: Mapping[bytes, int],
+    books: Books,
+    chain: OnChain,
+    purses: Mapping[bytes, int] | None = None,
+) -> Findings:
     """Check it all; `signed` is the most that was ever signed for each of the clients' channels.
+
+    `purses` is what each payer by x402 had at first.
 
     The requests of which a client knew nothing must have been asked again by now: what is charged and not acknowledged
     is then lost.
@@ -63,6 +71,8 @@ def check(history: Iterable[Seen], signed: Mapping[bytes, int], books: Books, ch
     _channels(found, signed, books, chain)
     _payees(found, books, chain)
     _keys(found, list(seen.values()), books)
+    _x402_payments(found, books)
+    _x402_money(found, books, chain, purses or {})
     return found
 
 
@@ -145,3 +155,41 @@ def _keys(found: Findings, seen: Sequence[Seen], books: Books) -> None:
         found.must(key.spent == spent[name], f"a key has spent {key.spent}, its requests cost {spent[name]}")
         found.must(key.spent <= key.limit, "a key above its limit")
     found.must({name for name, amount in spent.items() if amount} <= set(books.keys), "a key is missing")
+
+
+def _x402_payments(found: Findings, books: Books) -> None:
+    """What a payer by x402 was charged for a request is what the gateway paid onward for it, and neither without both."""
+    payments = books.x402.payments
+    house = {row.channel_id for row in books.receipts if row.request_id in payments}
+    onward = {row.request_id: row.price for row in books.receipts if row.channel_id in house}
+    found.must(len(house) <= 1, "the gateway pays onward from two channels")
+    for request_id in payments.keys() | onward.keys():
+        payment, name = payments.get(request_id), request_id.hex()[:8]
+        charged = None if payment is None else payment.charged
+        found.must(not (payment and payment.is_held), f"{name} still holds its payer's money")
+        found.must(charged == onward.get(request_id), f"{name}: its payer {charged}, onward {onward.get(request_id)}")
+    found.counts["charged by x402"] = sum(one.charged or 0 for one in payments.values())
+
+
+def _x402_money(found: Findings, books: Books, chain: OnChain, purses: Mapping[bytes, int]) -> None:
+    """Channels and credit are what their payments say, and on chain what their payers have parted with."""
+    spent, parted = Counter[bytes](), Counter[bytes]()
+    for one in books.x402.payments.values():
+        spent[one.channel_id or one.payer] += one.charged or 0
+    for channel_id, channel in books.x402.channels.items():
+        held, claimed = chain.x402_channel(channel_id)
+        parted[channel.payer] += held
+        charged = channel.charged
+        found.must(
+            charged == spent[channel_id], f"an x402 channel's {charged} are not its payments' {spent[channel_id]}"
+        )
+        found.must(charged <= min(channel.signed, held), "an x402 channel is charged above its voucher or deposit")
+        found.must(claimed == charged, f"an x402 channel was charged {charged}, {claimed} is claimed on chain")
+    for payer, credit in books.x402.credits.items():
+        parted[payer] += credit.bought - credit.refunded
+        left = credit.bought - credit.refunded - spent[payer]
+        found.must(credit.balance == left, f"a credit of {credit.balance}, {left} is what was bought and not used")
+        found.must(credit.held == 0, "credit is held for nothing")
+    for payer, purse in purses.items():
+        gone = purse - chain.balance(payer)
+        found.must(gone == parted[payer], f"a payer by x402 parted with {gone}, its books say {parted[payer]}")

@@ -1,7 +1,7 @@
 """Paying clients that never give up, and the history of what they saw.
 
 Three ways to pay: a voucher each with one request at a time, vouchers within a window with several at once, and an API
-key, which also reads streamed chats and leaves some of them half read.
+key, which also reads streamed chats and leaves some of them half read. A fourth, x402, is in `tests.chaos.x402`.
 """
 
 from __future__ import annotations
@@ -39,37 +39,21 @@ TIMEOUT_SECONDS = 12.0
 VERIFIED_PER_CLIENT = 10
 
 
-class Client:
-    """One channel, and `lanes` threads that each send one request after the other."""
+class Program:
+    """What all paying programs have in common: `lanes` threads that each send one request after the other."""
 
-    kind = "voucher"
+    kind = ""
     sorts: tuple[str, ...] = ("plain",)
     lanes = 1
 
-    def __init__(self, url: str, wallet: Wallet, channel: Channel, domain: Domain, *, elsewhere: str) -> None:
-        self.channel, self.domain = channel, domain
-        self.channel_id = channel.digest(domain)
-        self.papers = PaperStore(None)
-        self.market = Market(
-            url, wallet, papers=self.papers, retries=0, timeout_seconds=TIMEOUT_SECONDS, window=self.window
-        )
-        self.market.use_channel(channel, domain)
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
         self.history: list[Seen] = []
         self.last_answers = dict.fromkeys(self.sorts, 0.0)
         self.wrong: list[str] = []
-        self._elsewhere = elsewhere
         self._inputs = [minilm.tokenize(minilm.load_tokenizer(), [text]) for text in TEXTS]
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.lanes)]
-
-    @property
-    def window(self) -> int | None:
-        return None
-
-    @property
-    def signed(self) -> int:
-        """The most that was ever signed for the channel."""
-        return max(kept.signed for kept in self.papers.channels() if kept.channel == self.channel)
+        self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(self.lanes)]
 
     @property
     def last_answer_at(self) -> float:
@@ -89,8 +73,21 @@ class Client:
             thread.join(90)
             assert not thread.is_alive(), "a client hangs"
 
-    def new(self) -> Seen:
-        return Seen(secrets.token_bytes(32), self.channel_id, UNIT_PRICE)
+    def new(self, lane: int) -> Seen | None:
+        """Return the next request of a lane, None if there cannot be one now."""
+        raise NotImplementedError
+
+    def sort(self, seen: Seen) -> str:
+        """Say which of the program's sorts a request is."""
+        raise NotImplementedError
+
+    def send(self, seen: Seen) -> tuple[SignedReceipt, int]:
+        """Send a request once; returns its receipt and what it is said to cost."""
+        raise NotImplementedError
+
+    def goes_on(self, seen: Seen) -> bool:
+        """Tell whether a request that was not answered is sent once more before the next."""
+        return len(seen.attempts) < ATTEMPTS
 
     def ask(self, seen: Seen) -> None:
         """Send a request once, and note what came of it."""
@@ -110,27 +107,24 @@ class Client:
             seen.digest, seen.charged = paper.receipt.digest(self.domain), charged
             self.last_answers[self.sort(seen)] = time.monotonic()
 
-    def sort(self, seen: Seen) -> str:
-        """Say which of the client's sorts a request is; its id decides, so that it stays when it is asked again."""
-        return self.sorts[seen.request_id[0] % len(self.sorts)]
+    def _run(self, lane: int) -> None:
+        try:
+            self._pay(lane)
+        except Exception as error:
+            self.wrong.append(f"the program broke: {error!r}")
+            raise
 
-    def send(self, seen: Seen) -> tuple[SignedReceipt, int]:
-        """Send a request once; returns its receipt and what it is said to cost."""
-        # Some ask for the worker behind the link by its name.
-        worker = self._elsewhere if seen.request_id[1] % 3 == 0 else None
-        outcome = self.market.infer(minilm.NAME, self.inputs(seen), request_id=seen.request_id, worker=worker)
-        return outcome.paper, outcome.charged
-
-    def inputs(self, seen: Seen):
-        return self._inputs[seen.request_id[0] % len(self._inputs)]
-
-    def _run(self) -> None:
+    def _pay(self, lane: int) -> None:
         while not self._over.is_set():
-            seen = self.new()
-            self.history.append(seen)
-            for _ in range(ATTEMPTS):
+            seen = self.new(lane)
+            if seen is None:
+                self._over.wait(0.5)
+                continue
+            if not seen.attempts:
+                self.history.append(seen)
+            while True:
                 self.ask(seen)
-                if seen.acknowledged or self._over.is_set():
+                if seen.acknowledged or self._over.is_set() or not self.goes_on(seen):
                     break
                 self._over.wait(0.5)
             self._over.wait(PAUSE_SECONDS)
@@ -149,6 +143,54 @@ class Client:
                     break
                 time.sleep(0.5)
         return len(again)
+
+    def verify(self, chain, found: Findings) -> None:
+        """Hold what the program keeps against the chain alone."""
+
+    def close(self) -> None:
+        """Close its connections."""
+
+
+class Client(Program):
+    """A client of the market's own kit, with one channel."""
+
+    kind = "voucher"
+
+    def __init__(self, url: str, wallet: Wallet, channel: Channel, domain: Domain, *, elsewhere: str) -> None:
+        super().__init__(domain)
+        self.channel = channel
+        self.channel_id = channel.digest(domain)
+        self.papers = PaperStore(None)
+        self.market = Market(
+            url, wallet, papers=self.papers, retries=0, timeout_seconds=TIMEOUT_SECONDS, window=self.window
+        )
+        self.market.use_channel(channel, domain)
+        self._elsewhere = elsewhere
+
+    @property
+    def window(self) -> int | None:
+        return None
+
+    @property
+    def signed(self) -> int:
+        """The most that was ever signed for the channel."""
+        return max(kept.signed for kept in self.papers.channels() if kept.channel == self.channel)
+
+    def new(self, lane: int) -> Seen | None:
+        return Seen(secrets.token_bytes(32), self.channel_id, UNIT_PRICE)
+
+    def sort(self, seen: Seen) -> str:
+        """See `Program.sort`; its id decides, so that it stays when it is asked again."""
+        return self.sorts[seen.request_id[0] % len(self.sorts)]
+
+    def send(self, seen: Seen) -> tuple[SignedReceipt, int]:
+        # Some ask for the worker behind the link by its name.
+        worker = self._elsewhere if seen.request_id[1] % 3 == 0 else None
+        outcome = self.market.infer(minilm.NAME, self.inputs(seen), request_id=seen.request_id, worker=worker)
+        return outcome.paper, outcome.charged
+
+    def inputs(self, seen: Seen):
+        return self._inputs[seen.request_id[0] % len(self._inputs)]
 
     def verify(self, chain, found: Findings) -> None:
         """Hold some of the kept receipts against the chain alone."""
@@ -185,7 +227,7 @@ class KeyClient(Client):
         headers = {"Authorization": f"Bearer {made.secret}"}
         self._http = httpx.Client(base_url=self.market.url, headers=headers, timeout=TIMEOUT_SECONDS)
 
-    def new(self) -> Seen:
+    def new(self, lane: int) -> Seen | None:
         made = Seen(secrets.token_bytes(32), self.channel_id, UNIT_PRICE, self._key)
         if self.sort(made) == "chat":
             made.price = None
@@ -196,23 +238,13 @@ class KeyClient(Client):
             sent = self._chat(seen) if self.sort(seen) == "chat" else self._infer(seen)
         except httpx.HTTPError as error:
             raise GatewayUnreachable(str(error)) from error
-        paper = SignedReceipt.from_header(sent[0], model="")
-        receipt = paper.receipt
-        holds = (receipt.channel_id, receipt.request_id) == (self.channel_id, seen.request_id) and is_receipt_signed_by(
-            receipt.digest(self.domain), paper.gateway_signature, self.channel.gateway, self.domain
-        )
-        if not holds:
-            raise GatewayMisbehaved("the receipt is not for this request.", field="Market-Receipt")
+        paper = receipt_in(sent[0], seen, self.channel.gateway, self.domain)
         self.papers.keep(paper)
         return paper, int(sent[1])
 
     def _infer(self, seen: Seen) -> tuple[str, str]:
-        tensors = [
-            {"name": name, "datatype": "INT64", "shape": list(array.shape), "data": array.ravel().tolist()}
-            for name, array in self.inputs(seen).items()
-        ]
         headers = {"Market-Request-Id": hex0x(seen.request_id)}
-        answer = self._http.post(f"/v2/models/{minilm.NAME}/infer", json={"inputs": tensors}, headers=headers)
+        answer = self._http.post(f"/v2/models/{minilm.NAME}/infer", json=body_of(self.inputs(seen)), headers=headers)
         if answer.status_code != 200:
             raise refusal(Reply(answer.status_code, answer.headers, answer.content))
         return answer.headers["market-receipt"], answer.headers["market-charged"]
@@ -239,3 +271,24 @@ class KeyClient(Client):
     def close(self) -> None:
         self._http.close()
         super().close()
+
+
+def body_of(inputs) -> dict:
+    """Return the JSON of a request."""
+    tensors = [
+        {"name": name, "datatype": "INT64", "shape": list(array.shape), "data": array.ravel().tolist()}
+        for name, array in inputs.items()
+    ]
+    return {"inputs": tensors}
+
+
+def receipt_in(header: str, seen: Seen, gateway: bytes, domain: Domain) -> SignedReceipt:
+    """Read a receipt as a program without the kit would, and hold it against the request."""
+    paper = SignedReceipt.from_header(header, model="")
+    receipt = paper.receipt
+    holds = (receipt.channel_id, receipt.request_id) == (seen.channel_id, seen.request_id) and is_receipt_signed_by(
+        receipt.digest(domain), paper.gateway_signature, gateway, domain
+    )
+    if not holds:
+        raise GatewayMisbehaved("the receipt is not for this request.", field="Market-Receipt")
+    return paper

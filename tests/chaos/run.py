@@ -27,7 +27,8 @@ from tests.chaos.arena import DEPOSIT, Arena
 from tests.chaos.books import is_settled, read
 from tests.chaos.faults import draw
 from tests.chaos.history import Findings, check
-from tests.chaos.load import Client, KeyClient, WindowClient
+from tests.chaos.load import Client, KeyClient, Program, WindowClient
+from tests.chaos.x402 import PURSE, X402Client
 
 RECOVERY_SECONDS = 90.0
 SETTLED_SECONDS = 120.0
@@ -63,7 +64,9 @@ class Report:
                 "median": round(statistics.median(times), 1),
                 "p90": round(times[int(0.9 * (len(times) - 1))], 1),
                 "longest": round(times[-1], 1),
-            },
+            }
+            if times
+            else {},
             "programs that ended by themselves": self.restarts,
             "asked again": self.asked_again,
             "outcomes": dict(self.outcomes.most_common()),
@@ -77,7 +80,7 @@ class Report:
 def run(
     folder: Path, *, seed: int, faults: int, clients: int = 2, seconds: float = 86_400.0, say=lambda line: None
 ) -> Report:
-    """Run it all; `clients` pay by single vouchers, one more within a window and one by an API key."""
+    """Run it all; `clients` pay by single vouchers, one each within a window, by an API key and by x402."""
     chance, report, began = random.Random(seed), Report(seed), time.monotonic()
     with Arena(folder) as arena:
         arena.start_services()
@@ -85,7 +88,7 @@ def run(
         arena.list_model()
         arena.register_worker()
         arena.start_programs()
-        users = _clients(arena, [*[Client] * clients, WindowClient, KeyClient])
+        users = [*_clients(arena, [*[Client] * clients, WindowClient, KeyClient]), _x402(arena)]
         for user in users:
             user.start()
         _await_all(arena, users, report)
@@ -120,7 +123,7 @@ def run(
         with ThreadPoolExecutor(len(users)) as pool:
             report.asked_again = sum(pool.map(lambda user: user.ask_again_for_the_unknown(), users))
         deadline = time.monotonic() + SETTLED_SECONDS
-        while not is_settled(read(arena.database_url), arena.chain) and time.monotonic() < deadline:
+        while not is_settled(read(arena.database_url), arena.on_chain) and time.monotonic() < deadline:
             arena.start_the_dead()
             time.sleep(0.5)
         _judge(arena, users, report)
@@ -141,10 +144,20 @@ def _clients(arena: Arena, kinds: list[type[Client]]) -> list[Client]:
     return users
 
 
-def _judge(arena: Arena, users: list[Client], report: Report) -> None:
+def _x402(arena: Arena) -> X402Client:
+    gateway, house = (arena.accounts[name].address for name in ("gateway", "house"))
+    user = X402Client(arena.gateway_url, house, gateway, arena.chain.deployment.token, arena.chain.domain)
+    for payer in user.payers.values():
+        arena.chain.mint(arena.wallet("deployer"), payer, PURSE)
+    return user
+
+
+def _judge(arena: Arena, users: list[Program], report: Report) -> None:
     history = [one for user in users for one in user.history]
     books = read(arena.database_url, arena.journals())
-    found = check(history, {user.channel_id: user.signed for user in users}, books, arena.chain)
+    signed = {user.channel_id: user.signed for user in users if isinstance(user, Client)}
+    purses = {payer: PURSE for user in users if isinstance(user, X402Client) for payer in user.payers.values()}
+    found = check(history, signed, books, arena.on_chain, purses)
     for user in users:
         for fault in user.wrong:
             found.must(False, f"a client saw a broken answer: {fault}")
@@ -172,7 +185,7 @@ def _await_answer(arena: Arena, last_answer: Callable[[], float], since: float) 
     return RECOVERY_SECONDS
 
 
-def _await_all(arena: Arena, users: list[Client], report: Report) -> None:
+def _await_all(arena: Arena, users: list[Program], report: Report) -> None:
     """Wait until each client is answered: no way to pay and no lane stays broken."""
     since = time.monotonic()
     for user in users:

@@ -1,6 +1,8 @@
 """A node of another operator's over a real link: paid, cut under load, stopped; nothing lost, nothing charged twice."""
 
+import os
 import secrets
+import signal
 import sqlite3
 import threading
 import time
@@ -13,11 +15,12 @@ import pytest
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.typed_data import Voucher
 from market.demo import minilm
-from market.demo.network import UNIT_PRICE, LocalMarket, Options
+from market.demo.network import UNIT_PRICE, LocalMarket, Options, program
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from tests.e2e.test_paid_inference import TOKENS
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.processes import family, signalled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -74,8 +77,9 @@ def paid(linked, market, http):
     signature = market.wallet.key.sign_digest(Voucher(kept.channel_id, DEPOSIT).digest(kept.domain))
     voucher = {"Market-Voucher": f"{hex0x(kept.channel_id)};{DEPOSIT};{hex0x(signature)}"}
 
-    def send() -> httpx.Response:
-        return http.post(URL, json=TOKENS, headers={**voucher, "Market-Request-Id": hex0x(secrets.token_bytes(32))})
+    def send(request_id: bytes | None = None) -> httpx.Response:
+        headers = {**voucher, "Market-Request-Id": hex0x(request_id or secrets.token_bytes(32))}
+        return http.post(URL, json=TOKENS, headers=headers)
 
     return send
 
@@ -144,6 +148,35 @@ def test_all_of_it_settles(linked, market, http):
         assert time.monotonic() < deadline, "not settled"
         time.sleep(0.2)
     assert linked.chain.channel_settled(market.channel().channel_id) == due == charged(http, market)
+
+
+def test_a_request_that_its_gateway_did_not_live_to_charge_is_served_when_it_is_asked_again(linked, market, http, paid):
+    """The node has run that job already; asked again by its id it is another job."""
+    before, known = charged(http, market), journal_rows(linked)[0]
+    by_name = {child.name: child for child in linked.supervisor.children}
+    node, gateway = by_name["worker"], by_name["gateway"]
+    request_id, frozen = secrets.token_bytes(32), family(node.pid)
+    for pid in frozen:
+        signalled(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(paid, request_id)
+        time.sleep(1.0)
+        os.killpg(gateway.pid, signal.SIGKILL)
+        with pytest.raises(httpx.HTTPError):
+            lost.result()
+    linked.supervisor.stop(gateway)
+    for pid in frozen:
+        signalled(pid, signal.SIGCONT)
+    environment = {**linked.gateway_environment(), "MARKET_PORT": linked.gateway_url.rpartition(":")[2]}
+    again = linked.supervisor.start("gateway", program("market", "serve"), environment)
+    ready = f"/v2/models/{minilm.NAME}/ready"
+    again.wait_ready(lambda: linked._get(ready) is not None, timeout_seconds=60, what="the node's offer")
+    assert journal_rows(linked)[0] == known + 1, "the node has run it"
+    assert charged(http, market) == before
+    answer = paid(request_id)
+    assert answer.status_code == 200, answer.text
+    assert answer.elapsed.total_seconds() < 5
+    assert charged(http, market) == before + UNIT_PRICE
 
 
 def test_a_node_told_to_stop_answers_what_it_has_in_hand(linked, market, http, paid):

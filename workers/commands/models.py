@@ -12,6 +12,8 @@ import typer
 from workers import node as nodes
 from workers.commands.output import EXIT_REFUSED, AsJson, EnvFile, messages, print_json
 from workers.errors import ModelUnusable
+from workers.isolation import confinement_for, confinement_of_folder
+from workers.models.sandbox import Confinement, find_bubblewrap
 from workers.settings import WorkerSettings, load_settings
 from workers.telemetry import configure_logging
 
@@ -92,7 +94,7 @@ def _check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
     configure_logging("error", settings.log_format)
     sessions = nodes.open_sessions(settings, choose_provider(settings.provider))
     try:
-        report = checking.check(folder, sessions)
+        report = checking.check(folder, sessions, confinement=_of_folder(settings))
     finally:
         sessions.close()
     problems = [
@@ -121,14 +123,14 @@ def _tune(model: str, env_file: Path | None, *, as_json: bool) -> None:
 
     settings = load_settings(env_file)
     configure_logging("error", settings.log_format)
-    package = _package(model, settings)
+    package, confinement = _package(model, settings)
 
     def say(row: tuning.Measured) -> None:
         if not as_json:
             what = f"{row.entry}  {row.provider}  {row.threads} thread(s)  batch {row.batch}".ljust(56)
             typer.echo(what + (f"  {row.fault}" if row.fault else f"  {row.rate:10.1f}/s {row.run_ms:9.2f} ms a run"))
 
-    rows = tuning.measure(package, say=say)
+    rows = tuning.measure(package, say=say, confinement=confinement)
     best = tuning.best(rows)
     if best is None:
         raise ModelUnusable("it did not run in any way that this machine has.", field="model")
@@ -202,10 +204,25 @@ def _package_in(folder: Path) -> Any:
     return package
 
 
-def _package(model: str, settings: WorkerSettings) -> Any:
-    """Return the package in a folder, or that of a listed model."""
+def _package(model: str, settings: WorkerSettings) -> tuple[Any, Confinement | None]:
+    """Return the package in a folder, or that of a listed model, and how it is confined.
+
+    Raises:
+        SandboxMissing: the model is a stranger's, and there is no sandbox here.
+    """
     if Path(model).is_dir():
-        return _package_in(Path(model))
+        return _package_in(Path(model)), _of_folder(settings)
     side = nodes.open_chain(settings)
     ((model_id, listing, _),) = nodes.find_models(side, settings.model_copy(update={"models": model}))
-    return nodes.open_store(settings).get(model_id, listing.uri)
+    confinement = confinement_for(listing.owner, ours=nodes.own_addresses(side), settings=settings)
+    return nodes.open_store(settings).get(model_id, listing.uri), confinement
+
+
+def _of_folder(settings: WorkerSettings) -> Confinement | None:
+    """Return how a package in a folder is confined, and say so where that is no boundary."""
+    confinement = confinement_of_folder(settings)
+    if confinement is not None and confinement.bubblewrap is None:
+        typer.echo(
+            f"{find_bubblewrap().fault}: this runs with limits, which keep faults in but are no sandbox.", err=True
+        )
+    return confinement

@@ -33,9 +33,9 @@ def screen_file(package: Package, name: str) -> None:
 
 
 def open_model(
-    package: Package, *, entry: str, provider: str, threads: int, cuda_graphs: bool = False
+    package: Package, *, entry: str, provider: str, threads: int, cuda_graphs: bool = False, memory_bytes: int = 0
 ) -> Pipeline[Any]:
-    """Open one of a package's ONNX files and the pipeline of its task, not yet measured.
+    """Open one of a package's ONNX files and the pipeline of its task, not yet measured; the limit is of a card.
 
     Raises:
         ModelUnusable: the runtime refuses it, or it contradicts its manifest.
@@ -47,6 +47,7 @@ def open_model(
             threads=threads,
             external={name: package.read(file) for name, file in _weight_files(package, entry).items()},
             cuda_graphs=cuda_graphs,
+            memory_bytes=memory_bytes,
         )
     except CodedError:
         raise

@@ -69,15 +69,17 @@ def open_session(
     threads: int,
     external: Mapping[str, bytes] | None = None,
     cuda_graphs: bool = False,
+    memory_bytes: int = 0,
 ) -> InferenceSession:
     """Load a model from bytes, so that it cannot name files outside its package; `external` are its weights' files.
 
-    A provider that does not take the model is said aloud, and the CPU takes it.
+    A provider that does not take the model is said aloud, and the CPU takes it. `memory_bytes` is the most that the
+    model may take of a card, 0 for no limit.
     """
     if provider == "cpu":
         return _open(data, ["cpu"], threads, external)
     try:
-        options = {"enable_cuda_graph": "1"} if cuda_graphs and provider == "cuda" else {}
+        options = cuda_options(cuda_graphs=cuda_graphs, memory_bytes=memory_bytes) if provider == "cuda" else {}
         session = _open(data, [provider, "cpu"], threads, external, options)
     except Exception as error:  # onnxruntime raises its own unrelated classes
         log.warning("provider-fell-back", wanted=provider, taken="cpu", reason=str(error).partition("\n")[0][:300])
@@ -85,6 +87,17 @@ def open_session(
     if PROVIDERS[provider] not in session.get_providers():
         log.warning("provider-fell-back", wanted=provider, taken=session.get_providers())
     return session
+
+
+def cuda_options(*, cuda_graphs: bool = False, memory_bytes: int = 0) -> dict[str, str]:
+    """Return the CUDA provider's options; the limit is on onnxruntime's own arena: weights, activations, scratch space.
+
+    Under it the arena grows by what is asked for, not by powers of two, which would stop short of it.
+    """
+    options = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+    if memory_bytes:
+        options |= {"gpu_mem_limit": str(memory_bytes), "arena_extend_strategy": "kSameAsRequested"}
+    return options
 
 
 def open_file(path: str, *, threads: int) -> InferenceSession:

@@ -1,6 +1,7 @@
 """Measures how a model runs best on this machine: ONNX file (precision), provider, threads and batch.
 
-Every combination that is possible here is run on made-up inputs for a fraction of a second. Called by `worker tune`.
+Every combination that is possible here is run on made-up inputs for a fraction of a second: a stranger's model in a
+process of its own, confined as when it is served. Called by `worker tune`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.protocol.errors import CodedError
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from workers.errors import ExecutionFailed, JobError
+from workers.models import timing
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
 from workers.models.generation.trial import run_trials
+from workers.models.isolated.model import IsolatedModel
 from workers.models.opening import open_model
 from workers.models.pipelines.base import Pipeline
-from workers.models.runtime import available_providers
+from workers.models.runtime import PROVIDERS, available_providers
+from workers.models.sandbox import Confinement
 from workers.models.store import Package
 from workers.models.tuned import Tuned, usable_cores
 
 RUN_SECONDS = 0.3
-MIN_RUNS = 3
 # Of rates this close the one with fewer threads and the smaller batch is taken: it leaves room and answers sooner.
 CLOSE = 0.95
 TRIAL_TOKENS = 48
@@ -51,10 +55,17 @@ class Measured:
     fault: str = ""
 
 
-def measure(package: Package, *, say: Callable[[Measured], None], run_seconds: float = RUN_SECONDS) -> list[Measured]:
-    """Measure every combination; `say` hears of each as it is done."""
+def measure(
+    package: Package,
+    *,
+    say: Callable[[Measured], None],
+    run_seconds: float = RUN_SECONDS,
+    confinement: Confinement | None = None,
+) -> list[Measured]:
+    """Measure every combination; `say` hears of each as it is done. With a confinement it is a stranger's model."""
     rows = []
-    for row in _generations(package) if package.manifest.task == "text-generation" else _graphs(package, run_seconds):
+    generates = package.manifest.task == "text-generation"
+    for row in _generations(package, confinement) if generates else _graphs(package, run_seconds, confinement):
         say(row)
         rows.append(row)
     return rows
@@ -76,7 +87,7 @@ def thread_counts() -> list[int]:
     return sorted({1, cores, *(1 << i for i in range(cores.bit_length()) if 1 << i <= cores)})
 
 
-def _graphs(package: Package, run_seconds: float) -> Iterator[Measured]:
+def _graphs(package: Package, run_seconds: float, confinement: Confinement | None) -> Iterator[Measured]:
     manifest = package.manifest
     entries = [manifest.entry, *(name for name in manifest.options.get("variants", []) if name != manifest.entry)]
     reference: dict[str, NDArray[Any]] | None = None
@@ -84,22 +95,69 @@ def _graphs(package: Package, run_seconds: float) -> Iterator[Measured]:
         for provider in available_providers():
             for threads in thread_counts() if provider == "cpu" else [1]:
                 try:
-                    model = open_model(package, entry=entry, provider=provider, threads=threads)
-                    given = model.graph.run(model.sample(1), model.graph_outputs)
+                    model = _open(package, entry, provider, threads, confinement)
                 except CodedError as error:
                     yield Measured(entry, provider, threads, 1, fault=error.detail)
                     continue
-                reference = reference or given
-                yield from _batches(model, entry, provider, threads, _difference(given, reference), run_seconds)
+                try:
+                    if PROVIDERS[provider] not in model.providers:
+                        yield Measured(entry, provider, threads, 1, fault="it does not run there")
+                        continue
+                    given = model.give()
+                    reference = reference or given
+                    difference = _difference(given, reference)
+                    yield from _batches(model, manifest, entry, provider, threads, difference, run_seconds)
+                except ExecutionFailed as error:
+                    yield Measured(entry, provider, threads, 1, fault=error.detail)
+                finally:
+                    model.close()
+
+
+class _Inside:
+    """A trusted model in this process, asked as an isolated one is."""
+
+    def __init__(self, model: Pipeline[Any]) -> None:
+        self._model = model
+        self.providers = tuple(model.graph.session.get_providers())
+
+    def give(self) -> dict[str, NDArray[Any]]:
+        return timing.give(self._model)
+
+    def median_seconds(self, rows: int, seconds: float) -> float:
+        return timing.median_seconds(self._model, rows, seconds)
+
+    def close(self) -> None:
+        del self._model
+
+
+def _open(
+    package: Package, entry: str, provider: str, threads: int, confinement: Confinement | None
+) -> IsolatedModel | _Inside:
+    if confinement is None:
+        return _Inside(open_model(package, entry=entry, provider=provider, threads=threads))
+    return IsolatedModel(
+        package,
+        confinement=confinement,
+        entry=entry,
+        provider=provider,
+        threads=threads,
+        batch=package.manifest.max_batch,
+    )
 
 
 def _batches(
-    model: Pipeline[Any], entry: str, provider: str, threads: int, difference: float, run_seconds: float
+    model: IsolatedModel | _Inside,
+    manifest: Manifest,
+    entry: str,
+    provider: str,
+    threads: int,
+    difference: float,
+    run_seconds: float,
 ) -> Iterator[Measured]:
     top, batch = 0.0, 1
-    while batch <= (model.manifest.max_batch if model.manifest.batch_axis is not None else 1):
+    while batch <= (manifest.max_batch if manifest.batch_axis is not None else 1):
         try:
-            seconds = _time(model, batch, run_seconds)
+            seconds = model.median_seconds(batch, run_seconds)
         except ExecutionFailed as error:
             yield Measured(entry, provider, threads, batch, fault=error.detail)
             return
@@ -108,19 +166,6 @@ def _batches(
         if rate < 0.8 * top:
             return  # past the knee
         top, batch = max(top, rate), batch * 2
-
-
-def _time(model: Pipeline[Any], batch: int, run_seconds: float) -> float:
-    """Return the median seconds of a run."""
-    inputs, outputs = model.sample(batch), model.graph_outputs
-    model.graph.run(inputs, outputs)
-    taken: list[float] = []
-    until = time.perf_counter() + run_seconds
-    while len(taken) < MIN_RUNS or time.perf_counter() < until:
-        started = time.perf_counter()
-        model.graph.run(inputs, outputs)
-        taken.append(time.perf_counter() - started)
-    return max(float(np.median(taken)), 1e-9)
 
 
 def _difference(given: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]]) -> float:
@@ -132,13 +177,18 @@ def _difference(given: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any
     return found
 
 
-def _generations(package: Package) -> Iterator[Measured]:
+def _generations(package: Package, confinement: Confinement | None) -> Iterator[Measured]:
     entry = package.manifest.entry
     for provider in available_providers():
         for threads in thread_counts() if provider == "cpu" else [1]:
             try:
                 model = GenerationModel(
-                    package, provider=provider, threads=threads, most_active=SIDE_BY_SIDE, cache_bytes=2 << 30
+                    package,
+                    provider=provider,
+                    threads=threads,
+                    most_active=SIDE_BY_SIDE,
+                    cache_bytes=2 << 30,
+                    confinement=confinement,
                 )
             except CodedError as error:
                 yield Measured(entry, provider, threads, 1, fault=error.detail)

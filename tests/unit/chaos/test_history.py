@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.books import Account, Books, Key, ReceiptRow
+from tests.chaos.books import Account, Books, Key, ReceiptRow, X402Books, X402Channel, X402Credit, X402Payment
 from tests.chaos.history import Seen, check
 
 GATEWAY, OPERATOR, OWNER, WORKER = (name * 20 for name in (b"g", b"o", b"w", b"k"))
-CHANNEL, OTHER, KEY = b"c" * 32, b"d" * 32, b"k" * 32
+CHANNEL, OTHER, HOUSE, KEY = b"c" * 32, b"d" * 32, b"h" * 32, b"k" * 32
+# Payers by x402, one with a channel and one with credit.
+DEPOSITOR, BUYER, PAYER_CHANNEL, PURSE, DEPOSIT, PACK = b"p" * 20, b"q" * 20, b"x" * 32, 90_000, 50_000, 10_000
 PRICE, WORKER_PART, OWNER_PART = 1_000, 850, 100
 
 
@@ -18,12 +20,20 @@ class Chain:
     def __init__(self, books):
         self.settled = {channel: account.charged for channel, account in books.accounts.items()}
         self.credits = dict(books.totals)
+        self.x402 = {channel: (DEPOSIT, one.charged) for channel, one in books.x402.channels.items()}
+        self.tokens = {DEPOSITOR: PURSE - DEPOSIT, BUYER: PURSE - PACK}
 
     def channel_settled(self, channel_id):
         return self.settled.get(channel_id, 0)
 
     def credited(self, gateway, payee):
         return self.credits.get((gateway, payee), 0)
+
+    def balance(self, account):
+        return self.tokens[account]
+
+    def x402_channel(self, channel_id):
+        return self.x402[channel_id]
 
 
 def row(number, channel=CHANNEL, **changes):
@@ -46,10 +56,11 @@ def row(number, channel=CHANNEL, **changes):
 
 
 class World:
-    """Three requests acknowledged, one of them by an API key, one answered when asked again, one refused."""
+    """Six requests acknowledged: one by an API key, one when asked again, two by x402; and one refused."""
 
     def __init__(self):
         rows = [row(1), row(2, cumulative=2 * PRICE), row(3, OTHER), row(4, cumulative=3 * PRICE)]
+        rows += [row(11, HOUSE), row(12, HOUSE, cumulative=2 * PRICE)]
         self.history = [
             Seen(one.request_id, one.channel_id, PRICE, None, ["answered"], one.digest, PRICE) for one in rows
         ]
@@ -60,10 +71,23 @@ class World:
         self.signed = {CHANNEL: 4 * PRICE, OTHER: 2 * PRICE, b"e" * 32: 0}
         self.books = Books(
             rows,
-            {CHANNEL: Account(3 * PRICE, 4 * PRICE), OTHER: Account(PRICE, 2 * PRICE)},
-            {(GATEWAY, OPERATOR): 4 * WORKER_PART, (GATEWAY, OWNER): 4 * OWNER_PART},
+            {
+                CHANNEL: Account(3 * PRICE, 4 * PRICE),
+                OTHER: Account(PRICE, 2 * PRICE),
+                HOUSE: Account(2 * PRICE, 9 * PRICE),
+            },
+            {(GATEWAY, OPERATOR): 6 * WORKER_PART, (GATEWAY, OWNER): 6 * OWNER_PART},
             {KEY: Key(OTHER, PRICE, 2 * PRICE)},
             {WORKER: {(one.channel_id, one.request_id) for one in rows}},
+            X402Books(
+                {
+                    rows[4].request_id: X402Payment(DEPOSITOR, PAYER_CHANNEL, PRICE),
+                    rows[5].request_id: X402Payment(BUYER, None, PRICE),
+                    b"n" * 32: X402Payment(BUYER, None, None),
+                },
+                {PAYER_CHANNEL: X402Channel(DEPOSITOR, PRICE, PRICE)},
+                {BUYER: X402Credit(PACK - PRICE, 0, PACK, 0)},
+            ),
         )
         self.chain = Chain(self.books)
 
@@ -91,15 +115,20 @@ class World:
         self.chain = Chain(self.books)
 
     def violations(self):
-        return check(self.history, self.signed, self.books, self.chain).violations
+        return self.check().violations
+
+    def check(self):
+        purses = {DEPOSITOR: PURSE, BUYER: PURSE}
+        return check(self.history, self.signed, self.books, self.chain, purses)
 
 
 def test_an_honest_history_passes():
     world = World()
-    found = check(world.history, world.signed, world.books, world.chain)
+    found = world.check()
     assert found.violations == []
-    assert (found.counts["requests"], found.counts["acknowledged"], found.counts["receipts"]) == (5, 4, 4)
-    assert (found.counts["charged"], found.counts["credited"]) == (4 * PRICE, 4 * (WORKER_PART + OWNER_PART))
+    assert (found.counts["requests"], found.counts["acknowledged"], found.counts["receipts"]) == (7, 6, 6)
+    assert (found.counts["charged"], found.counts["credited"]) == (6 * PRICE, 6 * (WORKER_PART + OWNER_PART))
+    assert found.counts["charged by x402"] == 2 * PRICE
     assert found.counts["checks"] > 40
 
 
@@ -205,6 +234,61 @@ def let_a_key_above_its_limit(world):
     world.books.keys[KEY] = Key(OTHER, PRICE, PRICE - 1)
 
 
+def pay_onward_what_no_payer_paid(world):
+    del world.books.x402.payments[world.books.receipts[5].request_id]
+    world.books.x402.credits[BUYER] = X402Credit(PACK, 0, PACK, 0)
+
+
+def charge_a_payer_for_nothing(world):
+    world.books.x402.payments[b"n" * 32] = X402Payment(BUYER, None, PRICE)
+    world.books.x402.credits[BUYER] = X402Credit(PACK - 2 * PRICE, 0, PACK, 0)
+
+
+def charge_a_payer_more_than_is_paid_onward(world):
+    world.books.x402.payments[world.books.receipts[5].request_id] = X402Payment(BUYER, None, PRICE + 1)
+    world.books.x402.credits[BUYER] = X402Credit(PACK - PRICE - 1, 0, PACK, 0)
+
+
+def keep_a_payers_money_held(world):
+    world.books.x402.payments[b"n" * 32] = X402Payment(BUYER, None, None, is_held=True)
+
+
+def hold_credit_for_nothing(world):
+    world.books.x402.credits[BUYER] = X402Credit(PACK - PRICE, PRICE, PACK, 0)
+
+
+def count_a_channel_too_far(world):
+    world.books.x402.channels[PAYER_CHANNEL] = X402Channel(DEPOSITOR, PRICE + 1, 2 * PRICE)
+
+
+def charge_a_channel_above_its_voucher(world):
+    world.books.x402.channels[PAYER_CHANNEL] = X402Channel(DEPOSITOR, PRICE, PRICE - 1)
+
+
+def charge_a_channel_above_its_deposit(world):
+    world.chain.x402[PAYER_CHANNEL] = (PRICE - 1, PRICE)
+
+
+def claim_more_than_was_charged(world):
+    world.chain.x402[PAYER_CHANNEL] = (DEPOSIT, 2 * PRICE)
+
+
+def forget_to_claim(world):
+    world.chain.x402[PAYER_CHANNEL] = (DEPOSIT, 0)
+
+
+def lose_credit(world):
+    world.books.x402.credits[BUYER] = X402Credit(PACK - PRICE - 1, 0, PACK, 0)
+
+
+def give_no_credit_for_a_pack(world):
+    world.chain.tokens[BUYER] -= PACK
+
+
+def take_a_deposit_twice(world):
+    world.chain.tokens[DEPOSITOR] -= DEPOSIT
+
+
 CHEATS = [
     (forget_a_receipt, "has no receipt in the books"),
     (write_another_receipt, "another receipt than the client's"),
@@ -230,6 +314,19 @@ CHEATS = [
     (lose_the_workers_paper, "is not in its worker's journal"),
     (count_a_key_too_little, "a key has spent 0, its requests cost 1000"),
     (let_a_key_above_its_limit, "a key above its limit"),
+    (pay_onward_what_no_payer_paid, "its payer None, onward 1000"),
+    (charge_a_payer_for_nothing, "its payer 1000, onward None"),
+    (charge_a_payer_more_than_is_paid_onward, "its payer 1001, onward 1000"),
+    (keep_a_payers_money_held, "still holds its payer's money"),
+    (hold_credit_for_nothing, "credit is held for nothing"),
+    (count_a_channel_too_far, "an x402 channel's 1001 are not its payments' 1000"),
+    (charge_a_channel_above_its_voucher, "above its voucher or deposit"),
+    (charge_a_channel_above_its_deposit, "above its voucher or deposit"),
+    (claim_more_than_was_charged, "was charged 1000, 2000 is claimed"),
+    (forget_to_claim, "was charged 1000, 0 is claimed"),
+    (lose_credit, "is what was bought and not used"),
+    (give_no_credit_for_a_pack, "parted with 20000, its books say 10000"),
+    (take_a_deposit_twice, "parted with 100000, its books say 50000"),
 ]
 
 

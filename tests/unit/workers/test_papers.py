@@ -126,3 +126,50 @@ def test_journal_rows_survive_a_repeated_request(journal, executor, packaged):
     work = serve(executor, packaged.manifest)
     journal.keep([work, dataclasses.replace(work)])
     assert journal.counts()[0] == 1
+
+
+def asked_again(work, **changes):
+    receipt = dataclasses.replace(work.receipt, **changes)
+    signature = support.WORKER.sign_digest(receipt.digest(DOMAIN))
+    return dataclasses.replace(work, receipt=receipt, worker_signature=signature)
+
+
+def test_a_request_asked_again_and_answered_alike_is_claimed_by_the_receipt_that_was_charged(
+    journal, executor, packaged, tmp_path
+):
+    lost = serve(executor, packaged.manifest)
+    journal.keep([lost])  # the gateway died before it charged this one
+    charged = asked_again(lost, seq=lost.receipt.seq + 4, cumulative=lost.receipt.cumulative + 9_000)
+    assert journal.keep([charged]) == []
+    assert journal.counts() == (2, 0)
+    signature = GATEWAY.sign_digest(charged.receipt.digest(DOMAIN))
+    journal.keep((), Papers(((charged.receipt.request_id, signature),)))
+    ((best, countersignature),) = journal.claims()
+    assert (best.receipt, countersignature) == (charged.receipt, signature)
+    again = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    assert again.claims() == journal.claims()
+    again.close()
+
+
+def test_a_second_answer_to_a_request_is_never_handed_out(journal, executor, packaged, tmp_path, monkeypatch):
+    job = support.make_job(packaged.manifest)
+    (result,), (first,) = executor.run([job])
+    journal.keep([first])
+    journal.close()
+    journal = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)  # started again meanwhile
+    other = asked_again(first, output_hash=b"o" * 32, seq=9)
+    good = serve(executor, packaged.manifest, request_id=b"g" * 32, seq=10, cumulative=9_000)
+    told = []
+    monkeypatch.setattr(tasks, "_reply", lambda _client, served: told.extend(served))
+    node = SimpleNamespace(journal=journal, redis=None)
+    good_result = dataclasses.replace(result, request_id=b"g" * 32, signature=good.worker_signature)
+    good_job = dataclasses.replace(job[0], request_id=b"g" * 32)
+    second = dataclasses.replace(result, signature=other.worker_signature)
+    tasks._deliver(node, [(job[0], second), (good_job, good_result)], [other, good])
+    assert [(one.ok, one.code) for _, one in told] == [(False, "answered-otherwise"), (True, "")]
+    assert told[0][1].retry is Retry.OTHER_WORKER
+    assert told[0][1].signature == b""
+    assert journal.counts()[0] == 2
+    # Other inputs, or another model, are another request to the contracts.
+    assert journal.keep([asked_again(first, output_hash=b"p" * 32, input_hash=b"i" * 32)]) == []
+    journal.close()

@@ -205,7 +205,7 @@ def open_way(said: Mapping[str, Any], provider: str) -> tuple[Any, Way, str]:
             return _open_together(said)
         except UnfitDecoder as error:
             reason = str(error)
-    model = open_model(said["folder"], provider, said["threads"])
+    model = open_model(said["folder"], provider, said["threads"], said.get("memory_bytes", 0))
     return model, InTurns(model), reason
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.models.generation.genai import og
+from workers.models.runtime import cuda_options
 
 # tests/unit/workers/test_generation_parts.py builds it anew, from seven nodes, and compares. The size of the vocabulary
 # stands in it as VOCABULARY_MARK.
@@ -55,12 +56,18 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-def open_model(folder: str, provider: str, threads: int) -> Any:
-    """Load the model for a provider, whatever its configuration says of providers."""
+def open_model(folder: str, provider: str, threads: int, memory_bytes: int = 0) -> Any:
+    """Load the model for a provider, whatever its configuration says of providers.
+
+    `memory_bytes` is the most that it may take of a card, 0 for no limit.
+    """
     config = og.Config(folder)
     config.clear_providers()
     if provider != "cpu":
         config.append_provider(provider)
+    if provider == "cuda":
+        for name, value in cuda_options(memory_bytes=memory_bytes).items():
+            config.set_provider_option(provider, name, value)
     if threads:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
     return og.Model(config)

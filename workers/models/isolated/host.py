@@ -51,6 +51,7 @@ def _open(orders: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         provider=orders["provider"],
         threads=orders["threads"],
         cuda_graphs=orders["cuda_graphs"],
+        memory_bytes=orders["memory_bytes"],
     )
     batch = orders["batch"]
     if not batch:
@@ -66,11 +67,28 @@ def _serve(wire: Any, model: Any) -> None:
 
     try:
         while True:
-            for (_, number, requests), data in wire.take():
-                for outcomes, _ in serve(model, read_requests(requests, data)):
+            for (what, number, *rest), data in wire.take():
+                if what != "run":
+                    wire.send(*_measured(model, what, number, rest))
+                    continue
+                for outcomes, _ in serve(model, read_requests(rest[0], data)):
                     wire.send(*pack_outcomes(number, outcomes))
     except (EOFError, OSError):
         return
+
+
+def _measured(model: Any, what: str, number: int, rest: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Do what `worker tune` asks of a model."""
+    from workers.errors import ExecutionFailed
+    from workers.models.isolated.messages import pack_given
+    from workers.models.timing import give, median_seconds
+
+    try:
+        if what == "give":
+            return pack_given(number, give(model))
+        return ["took", number, median_seconds(model, *rest)], []
+    except ExecutionFailed as error:
+        return ["failed", number, error.detail], []
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ To the process: `["run", number, [[[name, datatype, shape, bytes]…], parameter
 `["ready", {…}]` or `["unusable", code, detail, field]`; then `["did", number, [[position, units, tensors]…],
 [[position, code, detail, field]…]]` until each request has its outcome. Tensors' bytes go beside, in order.
 
+To be measured it is sent `["give", number]` for the outputs of a made-up row and `["time", number, rows, seconds]` for
+how long a run takes; it says `["gave", number, tensors]`, `["took", number, seconds]` or `["failed", number, detail]`.
+
 What the process says is a stranger's word: whatever does not fit the manifest or what was asked is garbled.
 """
 
@@ -14,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from numpy.typing import NDArray
+
 from contracts.protocol.errors import CodedError, TensorError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from workers.errors import ExecutionFailed, InputsRefused, JobError
 from workers.models.pipelines.base import Answer
 from workers.models.serving import Outcomes, Request
-from workers.models.wire import Garbled, printable
+from workers.models.wire import MOST_DATA_BYTES, Garbled, printable
 
 MAX_UNITS = 1 << 48
 _ERRORS: Mapping[str, type[JobError]] = {kind.code: kind for kind in (ExecutionFailed, InputsRefused)}
@@ -72,6 +77,33 @@ def read_outcomes(said: Any, data: memoryview, number: int, manifest: Manifest, 
         return _read_outcomes(said, data, number, manifest, waiting)
     except (TypeError, ValueError, KeyError, IndexError, OverflowError, CodedError) as error:
         raise Garbled(f"{type(error).__name__} in what it answered.") from error
+
+
+def pack_given(number: int, outputs: Mapping[str, NDArray[Any]]) -> Packed:
+    """Return a made-up row's outputs as a message: those of floating point, as far as a message holds them."""
+    data: list[bytes | memoryview] = []
+    room, tensors = MOST_DATA_BYTES, []
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and array.nbytes <= room:
+            room -= array.nbytes
+            tensors.append(Tensor.from_numpy(name, array))
+    return ["gave", number, _named(tensors, data)], data
+
+
+def read_given(said: Any, data: memoryview) -> dict[str, NDArray[Any]]:
+    """Return the outputs of floating point that a process says a made-up row gives.
+
+    Raises:
+        Garbled: it says something else.
+    """
+    try:
+        tensors, offset = _tensors(said, data, 0)
+        if offset != len(data):
+            raise ValueError(offset)
+        given = {one.name: one.to_numpy() for one in tensors}
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, CodedError) as error:
+        raise Garbled(f"{type(error).__name__} in what it gave.") from error
+    return {name: array for name, array in given.items() if array.dtype.kind == "f"}
 
 
 def _read_outcomes(said: Any, data: memoryview, number: int, manifest: Manifest, waiting: AbstractSet[int]) -> Outcomes:

@@ -6,6 +6,7 @@ when it died, each runs alone once more, so that one client's inputs do not fail
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,17 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
+from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest
 from workers import telemetry
-from workers.errors import JobError, ModelDied, ModelError, ModelUnusable, UnsafePackage
+from workers.errors import ExecutionFailed, JobError, ModelDied, ModelError, ModelUnusable, UnsafePackage
 from workers.models.deaths import Deaths
-from workers.models.isolated.messages import pack_requests, read_outcomes
+from workers.models.isolated.messages import pack_requests, read_given, read_outcomes
 from workers.models.sandbox import Confinement, resident_bytes, start
 from workers.models.serving import Batches, Outcomes, Request
 from workers.models.store import Package
+from workers.models.timing import MIN_RUNS
 from workers.models.wire import Garbled, Message, Wire, printable
 
 LOOK_SECONDS = 0.25
@@ -135,9 +138,55 @@ class IsolatedModel:
         # Of an overdue batch the deadlines are gone too; whoever lies or does not open is not asked again.
         return (left if last or ended.cause != "died" else [i for i in ran if i in left]), error
 
+    def give(self) -> dict[str, NDArray[Any]]:
+        """Return the outputs of floating point of a made-up row.
+
+        Raises:
+            ExecutionFailed: it gives none, or the process ended.
+        """
+        try:
+            return read_given(*self._exchange("gave", "give"))
+        except Garbled as error:
+            self._end()
+            raise ExecutionFailed(f"the model's process ended: {error}") from error
+
+    def median_seconds(self, rows: int, seconds: float) -> float:
+        """Return how long a run of made-up rows takes, as the process says, measured for `seconds`.
+
+        Raises:
+            ExecutionFailed: it cannot run them, or the process ended.
+        """
+        took, _ = self._exchange("took", "time", rows, seconds, seconds=seconds)
+        if not isinstance(took, float) or not 0 < took < math.inf:
+            self._end()
+            raise ExecutionFailed("the model's process ended: it took no time.")
+        return took
+
     def close(self) -> None:
         """End the process for good."""
         self._end()
+
+    def _exchange(self, due: str, what: str, *more: Any, seconds: float = 0.0) -> Message:
+        """Ask the process for a measurement; it has as long as a batch for each run, and `seconds`."""
+        try:
+            wire = self._await_ready()
+            self._number += 1
+            seconds += (MIN_RUNS + 1) * self._confinement.run_seconds
+            overdue, until = _Ended("overdue", f"no answer after {seconds:.0f} s."), time.monotonic() + seconds
+            try:
+                wire.sock.settimeout(seconds)
+                wire.send([what, self._number, *more])
+            except OSError:
+                raise self._died() from None
+            match self._next(wire, until, overdue)[0]:
+                case ["failed", self._number, str() as detail], _:
+                    raise ExecutionFailed(printable(detail))
+                case [said, self._number, value], data if said == due:
+                    return value, data
+            raise _Ended("garbled", "it did not say what was measured.")
+        except _Ended as ended:
+            self._end()
+            raise ExecutionFailed(f"the model's process ended: {ended.detail}") from None
 
     # --- one batch --------------------------------------------------------------------------------------------------
 

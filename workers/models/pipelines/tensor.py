@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.protocol.manifest import TensorSpec
+from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor
 from workers.errors import ExecutionFailed, InputsRefused, JobError
 from workers.models.batching import group, join, split
@@ -55,7 +55,12 @@ class TensorPipeline(Pipeline[Arrays]):
 
     def sample(self, rows: int) -> Arrays:
         """Return zeros, or ones where the numbers are whole."""
-        return {spec.name: _made_up(spec, self.manifest.batch_axis, rows) for spec in self.manifest.inputs}
+        return made_up(self.manifest, rows)
+
+
+def made_up(manifest: Manifest, rows: int) -> Arrays:
+    """Return inputs as a manifest has them: zeros, or ones where the numbers are whole."""
+    return {spec.name: _made_up(spec, manifest.batch_axis, rows) for spec in manifest.inputs}
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

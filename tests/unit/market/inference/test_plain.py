@@ -1,11 +1,13 @@
 """What the short lane takes and what it leaves; that it serves alike is shown by the use case's own tests."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from contracts.protocol.errors import Retry
 from contracts.protocol.receipts import is_receipt_signed_by
-from market.errors import DatabaseUnreachable, DeadlineExceeded, RequestInProgress
+from market.errors import DatabaseUnreachable, DeadlineExceeded, RequestInProgress, WorkerFailed
 from tests.support.money import DOMAIN, GATEWAY, World
 from tests.support.plain import put_lane_before
 
@@ -75,6 +77,22 @@ async def test_a_named_request_is_served_and_charged_once_however_often_it_comes
     assert (again.repeated, again.receipt, again.tensors[0].data) == (True, first.receipt, first.tensors[0].data)
     assert worker.served == 2
     assert (await world.account()).charged == 200
+
+
+async def test_a_named_request_that_came_to_nothing_is_a_job_of_its_own_when_it_is_asked_again(world):
+    worker = await world.add_worker("w1")
+    await world.service.infer(world.request())
+    name, seen = b"\x01" * 32, []
+
+    def fail_at_first(job, result):
+        seen.append(job.attempt)
+        return replace(result, ok=False, code="execution-failed", retry=Retry.LATER) if len(seen) == 1 else result
+
+    worker.tamper = fail_at_first
+    with pytest.raises(WorkerFailed):
+        await world.service.infer(world.request(request_id=name))
+    assert (await world.service.infer(world.request(request_id=name))).charged == 100
+    assert (len(set(seen)), world.took) == (2, 2)
 
 
 async def test_a_name_that_another_process_was_charged_for_meanwhile_is_answered_from_the_ledger(world):

@@ -260,6 +260,26 @@ async def test_repeated_request_id_is_answered_once_charged():
     assert await settled(world) == (100, 0)
 
 
+async def test_a_request_that_came_to_nothing_and_is_asked_again_by_its_id_is_a_job_of_its_own():
+    """A node runs each job once, and a worker ends what its gateway called off: neither may be taken for the new one."""
+    world = World()
+    worker = await world.add_worker("w1")
+    seen = []
+
+    def fail_at_first(job, result):
+        seen.append((job.request_id, job.attempt))
+        return replace(result, ok=False, code="execution-failed", retry=Retry.LATER) if len(seen) == 1 else result
+
+    worker.tamper = fail_at_first
+    with pytest.raises(WorkerFailed):
+        await world.service.infer(world.request(request_id=RID))
+    assert (await world.service.infer(world.request(request_id=RID))).charged == 100
+    world.join()
+    assert len(set(seen)) == 2
+    assert {request_id for request_id, _ in seen} == {RID}
+    assert await settled(world) == (100, 0)
+
+
 async def test_request_id_in_progress_and_found_right_after():
     world = World()
     worker = await world.add_worker("w1", gate=asyncio.Event())
