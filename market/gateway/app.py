@@ -68,6 +68,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     app.state.runtime = runtime
     app.include_router(routes_oip.router)
     app.include_router(routes_openai.router)
+    app.include_router(routes_openai.cohere)
     app.include_router(routes_market.router)
     app.include_router(routes_trace.router)
     app.include_router(routes_refunds.router)

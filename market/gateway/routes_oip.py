@@ -50,7 +50,7 @@ _INFER_DOCS: dict[str, Any] = {
         _header(HEADER_LENGTH, "Bytes of JSON at the start of the body, where raw tensor data follow; 0: all is data."),
     ],
 }
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     402: {"model": schemas.PaymentRequired},
     **{status: {"model": schemas.Problem} for status in (400, 404, 409, 413, 429, 502, 503, 504)},
 }
@@ -114,12 +114,12 @@ async def repository_index(request: Request) -> Any:
 
 
 @router.post(
-    "/v2/models/{model}/infer", response_model=schemas.InferAnswer, responses=_REFUSALS, openapi_extra=_INFER_DOCS
+    "/v2/models/{model}/infer", response_model=schemas.InferAnswer, responses=PROBLEMS, openapi_extra=_INFER_DOCS
 )
 @router.post(
     "/v2/models/{model}/versions/{version}/infer",
     response_model=schemas.InferAnswer,
-    responses=_REFUSALS,
+    responses=PROBLEMS,
     openapi_extra=_INFER_DOCS,
 )
 async def infer(request: Request, model: str, version: str | None = None) -> Response:

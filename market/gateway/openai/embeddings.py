@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.tensors import Tensor
-from market.errors import InvalidRequest, PayloadTooLarge, WorkerFailed, WrongTask
-from market.gateway.openai import fields
+from market.errors import InvalidRequest
+from market.gateway.openai import fields, texts
 from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer
 
 TASK = "text-embedding"
-VECTORS, TOKENS = "embedding", "tokens"
+VECTORS = "embedding"
 _KNOWN = frozenset({"model", "input", "encoding_format", "dimensions"})
 _FORMATS = ("float", "base64")
 
@@ -42,15 +39,8 @@ class EmbeddingCall:
             PayloadTooLarge: more texts than it takes.
             InvalidRequest: its vectors have another number of dimensions.
         """
-        if manifest.task != TASK:
-            raise WrongTask(f"{self.model} does {manifest.task}, not {TASK}.", field="model")
-        most = min(manifest.max_batch, manifest.max_elements)
-        if len(self.texts) > most:
-            raise PayloadTooLarge(
-                f"{len(self.texts)} texts; the model takes at most {most}.",
-                field="input",
-                remedy=f"Send at most {most} texts in a request.",
-            )
+        texts.check_task(self.model, manifest, TASK)
+        texts.check_count(len(self.texts), manifest, "texts", "input")
         vectors = next((spec for spec in manifest.outputs if spec.name == VECTORS), None)
         width = vectors.shape[-1] if vectors is not None and vectors.shape else -1
         if self.dimensions is not None and self.dimensions != width:
@@ -59,8 +49,7 @@ class EmbeddingCall:
                 field="dimensions",
                 remedy="Leave it out.",
             )
-        items = np.array([text.encode() for text in self.texts], dtype=object)
-        return InferenceBody((Tensor.from_numpy("text", items),), (), {}, None)
+        return InferenceBody((texts.tensor("text", self.texts),), (), {}, None)
 
 
 def read_embedding(body: Mapping[str, Any]) -> EmbeddingCall:
@@ -87,14 +76,7 @@ def embedding_answer(call: EmbeddingCall, answer: Answer) -> dict[str, Any]:
     Raises:
         WorkerFailed: the worker's vectors are not those of the texts.
     """
-    outputs = {tensor.name: tensor for tensor in answer.tensors}
-    try:
-        vectors = np.ascontiguousarray(outputs[VECTORS].to_numpy(), dtype="<f4")
-        tokens = int(outputs[TOKENS].to_numpy().sum())
-    except KeyError as error:
-        raise WorkerFailed("The worker gave no vectors.") from error
-    if vectors.ndim != 2 or len(vectors) != len(call.texts):
-        raise WorkerFailed(f"The worker gave vectors of shape {list(vectors.shape)} for {len(call.texts)} texts.")
+    vectors, tokens = texts.rows(answer, VECTORS, len(call.texts))
     return {
         "object": "list",
         "data": [
@@ -106,7 +88,7 @@ def embedding_answer(call: EmbeddingCall, answer: Answer) -> dict[str, Any]:
             for index, vector in enumerate(vectors)
         ],
         "model": call.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": texts.usage(tokens),
     }
 
 

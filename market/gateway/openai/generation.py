@@ -15,8 +15,9 @@ import numpy as np
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import MAX_CHOICES, MAX_TOKENS_LIMIT
 from contracts.protocol.tensors import Tensor
-from market.errors import InvalidRequest, WrongTask
+from market.errors import InvalidRequest
 from market.gateway.openai import fields
+from market.gateway.openai.texts import check_task
 from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import InferenceBody
 
@@ -89,8 +90,7 @@ class GenerationCall:
             WrongTask: the model does not generate text.
             InvalidRequest: it gives no log probabilities, or none of other tokens.
         """
-        if manifest.task != TASK:
-            raise WrongTask(f"{self.model} does {manifest.task}, not {TASK}.", field="model")
+        check_task(self.model, manifest, TASK)
         given = {spec.name for spec in manifest.outputs}
         for name, wanted in ((LOGPROBS, self.logprobs), (TOP_LOGPROBS, self.top)):
             if wanted and name not in given:

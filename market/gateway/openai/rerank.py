@@ -13,14 +13,13 @@ import numpy as np
 
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
-from contracts.protocol.tensors import Tensor
-from market.errors import InvalidRequest, PayloadTooLarge, WorkerFailed, WrongTask
-from market.gateway.openai import fields
+from market.errors import InvalidRequest, WorkerFailed
+from market.gateway.openai import fields, texts
 from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer
 
 TASK = "text-ranking"
-QUERY, TEXT, SCORES, TOKENS = "query", "text", "scores", "tokens"
+QUERY, TEXT, SCORES = "query", "text", "scores"
 _KNOWN = frozenset({"model", "query", "documents", "top_n", "return_documents"})
 _MOST = 1 << 20
 
@@ -42,18 +41,10 @@ class RerankCall:
             WrongTask: the model does not rank.
             PayloadTooLarge: more documents than it takes.
         """
-        if manifest.task != TASK:
-            raise WrongTask(f"{self.model} does {manifest.task}, not {TASK}.", field="model")
-        most = min(manifest.max_batch, manifest.max_elements)
-        if len(self.documents) > most:
-            raise PayloadTooLarge(
-                f"{len(self.documents)} documents; the model takes at most {most}.",
-                field="documents",
-                remedy=f"Send at most {most} documents in a request.",
-            )
-        rows = {QUERY: [self.query.encode()] * len(self.documents), TEXT: [text.encode() for text in self.documents]}
-        tensors = [Tensor.from_numpy(spec.name, np.array(rows[spec.name], dtype=object)) for spec in manifest.inputs]
-        return InferenceBody(tuple(tensors), (), {}, None)
+        texts.check_task(self.model, manifest, TASK)
+        texts.check_count(len(self.documents), manifest, "documents", "documents")
+        rows = {QUERY: (self.query,) * len(self.documents), TEXT: self.documents}
+        return InferenceBody(tuple(texts.tensor(spec.name, rows[spec.name]) for spec in manifest.inputs), (), {}, None)
 
 
 def read_rerank(body: Mapping[str, Any]) -> RerankCall:
@@ -78,21 +69,15 @@ def rerank_answer(call: RerankCall, answer: Answer) -> dict[str, Any]:
     Raises:
         WorkerFailed: the worker's scores are not those of the documents.
     """
-    outputs = {tensor.name: tensor for tensor in answer.tensors}
-    try:
-        scores = outputs[SCORES].to_numpy()
-        tokens = int(outputs[TOKENS].to_numpy().sum())
-    except KeyError as error:
-        raise WorkerFailed("The worker gave no scores.") from error
-    if scores.shape != (len(call.documents), 1):
+    scores, tokens = texts.rows(answer, SCORES, len(call.documents))
+    if scores.shape[1] != 1:
         raise WorkerFailed(f"The worker gave scores of shape {list(scores.shape)} for {len(call.documents)} documents.")
     order = np.argsort(-scores[:, 0], kind="stable")[: call.top_n]
     results: list[dict[str, Any]] = [{"index": int(i), "relevance_score": float(scores[i, 0])} for i in order]
     if call.return_documents:
         for row in results:
             row["document"] = {"text": call.documents[row["index"]]}
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"id": hex0x(answer.request_id), "model": call.model, "results": results, "usage": usage}
+    return {"id": hex0x(answer.request_id), "model": call.model, "results": results, "usage": texts.usage(tokens)}
 
 
 def _documents(given: Any) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ carry the receipt, a stream's last but one chunk does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
 from market.bootstrap import GatewayRuntime
 from market.gateway.headers import REQUEST_ID, PaymentHeaders, answer_headers, read_headers
@@ -28,14 +29,16 @@ from market.gateway.openai.embeddings import embedding_answer, read_embedding
 from market.gateway.openai.events import EventStream, ReaderGone, while_there
 from market.gateway.openai.generation import GenerationCall, read_chat, read_text
 from market.gateway.openai.rerank import read_rerank, rerank_answer
-from market.gateway.routes_oip import PAYMENT_PARAMETERS
+from market.gateway.routes_oip import PAYMENT_PARAMETERS, PROBLEMS
 from market.gateway.serving import Streamed, serve, serve_stream
-from market.gateway.tensors_json import parse_json
+from market.gateway.tensors_json import InferenceBody, parse_json
 from market.inference.model import Answer
 from market.registry.model import Listing
 
 router = APIRouter(prefix="/v1", tags=["OpenAI API"])
-EMBEDDINGS, CHAT, TEXT, RERANK = "/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/rerank"
+# Cohere's second client asks there.
+cohere = APIRouter(prefix="/v2", tags=["OpenAI API"])
+EMBEDDINGS, CHAT, TEXT = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
 # For the description only: which header pays is the door's matter, as on the other routes.
 _KEY = [Depends(HTTPBearer(auto_error=False, description="An API key, mk_…; or pay by Market-Voucher, or by x402."))]
 # What nginx calls a request whose client left; nobody reads it.
@@ -83,13 +86,16 @@ async def model(request: Request, model: str) -> Any:
 )
 async def embeddings(request: Request) -> Response:
     """Embed texts; the answer's headers carry the receipt signed by worker and gateway."""
-    joined = runtime(request)
-    body, payment = await _read(joined, request)
-    call = read_embedding(parse_json(body))
-    served = await serve(joined, call.model, None, payment, call.decode, len(body), EMBEDDINGS)
-    return _answered(embedding_answer(call, served.answer), served.answer, served.headers)
+    return await _answer(request, read_embedding, embedding_answer, EMBEDDINGS)
 
 
+@cohere.post(
+    "/rerank",
+    response_model=schemas.RerankAnswer,
+    responses=PROBLEMS,
+    dependencies=_KEY,
+    openapi_extra=_described(schemas.RerankRequest),
+)
 @router.post(
     "/rerank",
     response_model=schemas.RerankAnswer,
@@ -99,11 +105,7 @@ async def embeddings(request: Request) -> Response:
 )
 async def rerank(request: Request) -> Response:
     """Order documents by how well they answer a query; the answer's headers carry the receipt, as all here."""
-    joined = runtime(request)
-    body, payment = await _read(joined, request)
-    call = read_rerank(parse_json(body))
-    served = await serve(joined, call.model, None, payment, call.decode, len(body), RERANK)
-    return _answered(rerank_answer(call, served.answer), served.answer, served.headers)
+    return await _answer(request, read_rerank, rerank_answer, request.url.path)
 
 
 @router.post(
@@ -137,6 +139,34 @@ async def completions(request: Request) -> Response:
 async def _read(joined: GatewayRuntime, request: Request) -> tuple[bytes, PaymentHeaders]:
     payment = read_headers(request.headers)
     return await receive_body(joined, request.headers, request.receive), payment
+
+
+class _Call(Protocol):
+    """A checked request of a route."""
+
+    @property
+    def model(self) -> str:
+        """The model that it names."""
+
+    def decode(self, manifest: Manifest) -> InferenceBody:
+        """Return the request for the model."""
+
+
+_C = TypeVar("_C", bound=_Call)
+
+
+async def _answer(
+    request: Request,
+    read: Callable[[Mapping[str, Any]], _C],
+    write: Callable[[_C, Answer], Mapping[str, Any]],
+    path: str,
+) -> Response:
+    """Serve a request of a route that streams nothing."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    call = read(parse_json(body))
+    served = await serve(joined, call.model, None, payment, call.decode, len(body), path)
+    return _answered(write(call, served.answer), served.answer, served.headers)
 
 
 async def _complete(

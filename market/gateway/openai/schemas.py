@@ -68,7 +68,7 @@ class RerankDocument(BaseModel):
 
 
 class RerankRequest(BaseModel):
-    """What /v1/rerank takes."""
+    """What /v1/rerank and /v2/rerank take."""
 
     model: str
     query: str
@@ -86,7 +86,7 @@ class RerankResult(BaseModel):
 
 
 class RerankAnswer(BaseModel):
-    """What /v1/rerank answers, the best first."""
+    """What they answer, the best first."""
 
     id: str
     model: str
