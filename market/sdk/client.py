@@ -141,6 +141,18 @@ class Market:
         """
         return self._run(self._kernel.catch_up())
 
+    def top_up(self, required: int | None = None, *, partly: bool = False) -> bool:
+        """Deposit what the channel in use lacks of `required` atomic units in all, as far as `top_up` allows.
+
+        Returns whether it holds them now; without `required` one amount is deposited. What is allowed but not enough is
+        deposited only if `partly`.
+
+        Raises:
+            NoChannel: there is no channel, or no chain to deposit by.
+            ChainError: the deposit was refused.
+        """
+        return self._run(self._kernel.top_up(self.channel(), required, partly=partly))
+
     def wait_for_channel(self, channel_id: bytes, *, deposited: int, timeout_seconds: float = 60.0) -> dict[str, Any]:
         """Wait until the gateway has seen at least `deposited` atomic units in the channel.
 

@@ -4,7 +4,8 @@
     openai.OpenAI(base_url=market.url + "/v1", api_key="none", http_client=client)
 
 Such programs see no prices, so a voucher is signed ahead: `window` beyond what is charged. When it is used up the next
-one is signed, `budget` in all. Each request gets an id, under which the gateway charges it once.
+one is signed, `budget` in all. When the channel's deposit is used up, a market with `chain` and `top_up` deposits more,
+within that budget of its own. Each request gets an id, under which the gateway charges it once.
 """
 
 from __future__ import annotations
@@ -19,41 +20,46 @@ import httpx
 from contracts.protocol.hexes import hex0x
 from market.sdk.client import Market
 from market.sdk.errors import SpendingLimit
+from market.sdk.kernel import Reply, refusal
 from market.sdk.papers import SignedReceipt
 from market.sdk.tritonclient import Payment
 
 REQUEST_ID_HEADER = "Market-Request-Id"
 _USED_UP = ("insufficient-voucher", "stale-voucher")
+_ATTEMPTS = 4  # a renewed voucher may meet an empty channel, and the other way round
 
 
 class MarketAuth(httpx.Auth):
     """Adds the payment to each request, synchronous or not; safe to share. Amounts are atomic units."""
 
     def __init__(self, market: Market, *, window: int, budget: int) -> None:
+        self._market = market
         self._window = window
         self._lock = threading.Lock()
-        self._payment = Payment(market, budget=min(window, budget))
+        self._payment = Payment(market, budget=min(window, budget), cover=False)
         self._last = self._payment.ceiling - min(window, budget) + budget
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """See httpx.Auth."""
-        used = self._pay(request)
-        response = yield request
-        if response.status_code == httpx.codes.PAYMENT_REQUIRED:
+        for left in reversed(range(_ATTEMPTS)):
+            used = self._pay(request)
+            response = yield request
+            if response.status_code != httpx.codes.PAYMENT_REQUIRED or not left:
+                return
             response.read()
-            if self._renewed(response, used):
-                self._pay(request)
-                yield request
+            if not self._mended(response, used):
+                return
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """See httpx.Auth."""
-        used = self._pay(request)
-        response = yield request
-        if response.status_code == httpx.codes.PAYMENT_REQUIRED:
+        for left in reversed(range(_ATTEMPTS)):
+            used = self._pay(request)
+            response = yield request
+            if response.status_code != httpx.codes.PAYMENT_REQUIRED or not left:
+                return
             await response.aread()
-            if await asyncio.to_thread(self._renewed, response, used):
-                self._pay(request)
-                yield request
+            if not await asyncio.to_thread(self._mended, response, used):
+                return
 
     def collect(self) -> list[SignedReceipt]:
         """Fetch, check and keep the receipts of what was charged since the last time; raises as `Payment.collect`."""
@@ -65,13 +71,12 @@ class MarketAuth(httpx.Auth):
         request.headers.setdefault(REQUEST_ID_HEADER, hex0x(secrets.token_bytes(32)))
         return ceiling
 
-    def _renewed(self, response: httpx.Response, used: int) -> bool:
-        try:
-            problem = response.json()
-        except ValueError:
-            return False
-        code = problem.get("code") or (problem.get("error") or {}).get("code")
-        if code not in _USED_UP:
+    def _mended(self, response: httpx.Response, used: int) -> bool:
+        """Tell whether to send the request again, after signing or depositing what the refusal lacks."""
+        refused = refusal(Reply(response.status_code, response.headers, response.content))
+        if refused.code == "insufficient-deposit":
+            return self._market.top_up(refused.required)
+        if refused.code not in _USED_UP:
             return False
         with self._lock:
             if self._payment.ceiling > used:

@@ -123,7 +123,10 @@ Steps = Generator[Effect, Any, _T]
 
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """Deposit `amount` more whenever the channel runs short, at most `budget` in all; atomic units."""
+    """Deposit `amount`, or as many times that as is missing, when the channel runs short; at most `budget` in all.
+
+    Atomic units.
+    """
 
     amount: int
     budget: int
@@ -311,7 +314,8 @@ class Kernel:
                 refused = refusal(reply)
                 attempt += 1
                 last = attempt == _PAYMENT_ATTEMPTS
-                if refused.code == "insufficient-deposit" and not last and (yield from self._deposited(kept)):
+                short = refused.code == "insufficient-deposit" and not last
+                if short and (yield from self.top_up(kept, refused.required)):
                     continue
                 if refused.required is None or refused.required <= ceiling or last:
                     raise refused
@@ -406,33 +410,43 @@ class Kernel:
             pause = min(_MAX_PAUSE_SECONDS, 3 * pause)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    def _deposited(self, kept: KeptChannel) -> Steps[bool]:
-        """Deposit more if that is allowed; one request does, the others wait for it."""
+    def top_up(self, kept: KeptChannel, required: int | None, *, partly: bool = False) -> Steps[bool]:
+        """Deposit what the channel lacks of `required` in all, as far as `TopUp` allows; one request does, others wait.
+
+        Returns whether the channel holds it now. What is allowed but not enough is deposited only `partly`.
+        """
+        if self._top_up is None:
+            return False
         while True:
             with self._lock:
                 if not self._depositing:
+                    self._depositing = True
                     break
                 turn = Turn()
                 self._turns.append(turn)
             yield turn
-            return True
-        top_up = self._top_up
-        if top_up is None or self._topped_up + top_up.amount > top_up.budget:
-            return False
-        self._depositing = True
-        self._topped_up += top_up.amount
         try:
-            seen = yield from self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
-            yield Deposit(kept.channel, top_up.amount)
-            wanted = int(seen["deposited"]) + top_up.amount
-            yield from self.wait_for_channel(kept.channel_id, wanted, 60.0)
+            return (yield from self._fund(self._top_up, kept, required, partly=partly))
         finally:
             with self._lock:
                 self._depositing = False
                 turns, self._turns = self._turns, []
             for turn in turns:
                 turn.come()
-        return True
+
+    def _fund(self, top_up: TopUp, kept: KeptChannel, required: int | None, *, partly: bool) -> Steps[bool]:
+        held = int((yield from self.get(f"/market/v1/channels/{hex0x(kept.channel_id)}"))["deposited"])
+        lacks = top_up.amount if required is None else required - held
+        if lacks <= 0:
+            return True  # somebody else has deposited meanwhile
+        times, allowed = -(-lacks // top_up.amount), (top_up.budget - self._topped_up) // top_up.amount
+        if allowed < times and not (partly and allowed > 0):
+            return False
+        amount = min(times, allowed) * top_up.amount
+        self._topped_up += amount
+        yield Deposit(kept.channel, amount)
+        yield from self.wait_for_channel(kept.channel_id, held + amount, 60.0)
+        return amount >= lacks
 
     def _keep(self, call: Call, reply: Reply, kept: KeptChannel) -> Outcome:
         outcome = check_answer(

@@ -7,7 +7,8 @@
 
 Such clients see neither prices nor receipts, so they pay by one voucher signed ahead: the gateway may charge up to
 `budget` beyond what it has charged, and no more. Decides that ceiling only. It never signs more without being told
-(`renew`), and needs neither of these clients to be installed.
+(`renew`), and needs neither of these clients to be installed. Since it sees no refusals either, a market with `top_up`
+deposits when a voucher is signed, so that the channel holds the ceiling as far as `top_up` allows.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ _PAGE = 100
 class Payment:
     """A client plugin that adds the payment to each call; safe to share between clients and threads.
 
-    `budget` bounds what may be charged until the next `renew`, in atomic units.
+    `budget` bounds what may be charged until the next `renew`, in atomic units. `cover=False` signs without a look at
+    what the channel holds: for programs that see the refusals and top up then.
     """
 
-    def __init__(self, market: Market, *, budget: int) -> None:
+    def __init__(self, market: Market, *, budget: int, cover: bool = True) -> None:
         self._market = market
         self._budget = budget
+        self._cover = cover
         self._lock = threading.Lock()
         self._voucher = ""
         self._ceiling = 0
@@ -52,6 +55,7 @@ class Payment:
         Raises:
             NoChannel: there is no wallet or no channel to this gateway.
             GatewayMisbehaved: the gateway claims to have charged more than was ever signed here.
+            ChainError: a top-up was refused; nothing was signed.
         """
         with self._lock:
             wallet, kept = self._market.wallet, self._market.channel()
@@ -62,6 +66,8 @@ class Payment:
                 raise GatewayMisbehaved("the gateway claims more than was ever signed here.", field="charged")
             ceiling = charged + (self._budget if budget is None else budget)
             ceiling = ceiling if at_most is None else min(ceiling, at_most)
+            if self._cover:
+                self._market.top_up(ceiling, partly=True)
             signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
             self._market.papers.signed(kept.channel_id, ceiling)
             self._voucher = f"{hex0x(kept.channel_id)};{ceiling};{hex0x(signature)}"

@@ -12,9 +12,10 @@ import pytest
 from contracts.protocol.typed_data import Domain
 from market.sdk.aio import AsyncMarket
 from market.sdk.client import Market
-from market.sdk.errors import GatewayRefused, GatewayUnreachable, SpendingLimit
+from market.sdk.errors import GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
 from market.sdk.httpx_auth import MarketAuth
 from market.sdk.kernel import TopUp
+from market.sdk.tritonclient import Payment
 from market.sdk.wallet import Wallet
 
 X = {"x": np.array([[1.5, 2.0]], dtype=np.float32)}
@@ -175,15 +176,15 @@ class FakeChain:
         self.deposits.append(amount)
 
 
-def short_of(gateway, chain):
+def short_of(gateway, chain, price=PRICE):
     """A gateway whose channel holds what was deposited: 500 at first."""
 
     def handle(request):
         held = 500 + sum(chain.deposits)
         if request.url.path.startswith("/market/v1/channels/"):
             return httpx.Response(200, json={"charged": str(gateway.charged), "deposited": str(held)})
-        if request.url.path.endswith("/infer") and gateway.charged + PRICE > held:
-            problem = {"code": "insufficient-deposit", "required": str(gateway.charged + PRICE)}
+        if request.url.path.endswith("/infer") and gateway.charged + price > held:
+            problem = {"code": "insufficient-deposit", "required": str(gateway.charged + price)}
             return httpx.Response(402, json=problem)
         return gateway.handle(request)
 
@@ -199,6 +200,26 @@ async def test_a_short_channel_is_topped_up_within_the_budget(gateway, open_asyn
             await market.infer("m", X)
     assert caught.value.code == "insufficient-deposit"
     assert chain.deposits == [1_500, 1_500]
+
+
+async def test_what_the_channel_lacks_is_deposited_at_once_and_not_twice(gateway, open_async):
+    """Ten requests side by side find the channel short of 9,500: seven times 1,500 in all, once each."""
+    chain = FakeChain()
+    handle = short_of(gateway, chain)
+    async with open_async(handle, chain=chain, top_up=TopUp(1_500, 15_000), window=10 * PRICE) as market:
+        await asyncio.gather(*(market.infer("m", X) for _ in range(10)))
+    assert gateway.charged == 10 * PRICE
+    assert 500 + sum(chain.deposits) == 11_000
+
+
+def test_a_price_beyond_the_budget_deposits_nothing(gateway, open_sync):
+    chain = FakeChain()
+    gateway.unit_price = 5 * PRICE
+    short = open_sync(short_of(gateway, chain, price=5 * PRICE), chain=chain, top_up=TopUp(1_500, 3_000))
+    with short as market, pytest.raises(GatewayRefused) as caught:
+        market.infer("m", X)
+    assert caught.value.code == "insufficient-deposit"
+    assert chain.deposits == []
 
 
 # --- programs that speak HTTP by themselves -------------------------------------------------------------------------
@@ -219,6 +240,55 @@ def test_httpx_pays_by_its_auth_up_to_the_budget(gateway, open_sync):
             with pytest.raises(SpendingLimit):
                 client.post("/v2/models/m/infer", json=body())
     assert gateway.charged == 5 * PRICE
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_httpx_tops_a_short_channel_up_within_both_budgets(gateway, open_sync, asynchronous):
+    chain = FakeChain()
+    handle = short_of(gateway, chain)
+    with open_sync(handle, chain=chain, top_up=TopUp(1_500, 3_000)) as market:
+        auth = MarketAuth(market, window=PRICE, budget=9 * PRICE)
+        assert chain.deposits == [], "nothing was refused yet"
+        answers = []
+        if asynchronous:
+            async with httpx.AsyncClient(
+                base_url="http://gateway", auth=auth, transport=httpx.MockTransport(handle)
+            ) as client:
+                answers = [await client.post("/v2/models/m/infer", json=body()) for _ in range(4)]
+        else:
+            with httpx.Client(base_url="http://gateway", auth=auth, transport=httpx.MockTransport(handle)) as client:
+                answers = [client.post("/v2/models/m/infer", json=body()) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 402]
+    assert answers[-1].json()["code"] == "insufficient-deposit"
+    assert chain.deposits == [1_500, 1_500]
+    assert gateway.charged == 3 * PRICE
+
+
+def test_httpx_without_a_top_up_hands_the_refusal_on(gateway, open_sync):
+    handle = short_of(gateway, FakeChain())
+    with open_sync() as market:
+        auth = MarketAuth(market, window=PRICE, budget=PRICE)
+        with httpx.Client(base_url="http://gateway", auth=auth, transport=httpx.MockTransport(handle)) as client:
+            assert client.post("/v2/models/m/infer", json=body()).status_code == 402
+
+
+def test_a_voucher_signed_ahead_is_covered_as_far_as_the_top_up_allows(gateway, open_sync):
+    chain = FakeChain()
+    with open_sync(short_of(gateway, chain), chain=chain, top_up=TopUp(1_500, 4_500)) as market:
+        payment = Payment(market, budget=2 * PRICE)
+        assert (payment.ceiling, chain.deposits) == (2_000, [1_500])
+        payment.renew()
+        assert chain.deposits == [1_500], "the channel holds it"
+        payment.renew(9 * PRICE)
+        assert (payment.ceiling, chain.deposits) == (9_000, [1_500, 3_000])
+
+
+def test_no_voucher_is_signed_ahead_when_its_top_up_fails(gateway, open_sync, papers):
+    short = open_sync(short_of(gateway, FakeChain()), top_up=TopUp(1_500, 3_000))
+    with short as market, pytest.raises(NoChannel) as caught:
+        Payment(market, budget=PRICE)
+    assert caught.value.field == "chain"
+    assert papers.channels()[0].signed == 0
 
 
 async def test_async_httpx_pays_too(gateway, open_sync):
