@@ -26,11 +26,11 @@ from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import content_hash
 from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
 from market.inference.attempt import failure_of
+from market.inference.charging import ANSWER_KEPT_SECONDS
 from market.inference.model import Answer, InferenceRequest, PriceTerms
 from market.inference.plain_parts import Asked, InstantDispatcher, Plain, Unfinished, tell
 from market.inference.rates import By
 from market.inference.service import (
-    ANSWER_KEPT_SECONDS,
     GENERATION,
     REQUEST_ID_BYTES,
     RESERVATION_GRACE_SECONDS,
@@ -238,7 +238,7 @@ class PlainLane:
     ) -> Job:
         return Job(
             reservation.request_id,
-            # What came to nothing and is asked again by its id is a job of its own; see `_Running` of the use case.
+            # What came to nothing and is asked again by its id is a job of its own; see `Running` of the use case.
             "0" if request.request_id is None else secrets.token_hex(4),
             facts.channel,
             reservation.seq,

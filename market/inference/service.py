@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -24,14 +24,12 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job
 from contracts.protocol.metering import ceiling_units, choices
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.tensors import content_hash, decode_tensors, encode_tensors
+from contracts.protocol.tensors import content_hash, encode_tensors
 from contracts.protocol.typed_data import Domain
 from market.errors import (
-    DeadlineExceeded,
     MarketError,
     NoCapacity,
     NoPayment,
-    RequestIdReused,
     RequestInProgress,
     UnknownModel,
     WorkerHangs,
@@ -39,6 +37,7 @@ from market.errors import (
 from market.inference.activity import Activity
 from market.inference.attempt import Attempts
 from market.inference.breaker import Breakers
+from market.inference.charging import Cashier, Running
 from market.inference.countersign import Countersigner
 from market.inference.hedging import Hedges, Try
 from market.inference.load import WorkerLoad
@@ -50,7 +49,7 @@ from market.inference.rates import By, Rates
 from market.inference.streaming import TokenFeed, stream
 from market.inference.timeline import Timeline, Timelines
 from market.payments.authorize import Authorizer
-from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
+from market.payments.model import ChannelFacts, Reservation
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
@@ -60,7 +59,6 @@ from market.verification.result_check import CheckedResult
 
 MAX_ATTEMPTS = 3
 REQUEST_ID_BYTES = 32
-ANSWER_KEPT_SECONDS = 3_600.0
 # A reservation outlives the deadline by this much, so that a charge in progress is never overtaken by its expiry.
 RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
@@ -83,30 +81,6 @@ class InferenceLimits:
     generation_timeout_seconds: float = 100.0
     max_queue_seconds: float = 2.0
     hedge_share: float = 0.1
-
-
-@dataclass(slots=True)
-class _Running:
-    """One request while it is served.
-
-    `asking` tells it from an earlier asking of the same request id that came to nothing: what a worker, or a node's
-    memory, knows of that one must not be taken for this one.
-    """
-
-    request: InferenceRequest
-    facts: ChannelFacts
-    client: bytes
-    listing: Listing
-    manifest: Manifest
-    request_id: bytes
-    blob: bytes
-    input_hash: bytes
-    units: int
-    deadline_at: float
-    generates: bool
-    feed: TokenFeed | None
-    timeline: Timeline
-    asking: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +135,6 @@ class InferenceService:
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._countersigner = Countersigner(key, domain)
         self._domain = domain
         self._registry = registry
         self._offers = offers
@@ -169,7 +142,6 @@ class InferenceService:
         self._reservations = reservations
         self._ledger = ledger
         self._dispatcher = dispatcher
-        self._papers = papers
         self._limits = limits
         self._rates = rates
         self._wall_clock = wall_clock
@@ -190,6 +162,15 @@ class InferenceService:
         )
         self._hedges = Hedges(self.activity, load, limits.hedge_share)
         self._background: set[asyncio.Task[Any]] = set()
+        self._cashier = Cashier(
+            countersigner=Countersigner(key, domain),
+            ledger=ledger,
+            reservations=reservations,
+            papers=papers,
+            spawn=self._spawn,
+            wall_clock=wall_clock,
+            clock=clock,
+        )
         self.parts = Parts(
             key=key,
             domain=domain,
@@ -268,7 +249,7 @@ class InferenceService:
             MarketError: see `infer`.
         """
         assert job.inputs is not None
-        running = _Running(
+        running = Running(
             request=request,
             facts=facts,
             client=facts.channel.payer,
@@ -305,7 +286,7 @@ class InferenceService:
         generates = manifest.task == GENERATION
         limits = self._limits
         timeout_seconds = limits.generation_timeout_seconds if generates else limits.timeout_seconds
-        running = _Running(
+        running = Running(
             request=request,
             facts=facts,
             client=request.payer or facts.channel.payer,
@@ -324,7 +305,7 @@ class InferenceService:
         if request.request_id is not None:
             stored = await self._ledger.answer(facts.channel_id, request.request_id)
             if stored is not None:
-                return await self._repeat(running, stored)
+                return await self._cashier.repeat(running, stored)
         return await self._serve_once(running)
 
     async def close(self) -> None:
@@ -346,7 +327,7 @@ class InferenceService:
 
     async def _serve_once(
         self,
-        running: _Running,
+        running: Running,
         failed: dict[bytes, MarketError] | None = None,
         reservation: Reservation | None = None,
     ) -> Answer:
@@ -357,11 +338,11 @@ class InferenceService:
             stored = await self._ledger.answer(running.facts.channel_id, running.request_id)
             if stored is None:
                 raise RequestInProgress(field="Market-Request-Id") from None
-            return await self._repeat(running, stored)
+            return await self._cashier.repeat(running, stored)
 
     async def _serve(
         self,
-        running: _Running,
+        running: Running,
         failed: dict[bytes, MarketError] | None = None,
         reservation: Reservation | None = None,
     ) -> Answer:
@@ -381,7 +362,7 @@ class InferenceService:
                 price = terms.price if second is None else max(terms.price, second[1].price)
                 if reservation is not None and reservation.price != price:
                     held, reservation = reservation, None
-                    await self._give_back(held)
+                    await self._cashier.give_back(held)
                 if reservation is None:
                     with stage("reserve"):
                         reservation = await self._reserve(running, price)
@@ -392,22 +373,22 @@ class InferenceService:
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
-                    return await self._charge(running, outcome, held, live)
+                    return await self._cashier.charge(running, outcome, held, live)
                 failed[live.offer.worker] = outcome
                 if running.feed is not None and running.feed.started:
                     raise outcome
         except asyncio.CancelledError:
             # The client is gone: nothing may wait here, but the money must go back.
             if reservation is not None:
-                self._spawn(self._give_back(reservation))
+                self._spawn(self._cashier.give_back(reservation))
             raise
         except BaseException:
             if reservation is not None:
-                await self._give_back(reservation)
+                await self._cashier.give_back(reservation)
             raise
 
     def _second(
-        self, running: _Running, live: LiveOffer, failed: Mapping[bytes, MarketError]
+        self, running: Running, live: LiveOffer, failed: Mapping[bytes, MarketError]
     ) -> tuple[LiveOffer, PriceTerms] | None:
         """Return who may be asked beside the first choice, if anybody has room; generations are asked for once."""
         if running.generates:
@@ -421,7 +402,7 @@ class InferenceService:
 
     async def _race(
         self,
-        running: _Running,
+        running: Running,
         first: tuple[LiveOffer, PriceTerms],
         second: tuple[LiveOffer, PriceTerms],
         reservation: Reservation,
@@ -445,7 +426,7 @@ class InferenceService:
 
     async def _ask(
         self,
-        running: _Running,
+        running: Running,
         live: LiveOffer,
         terms: PriceTerms,
         reservation: Reservation,
@@ -466,7 +447,7 @@ class InferenceService:
             timeline=timeline,
         )
 
-    async def _reserve(self, running: _Running, price: int) -> Reservation:
+    async def _reserve(self, running: Running, price: int) -> Reservation:
         voucher = running.request.voucher
         assert voucher is not None  # infer() refused already
         left = max(0.0, running.deadline_at - self._wall_clock())
@@ -480,7 +461,7 @@ class InferenceService:
             key=running.request.key,
         )
 
-    def _job(self, running: _Running, terms: PriceTerms, reservation: Reservation, attempt: str) -> Job:
+    def _job(self, running: Running, terms: PriceTerms, reservation: Reservation, attempt: str) -> Job:
         return Job(
             request_id=running.request_id,
             attempt=attempt,
@@ -504,117 +485,6 @@ class InferenceService:
             reply_to=self._dispatcher.reply_to,
             unit_price=terms.unit_price,
             stream=running.feed is not None,
-        )
-
-    async def _charge(
-        self, running: _Running, checked: CheckedResult, reservation: Reservation, live: LiveOffer
-    ) -> Answer:
-        named = running.request.request_id is not None
-        outputs = checked.blob if named else None
-        durable = self._make_durable(running, checked, reservation, live, outputs)
-        with stage("charge"):
-            recorded, gateway_signature = await asyncio.shield(self._spawn(durable))
-        return Answer(
-            tensors=checked.outputs,
-            parameters=checked.parameters,
-            receipt=checked.receipt,
-            worker_signature=checked.worker_signature,
-            gateway_signature=gateway_signature,
-            charged=checked.receipt.price,
-            cumulative=recorded.charged,
-            request_id=running.request_id,
-            model=running.manifest,
-            listing=running.listing,
-        )
-
-    async def _make_durable(
-        self,
-        running: _Running,
-        checked: CheckedResult,
-        reservation: Reservation,
-        live: LiveOffer,
-        outputs: bytes | None,
-    ) -> tuple[Recorded, bytes]:
-        """Charge for good and close the reservation, whether or not anybody still waits.
-
-        Returns what was recorded, and the gateway's signature of the receipt.
-        """
-        receipt = checked.receipt
-        operator = live.worker.operator
-        try:
-            # Stored in the same transaction as the charge; it leaves this process only once that is durable.
-            signature = await self._countersigner.sign(checked.digest)
-            if self._clock() >= reservation.expires_at:
-                raise DeadlineExceeded("The reservation ran out before the charge.")
-            times = running.timeline
-            times.charged_at = self._wall_clock()
-            recorded = await self._ledger.record(
-                Charge(
-                    receipt=receipt,
-                    digest=checked.digest,
-                    channel=running.facts.channel,
-                    voucher_amount=reservation.voucher_amount,
-                    voucher_signature=reservation.voucher_signature,
-                    worker_signature=checked.worker_signature,
-                    gateway_signature=signature,
-                    worker_payee=operator,
-                    owner_payee=running.listing.owner,
-                    outputs=outputs,
-                    outputs_expire_at=self._wall_clock() + ANSWER_KEPT_SECONDS,
-                    key=reservation.key,
-                    timeline=times.to_bytes(),
-                    trace=None if times.span is None else times.span.context.to_bytes(),
-                )
-            )
-        except BaseException:
-            await self._give_back(reservation)
-            raise
-        self._papers.add(receipt.worker, receipt.request_id, signature, operator, recorded.worker_earned)
-        closing = self._close(reservation, recorded)
-        if receipt.price == reservation.price:
-            # The answer need not wait: charged and reserved together stay the same.
-            self._spawn(closing)
-        else:
-            # The client's next voucher may count on the rest.
-            await closing
-        return recorded, signature
-
-    async def _close(self, reservation: Reservation, recorded: Recorded) -> None:
-        try:
-            await self._reservations.commit(reservation, recorded.charged, recorded.key_spent)
-        except MarketError as error:
-            # The charge is durable; the reservation runs out by itself and the next commit brings the total.
-            log.warning("reservation-not-closed", code=error.code)
-
-    async def _give_back(self, reservation: Reservation) -> None:
-        try:
-            await self._reservations.release(reservation)
-        except MarketError as error:
-            # It runs out by itself; the failure that led here is what the client must hear of.
-            log.warning("reservation-not-released", code=error.code)
-
-    async def _repeat(self, running: _Running, answered: StoredAnswer) -> Answer:
-        """Answer a request id again from the ledger; nothing is charged."""
-        stored = answered.stored
-        receipt = stored.receipt
-        if receipt.input_hash != running.input_hash or receipt.model_id != running.listing.model_id:
-            raise RequestIdReused(field="Market-Request-Id")
-        if answered.outputs is None:
-            raise RequestIdReused("This request was answered and charged; its outputs are no longer kept.")
-        tensors, parameters = decode_tensors(answered.outputs)
-        account = await self._ledger.account(receipt.channel_id)
-        return Answer(
-            tensors=tuple(tensors),
-            parameters=parameters,
-            receipt=receipt,
-            worker_signature=stored.worker_signature,
-            gateway_signature=stored.gateway_signature,
-            charged=receipt.price,
-            cumulative=receipt.cumulative if account is None else account.charged,
-            request_id=receipt.request_id,
-            model=running.manifest,
-            listing=running.listing,
-            repeated=True,
         )
 
     def _resolve(self, model_ref: str) -> Listing:
