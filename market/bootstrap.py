@@ -47,6 +47,7 @@ from market.adapters.database.traces import DatabaseTraces
 from market.adapters.database.x402_book import DatabaseBook
 from market.adapters.house_channel import HouseChannel
 from market.adapters.lane_router import JoinedAnnouncements, LanePapers, LaneRouter
+from market.adapters.link_bars import RedisBars
 from market.adapters.link_dispatch import LinkDispatcher
 from market.adapters.link_hub import LinkHub
 from market.adapters.link_relay import LinkRelay
@@ -268,7 +269,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         RedisReservations(settings.redis_url, ledger) if settings.shared_reservations else MemoryReservations(ledger)
     )
     announcements = RedisAnnouncements(settings.redis_url)
-    hub = LinkHub(key=services.key, domain=domain, in_standing=_standing_in(view))
+    bars = RedisBars(settings.redis_url, gateway) if settings.shared_reservations else None
+    hub = LinkHub(key=services.key, domain=domain, in_standing=_standing_in(view), bars=bars)
     relay = None
     if settings.shared_reservations:
         relay = LinkRelay(settings.redis_url, gateway=gateway, process_id=process_id, hub=hub)
@@ -367,6 +369,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             chain_window.close,
             *([reservations.close] if isinstance(reservations, RedisReservations) else []),
             *([rates.close] if isinstance(rates, RedisRates) else []),
+            *([] if bars is None else [bars.close]),
             key_book.close,
             ledger.close,
             lease.close,

@@ -39,6 +39,7 @@ from contracts.protocol.link_frames import Frame, Kind, LinkRefused, decode_fram
 from contracts.protocol.messages import ANNOUNCE_TTL_SECONDS, Announcement, decode_announcement
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
+from market.adapters.link_bars import Bars, MemoryBars
 from market.adapters.link_session import Channel, ChannelClosed, Connection, LinkSession
 
 CLOSE_BROKEN, CLOSE_REFUSED, CLOSE_STANDING = 4400, 4401, 4403
@@ -52,7 +53,7 @@ MAX_ANNOUNCED_OFFERS = 256
 # Results that nobody waits for: late ones are as many as jobs, more is an attempt to keep us busy.
 STRANGE_RESULTS = 200
 PARTIALS_FOR_ONE = 32
-PENALTY_SECONDS = 60.0
+BARRED = "this worker's results are not wanted for a while."
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +87,7 @@ class LinkHub:
         key: PrivateKey,
         domain: Domain,
         in_standing: Callable[[bytes], bool],
+        bars: Bars | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,7 +97,7 @@ class LinkHub:
         self._clock = clock
         self._wall_clock = wall_clock
         self._sessions: dict[bytes, LinkSession] = {}
-        self._barred: dict[bytes, float] = {}
+        self._bars = MemoryBars(clock) if bars is None else bars
         self._greeting = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._reader: LinkReader | None = None
@@ -132,6 +134,11 @@ class LinkHub:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 self._watch()
+                # Another process may have barred a worker that has just come here.
+                for worker in await self._bars.among(self._sessions.keys()):
+                    session = self._sessions.get(worker)
+                    if session is not None:
+                        self.end(session, CLOSE_BUSY, BARRED)
             except Exception:  # a fault with one link must not end the watch over all
                 log.exception("links-not-watched")
 
@@ -150,7 +157,6 @@ class LinkHub:
                 self.end(session, CLOSE_EXPIRED, "the session's key has expired")
             elif session.connection is None and now - session.cut_at > RESUME_SECONDS:
                 self.end(session, CLOSE_SLOW, "cut for too long")
-        self._barred = {worker: until for worker, until in self._barred.items() if until > now}
 
     def end(self, session: LinkSession, code: int, reason: str) -> None:
         """End a session for good; whoever waits for its jobs is told."""
@@ -164,6 +170,7 @@ class LinkHub:
             self._reader.on_ended(session)
 
     def _close_later(self, connection: Connection, code: int, reason: str) -> None:
+        connection.verdict = connection.verdict or (code, reason)
         # Closing waits for the other side, which may not want to.
         task = asyncio.get_running_loop().create_task(connection.end(code, reason))
         self._closing.add(task)
@@ -206,8 +213,8 @@ class LinkHub:
         hello, core = check_hello(data, challenge, gateway, domain, self._wall_clock())
         if not self._in_standing(hello.worker):
             raise LinkRefused("the worker is not registered here, or has too little at stake.", field="worker")
-        if self._barred.get(hello.worker, 0.0) > self._clock():
-            raise LinkRefused("this worker's results are not wanted for a while.", field="worker")
+        if await self._bars.among((hello.worker,)):
+            raise LinkRefused(BARRED, field="worker")
         shared = ephemeral.shared(hello.public)
         known = self._sessions.get(hello.worker)
         resumed = known is not None and known.name == hello.resume
@@ -273,7 +280,7 @@ class LinkHub:
                 final, partial = self._reader.on_results(session.worker, message)
                 session.strange += final + partial / PARTIALS_FOR_ONE
                 if session.strange > STRANGE_RESULTS + 2 * session.jobs_sent:
-                    self._barred[session.worker] = self._clock() + PENALTY_SECONDS
+                    self._bars.bar(session.worker)
                     self.end(session, CLOSE_BUSY, "too many results that nobody asked for")
         elif frame.kind == Kind.ANNOUNCE:
             self._announced(session, frame.payload)

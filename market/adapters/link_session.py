@@ -59,6 +59,8 @@ class Connection:
         # The node hears with the first frame what has come, even of an earlier connection.
         self._acknowledged = -1
         self._ack_timer: asyncio.TimerHandle | None = None
+        # Why it is to end, as the first to decide so said it: whoever closes it tells the node that.
+        self.verdict: tuple[int, str] | None = None
         self._writer = asyncio.get_running_loop().create_task(self._write())
 
     def send(self, frame: Frame) -> None:
@@ -80,7 +82,8 @@ class Connection:
             self.send(Frame(Kind.ACK, 0, 0, 0, b""))
 
     async def end(self, code: int, reason: str) -> None:
-        """Stop writing and close."""
+        """Stop writing and close, with the verdict if there is one."""
+        code, reason = self.verdict or (code, reason)
         self._writer.cancel()
         if self._ack_timer is not None:
             self._ack_timer.cancel()

@@ -10,21 +10,10 @@ from dataclasses import replace
 import msgpack
 import pytest
 import redis as sync_redis
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from contracts.protocol.hashing import sha256
-from contracts.protocol.link import (
-    LINK_PATH,
-    Ephemeral,
-    Hello,
-    check_welcome,
-    decode_challenge,
-    derive_keys,
-    make_hello,
-    new_nonce,
-)
-from contracts.protocol.link_frames import MAX_FRAME_BYTES, Frame, Kind, Seal, decode_frame, encode_frame
+from contracts.protocol.link_frames import MAX_FRAME_BYTES, Frame, Kind, encode_frame
 from contracts.protocol.messages import (
     Announcement,
     Pack,
@@ -36,14 +25,15 @@ from contracts.protocol.messages import (
     worker_queue,
 )
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import WorkerSession
 from market.adapters import link_hub
 from market.errors import DeadlineExceeded
 from market.inference.ports import WorkerGone
 from tests.conformance.test_celery_dispatch import job
+from tests.support import raw_node
 from tests.support.certificates import self_signed
 from tests.support.linked import NOBODY_KEY, LinkedLane, LinkServer, Node
-from tests.support.money import DOMAIN, GATEWAY
+from tests.support.money import GATEWAY
+from tests.support.raw_node import refused
 
 pytestmark = pytest.mark.integration
 HOSTILE, STRANGER = PrivateKey(sha256(b"hostile")), PrivateKey(sha256(b"stranger"))
@@ -58,63 +48,11 @@ async def lane(redis_url):
     await made.close()
 
 
-class RawNode:
-    """A node that does as it likes with a worker's key."""
+class RawNode(raw_node.RawNode):
+    """With the hostile worker's key, unless it is another's."""
 
     def __init__(self, lane: LinkedLane, key: PrivateKey = HOSTILE, *, window: int = 2) -> None:
-        self.url = f"ws://127.0.0.1:{lane.server.port}{LINK_PATH}"
-        self.key, self.window = key, window
-        self.session_key = PrivateKey.generate()
-        self.seq = 0
-
-    async def hello(self, **changes) -> bytes:
-        self.socket = await connect(self.url, compression=None, max_size=1 << 24)
-        self.challenge = await self.socket.recv()
-        self.ephemeral = Ephemeral()
-        expiry = changes.pop("expiry", int(time.time()) + 600)
-        session = WorkerSession(self.key.address, self.session_key.address, expiry)
-        fields = {
-            "worker": self.key.address,
-            "session_key": self.session_key.address,
-            "expiry": expiry,
-            "session_signature": self.key.sign_digest(session.digest(DOMAIN)),
-            "nonce": new_nonce(),
-            "public": self.ephemeral.public,
-            "resume": b"",
-            "received": 0,
-            "window": self.window,
-        }
-        hello = Hello(**(fields | changes))
-        return make_hello(hello, self.challenge, GATEWAY.address, self.session_key, DOMAIN)
-
-    async def open(self, **changes) -> "RawNode":
-        said = await self.hello(**changes)
-        await self.socket.send(said)
-        answer = await self.socket.recv()
-        _, transcript = check_welcome(answer, self.challenge, said, self.key.address, GATEWAY.address, DOMAIN)
-        keys = derive_keys(self.ephemeral.shared(decode_challenge(self.challenge).public), transcript)
-        self.closer, self.opener = Seal(keys.from_node), Seal(keys.from_gateway)
-        return self
-
-    async def send(self, kind: int, payload: bytes, *, seq: int | None = None, flags: int = 3, ack: int = 0) -> None:
-        if seq is None:
-            self.seq += kind == Kind.RESULTS
-            seq = self.seq if kind == Kind.RESULTS else 0
-        await self.socket.send(self.closer.close(encode_frame(Frame(kind, seq, ack, flags, payload))))
-
-    async def receive(self) -> Frame:
-        return decode_frame(self.opener.open(await self.socket.recv()))
-
-    async def closed(self) -> int:
-        with pytest.raises(ConnectionClosed) as raised:
-            while True:
-                await asyncio.wait_for(self.socket.recv(), 20)
-        return raised.value.rcvd.code if raised.value.rcvd is not None else 1006
-
-
-async def refused(node: RawNode, said: bytes) -> int:
-    await node.socket.send(said)
-    return await node.closed()
+        super().__init__(lane.server.port, key, window=window)
 
 
 # --- at the door -----------------------------------------------------------------------------------------------------
@@ -271,11 +209,7 @@ async def test_acknowledging_what_was_not_sent_ends_the_link(lane):
 
 async def test_a_flood_of_results_is_barred_while_others_are_served(lane):
     node = await RawNode(lane).open()
-    rows = [Result(secrets.token_bytes(32), "0", ok=True, outputs=b"") for _ in range(100)]
-    with pytest.raises(ConnectionClosed):
-        while True:
-            await node.send(Kind.RESULTS, encode_results(rows))
-            await asyncio.sleep(0)
+    assert await node.flood() in (link_hub.CLOSE_BUSY, 1006)
     assert await refused(again := RawNode(lane), await again.hello()) == link_hub.CLOSE_REFUSED
     assert lane.hub.session(VICTIM).connection is not None
 

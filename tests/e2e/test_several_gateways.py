@@ -1,23 +1,28 @@
 """Two processes of one gateway behind a load balancer, and another gateway that shares their worker."""
 
+import asyncio
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.typed_data import Voucher
+from market.adapters.link_hub import CLOSE_BUSY, CLOSE_REFUSED
 from market.demo import minilm
-from market.demo.network import GAS_MONEY_WEI, UNIT_PRICE, LocalMarket, Options, program
+from market.demo.network import GAS_MONEY_WEI, STAKE, UNIT_PRICE, LocalMarket, Options, program
 from market.devnet import keys, services
+from market.devnet.keys import LocalAccount
 from market.devnet.process import free_port
 from market.sdk.client import Market
-from market.sdk.papers import PaperStore
+from market.sdk.papers import PaperStore, SignedReceipt
 from market.sdk.verify import verify_receipt
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.postgres import Postgres, binaries
+from tests.support.raw_node import RawNode, refused
 
 pytestmark = [
     pytest.mark.e2e,
@@ -59,6 +64,28 @@ class SharedMarket(LocalMarket):
         child = self.supervisor.start("gateway-second", program("market", "serve"), environment)
         self.await_ready(child, f"http://127.0.0.1:{port}")
         return port
+
+    def register(self, role: str) -> LocalAccount:
+        """Stake for another operator's worker key, and return it."""
+        operator, worker = (keys.load_or_create(self.data_dir, name) for name in (f"operator-{role}", role))
+        self.accounts |= {f"operator-{role}": operator, role: worker}
+        services.rpc(self.rpc_url, "anvil_setBalance", checksum(operator.address), hex(GAS_MONEY_WEI))
+        self.chain.mint(self.wallet("deployer"), operator.address, STAKE)
+        wallet = self.wallet(f"operator-{role}")
+        self.chain.register_worker(wallet, worker.key, stake=STAKE, region="elsewhere", hardware="cpu", endpoint="")
+        return worker
+
+    def start_node(self, url: str) -> bytes:
+        """Start another operator's node, linked by way of a URL; returns its worker's address."""
+        worker = self.register("node")
+        environment = {
+            **super().worker_environment(),
+            "WORKER_KEYSTORE": str(worker.keystore),
+            "WORKER_STATE_DIR": str(self.data_dir / "node"),
+        }
+        del environment["WORKER_REDIS_URL"]
+        self.supervisor.start("node", program("worker", "run", "--gateway", url), environment)
+        return worker.address
 
     def start_other_gateway(self) -> None:
         services.rpc(self.rpc_url, "anvil_setBalance", checksum(self.other.address), hex(GAS_MONEY_WEI))
@@ -131,9 +158,10 @@ def opened(local, url, gateway, amount):
     return channel_id, {"Market-Voucher": f"{hex0x(channel_id)};{amount};{hex0x(signature)}"}
 
 
-def ask(url, headers, *, request_id=None):
+def ask(url, headers, *, request_id=None, worker=None):
     # A connection each, so that the balancer sends neighbours to different processes.
     named = {} if request_id is None else {"Market-Request-Id": request_id}
+    named |= {} if worker is None else {"Market-Worker": checksum(worker)}
     return httpx.post(f"{url}/v2/models/{minilm.NAME}/infer", json=BODY, headers={**headers, **named}, timeout=60)
 
 
@@ -175,6 +203,50 @@ def test_one_request_id_at_both_processes_is_charged_once(local, balanced):
     assert {answer.status_code for answer in answers} <= {200, 409}
     assert ask(balanced, headers, request_id=name).status_code == 200
     assert settled(local, channel_id, UNIT_PRICE) == UNIT_PRICE
+
+
+def test_a_linked_node_is_reached_through_either_process(local, balanced):
+    node = local.start_node(balanced)
+    channel_id, headers = opened(local, balanced, local.accounts["gateway"].address, 100 * UNIT_PRICE)
+    deadline, served = time.monotonic() + 120, 0
+    while served < 8:  # the balancer takes turns: each process four times in a row
+        answer = ask(balanced, headers, worker=node)
+        served = served + 1 if answer.status_code == 200 else 0
+        assert answer.status_code == 200 or answer.json()["code"] in ("no-capacity", "worker-failed"), answer.text
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0 if served else 0.2)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(balanced, headers, worker=node), range(24)))
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    assert {SignedReceipt.from_header(one.headers["market-receipt"], model="").receipt.worker for one in answers} == {
+        node
+    }
+    charged = max(int(answer.headers["market-cumulative"]) for answer in answers)
+    assert settled(local, channel_id, charged) == charged
+
+
+async def test_a_worker_that_floods_one_process_is_barred_at_the_other(local, balanced):
+    gateway, flooder = local.accounts["gateway"].address, local.register("flooder")
+    proxy, first = (int(url.rpartition(":")[2]) for url in (balanced, local.gateway_url))
+
+    def node(port):
+        return RawNode(port, flooder.key, gateway=gateway, domain=local.chain.domain)
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            linked = await node(first).open()
+            break
+        except ConnectionClosed:  # its stake is not seen yet
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    assert await linked.flood() in (CLOSE_BUSY, 1006)
+    for _ in range(4):  # the balancer takes turns
+        again = node(proxy)
+        assert await refused(again, await again.hello()) == CLOSE_REFUSED
+    _, headers = opened(local, balanced, gateway, 2 * UNIT_PRICE)
+    node_address = local.accounts["node"].address
+    assert {ask(balanced, headers, worker=node_address).status_code for _ in range(2)} == {200}
 
 
 def test_another_gateway_shares_the_worker(local):
