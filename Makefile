@@ -58,10 +58,10 @@ artifacts: install ## rebuild contracts/artifacts after a change of Solidity
 	$(VENV)/python contracts/toolchain/build_artifacts.py
 
 unit: install ## fast Python tests: no sockets, no processes
-	$(VENV)/pytest -q tests/unit tests/properties
+	$(VENV)/pytest -q -m "not integration" tests/unit tests/properties
 
 integration: install ## Python tests on real Redis, EVM node, models and processes
-	$(VENV)/pytest -q tests/integration tests/conformance tests/e2e
+	$(VENV)/pytest -q tests/integration tests/conformance tests/e2e tests/properties
 
 parity: install ## the same digests in Python, Solidity, eth_account and viem
 	$(VENV)/pytest -q tests/parity

@@ -57,7 +57,7 @@ from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_client import open_redis, reachable
 from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
-from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
+from market.adapters.settlement_chain import EscrowDisputes, EscrowSettlementChain, RegistryStanding
 from market.adapters.x402_housekeeping import Housekeeping
 from market.errors import (
     ChainUnreachable,
@@ -82,6 +82,7 @@ from market.registry.indexer import Indexer
 from market.registry.offers import LiveOffers
 from market.registry.ports import RegistryView
 from market.settings import MarketSettings
+from market.settlement.answer import Answerer
 from market.settlement.ports import Batch
 from market.settlement.settle import Rhythm, Settler
 
@@ -465,6 +466,7 @@ class Jobs:
 
     indexer: Indexer
     settler: Settler
+    answerer: Answerer
     view: DatabaseRegistryView
     ledger: DatabaseLedger
     traces: DatabaseTraces
@@ -482,6 +484,12 @@ class Jobs:
             self.traces.tell(batch, began_at, time.time())
         return batch
 
+    def answer(self) -> None:
+        """Answer challenges of receipts that are settled; settle at once what is challenged and waits."""
+        self.view.refresh()
+        if self.answerer.step():
+            self.settler.step(force=True)
+
     def measure(self) -> None:
         """Note what waits for settlement, how far the index lies behind and how much stake thaws.
 
@@ -492,6 +500,7 @@ class Jobs:
         telemetry.UNSETTLED_UNITS.set(backlog.value)
         telemetry.UNSETTLED_RECEIPTS.set(backlog.receipts)
         telemetry.UNSETTLED_AGE.set(self.settler.waited_seconds(backlog))
+        telemetry.OPEN_CHALLENGES.set(len(self.view.challenges(self.settler.gateway)))
         telemetry.THAWING.set(sum(found.thawing for found in self.view.workers()))
         behind, newest_at = self.indexer.lag()
         telemetry.BLOCKS_BEHIND.set(behind)
@@ -522,6 +531,7 @@ def build_jobs(settings: MarketSettings) -> Jobs:
     except ChainError as error:
         raise ChainUnreachable(error.detail, field="MARKET_RPC_URL", remedy=error.remedy) from error
     view = DatabaseRegistryView(services.engine)
+    standing = RegistryStanding(view, gateway)
     return Jobs(
         indexer=Indexer(
             Web3ChainReader(services.web3, services.contracts),
@@ -533,8 +543,13 @@ def build_jobs(settings: MarketSettings) -> Jobs:
             gateway=gateway,
             book=DatabaseSettlementBook(services.engine),
             chain=EscrowSettlementChain(services.contracts.escrow, transactor),
-            standing=RegistryStanding(view, gateway),
+            standing=standing,
             rhythm=Rhythm(settings.settle_interval_seconds, settings.settle_value),
+        ),
+        answerer=Answerer(
+            challenges=standing,
+            proofs=DatabaseProofs(services.engine, view),
+            chain=EscrowDisputes(services.contracts.disputes, transactor),
         ),
         view=view,
         ledger=DatabaseLedger(services.engine, gateway),

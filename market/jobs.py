@@ -1,7 +1,8 @@
-"""The gateway's background work on a clock: read the chain, settle, tidy up. Celery beat and one worker in one process.
+"""The gateway's background work on a clock: read the chain, settle, answer challenges, tidy up.
 
-Each task is a shell: it takes the joined parts, does one step and reports. A step that fails is tried again at the next
-beat; what must not be lost is in the database. Started by `market jobs`; several may run, the database lets one win.
+Celery beat and one worker in one process. Each task is a shell: it takes the joined parts, does one step and reports. A
+step that fails is tried again at the next beat; what must not be lost is in the database. Started by `market jobs`;
+several may run, the database lets one win.
 A gateway's beats have a queue of their own, so that gateways which share a Redis leave each other's work alone.
 """
 
@@ -25,9 +26,16 @@ from market.telemetry import JOB_DONE_AT, JOB_FAILURES, SETTLEMENTS, serve_metri
 
 INDEX_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
 SWEEP_SECONDS = 60.0
 MEASURE_SECONDS = 5.0
-BEATS = {"index": INDEX_SECONDS, "settle": SETTLE_SECONDS, "sweep": SWEEP_SECONDS, "measure": MEASURE_SECONDS}
+BEATS = {
+    "index": INDEX_SECONDS,
+    "settle": SETTLE_SECONDS,
+    "answer": ANSWER_SECONDS,
+    "sweep": SWEEP_SECONDS,
+    "measure": MEASURE_SECONDS,
+}
 
 log = structlog.get_logger(__name__)
 app = Celery("market.jobs")
@@ -129,6 +137,12 @@ def _settle(joined: Jobs) -> None:
         raise
     if confirmed is not None:
         SETTLEMENTS.labels("ok").inc()
+
+
+@app.task(name="market.jobs.answer")
+def answer() -> None:
+    """Show the batches of receipts that somebody claims are in none."""
+    _step("answer", lambda joined: joined.answer())
 
 
 @app.task(name="market.jobs.measure")

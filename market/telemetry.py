@@ -61,6 +61,7 @@ CHARGED_UNITS = Counter("market_charged_units_total", "Atomic token units charge
 UNSETTLED_RECEIPTS = Gauge("market_unsettled_receipts", "Receipts charged and not settled.", registry=METRICS)
 UNSETTLED_AGE = Gauge("market_unsettled_seconds", "How long the oldest receipt has waited.", registry=METRICS)
 UNSETTLED_UNITS = Gauge("market_unsettled_units", "Atomic token units charged and not settled.", registry=METRICS)
+OPEN_CHALLENGES = Gauge("market_open_challenges", "Challenges of inclusion not yet decided.", registry=METRICS)
 BLOCKS_BEHIND = Gauge("market_blocks_behind", "Confirmed blocks that the index has not folded.", registry=METRICS)
 BLOCK_AGE = Gauge("market_block_age_seconds", "Age of the newest block of the chain's node.", registry=METRICS)
 THAWING = Gauge("market_stake_thawing_units", "Atomic token units of all workers' stake that thaw.", registry=METRICS)

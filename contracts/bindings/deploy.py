@@ -9,6 +9,7 @@ from web3 import Web3
 
 from contracts import artifacts
 from contracts.bindings.contract import Binding
+from contracts.bindings.dispute_manager import DisputeManager
 from contracts.bindings.errors import DeploymentError
 from contracts.bindings.escrow import Escrow
 from contracts.bindings.model_registry import ModelRegistry
@@ -43,6 +44,7 @@ class Contracts:
     workers: WorkerRegistry
     models: ModelRegistry
     token: Token
+    disputes: DisputeManager
 
 
 def bind(web3: Web3, deployment: Deployment) -> Contracts:
@@ -51,13 +53,14 @@ def bind(web3: Web3, deployment: Deployment) -> Contracts:
     Raises:
         DeploymentError: an address has no code on this chain.
     """
-    for name in ("escrow", "worker_registry", "model_registry", "token"):
+    for name in ("escrow", "worker_registry", "model_registry", "token", "disputes"):
         require_code(web3, name, getattr(deployment, name))
     return Contracts(
         Escrow(web3, deployment.escrow),
         WorkerRegistry(web3, deployment.worker_registry),
         ModelRegistry(web3, deployment.model_registry),
         Token(web3, deployment.token),
+        DisputeManager(web3, deployment.disputes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -51,6 +52,10 @@ class DisputeManager(Binding):
         """Encode the claim that a countersigned receipt is in no batch."""
         row = tuple(getattr(receipt, name) for name, _ in Receipt.FIELDS)
         return self.encode("challengeInclusion", row, worker_signature, gateway_signature)
+
+    def answer_inclusion(self, digest: bytes, epoch: int, proof: Sequence[bytes]) -> bytes:
+        """Encode the gateway's answer: the batch that holds the receipt."""
+        return self.encode("answerInclusion", digest, epoch, list(proof))
 
     def uphold_inclusion(self, digest: bytes) -> bytes:
         """Encode the end of a challenge that nobody answered in time."""

@@ -29,7 +29,7 @@ class Web3ChainReader:
     def __init__(self, web3: Web3, contracts: Contracts) -> None:
         self._web3 = web3
         self._escrow = contracts.escrow
-        bindings: tuple[Binding, ...] = (contracts.escrow, contracts.workers, contracts.models)
+        bindings: tuple[Binding, ...] = (contracts.escrow, contracts.workers, contracts.models, contracts.disputes)
         self._bindings = {binding.address: binding for binding in bindings}
 
     def newest(self) -> Block:

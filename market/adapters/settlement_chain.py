@@ -1,4 +1,4 @@
-"""The escrow for settlement: one transaction per epoch through the account's transactor, and what is confirmed of it.
+"""The escrow and the disputes for settlement: one transaction an epoch or answer, and what is confirmed of them.
 
 Implements `market.settlement.ports.SettlementChain` and `Standing`.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from contracts.bindings.dispute_manager import DisputeManager
 from contracts.bindings.errors import ChainError, TransactionReverted
 from contracts.bindings.escrow import Credit, Debit, Escrow
 from contracts.bindings.rpc import named
 from contracts.bindings.transactor import Transactor
 from market.errors import ChainUnreachable
 from market.registry.ports import RegistryView
-from market.settlement.ports import Batch, DueChannel, OnChain, Sent
+from market.settlement.answer import AnswerRefused
+from market.settlement.ports import Batch, DueChannel, Inclusion, OnChain, OpenChallenge, Sent
 from market.settlement.settle import SettlementRefused
 
 
@@ -84,8 +86,29 @@ class EscrowSettlementChain:
         return f"settle:{self._escrow.address.hex()}:{epoch}"
 
 
+class EscrowDisputes:
+    """Answers with the gateway's own key. Implements `market.settlement.ports.DisputeChain`."""
+
+    def __init__(self, disputes: DisputeManager, transactor: Transactor) -> None:
+        self._disputes = disputes
+        self._transactor = transactor
+
+    def answer(self, digest: bytes, proof: Inclusion) -> bool:
+        """See `DisputeChain.answer`."""
+        purpose = f"answer:{digest.hex()}"
+        try:
+            data = self._disputes.answer_inclusion(digest, proof.epoch, proof.path)
+            self._transactor.submit(purpose, self._disputes.address, data)
+            return self._transactor.poll(purpose) is not None
+        except TransactionReverted as error:
+            self._transactor.forget(purpose)
+            raise AnswerRefused(error.detail, field="receipt") from error
+        except ChainError as error:
+            raise ChainUnreachable(error.detail, remedy=error.remedy) from error
+
+
 class RegistryStanding:
-    """Implements `market.settlement.ports.Standing` from the confirmed view."""
+    """Implements `market.settlement.ports.Standing` and `Challenges` from the confirmed view."""
 
     def __init__(self, view: RegistryView, gateway: bytes) -> None:
         self._view = view
@@ -111,6 +134,10 @@ class RegistryStanding:
             if record.epoch == epoch:
                 return OnChain(record.root, record.tx_hash, record.block)
         return None
+
+    def challenges(self) -> Sequence[OpenChallenge]:
+        """See `market.settlement.ports.Challenges`."""
+        return [OpenChallenge(one.digest, one.answer_by) for one in self._view.challenges(self._gateway)]
 
     def exiting(self) -> Iterable[bytes]:
         """See `Standing.exiting`."""

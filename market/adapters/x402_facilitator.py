@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from web3 import Web3
+from x402.mechanisms.evm.batch_settlement.abi import BATCH_SETTLEMENT_ABI
 from x402.mechanisms.evm.batch_settlement.constants import (
     BATCH_SETTLEMENT_ADDRESS,
     ERC3009_DEPOSIT_COLLECTOR_ADDRESS,
@@ -124,7 +125,7 @@ class InProcessFacilitator:
             rows = [claim_row(channel) for channel in batch]
             self.settle(_payload({"type": "claim", "claims": rows}, requirements), requirements)
             done += batch
-        if done:
+        if done or self._has_unswept():
             sweep = {
                 "type": "settle",
                 "receiver": checksum(self._merchant.receiver),
@@ -166,6 +167,13 @@ class InProcessFacilitator:
             return self._paid_before(paid, ERR_NONCE_ALREADY_USED) is not None
         except SettlementPending:
             return True
+
+    def _has_unswept(self) -> bool:
+        """Tell whether the contract still holds claimed money: a sweep that failed is made good by the next claim."""
+        receiver, token = checksum(self._merchant.receiver), checksum(self._merchant.token)
+        read = self._signer.read_contract
+        found = self._asking(lambda: read(BATCH_SETTLEMENT_ADDRESS, BATCH_SETTLEMENT_ABI, "receivers", receiver, token))
+        return bool(found[0] > found[1])
 
     def _requirements(self) -> dict[str, Any]:
         return {

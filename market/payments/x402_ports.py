@@ -50,7 +50,10 @@ class Facilitator(Protocol):
         ...
 
     def claim(self, channels: Sequence[PayerChannel]) -> Sequence[PayerChannel]:
-        """Claim what channels were charged and sweep it to the house; returns those; raises as `settle` does."""
+        """Claim what channels were charged and sweep it, and what was claimed before, to the house; returns those.
+
+        Raises as `settle` does.
+        """
         ...
 
     def refund(self, channel: PayerChannel, amount: int) -> Settled:

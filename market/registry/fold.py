@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from market.registry.model import (
+    ChallengeRecord,
     ChannelRecord,
     Listing,
     PayeeCredit,
@@ -52,6 +53,8 @@ def key_of(record: Record) -> Hashable:
             return record.gateway, record.epoch
         case ReserveRecord():
             return record.gateway
+        case ChallengeRecord():
+            return record.digest
 
 
 class Fold:
@@ -280,6 +283,19 @@ def _note_redeemed(_: ChainEvent, args: _Args, records: Records) -> Iterable[Rec
     yield replace(reserve, amount=args["reserve"], arrears=reserve.arrears + args["owed"] - before.owed)
 
 
+# --- disputes --------------------------------------------------------------------------------------------------
+
+
+def _inclusion_challenged(_: ChainEvent, args: _Args, __: Records) -> Iterable[Record]:
+    yield ChallengeRecord(args["receiptDigest"], args["gateway"], args["answerBy"])
+
+
+def _inclusion_decided(_: ChainEvent, args: _Args, records: Records) -> Iterable[Record]:
+    found = records.get(ChallengeRecord, args["receiptDigest"])
+    if found is not None:
+        yield replace(found, open=False)
+
+
 _Handler = Callable[[ChainEvent, _Args, Records], Iterable[Record]]
 _HANDLERS: dict[tuple[str, str], _Handler] = {
     ("ModelRegistry", "ModelListed"): _model_listed,
@@ -308,4 +324,7 @@ _HANDLERS: dict[tuple[str, str], _Handler] = {
     ("InferenceEscrow", "ReserveThawing"): _reserve_thawing,
     ("InferenceEscrow", "ReserveWithdrawn"): _reserve_withdrawn,
     ("InferenceEscrow", "NoteRedeemed"): _note_redeemed,
+    ("DisputeManager", "InclusionChallenged"): _inclusion_challenged,
+    ("DisputeManager", "InclusionAnswered"): _inclusion_decided,
+    ("DisputeManager", "InclusionUpheld"): _inclusion_decided,
 }

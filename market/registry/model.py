@@ -100,4 +100,14 @@ class ReserveRecord:
     arrears: int = 0
 
 
-Record = Listing | WorkerRecord | ChannelRecord | PayeeCredit | SettlementRecord | ReserveRecord
+@dataclass(frozen=True, slots=True)
+class ChallengeRecord:
+    """A claim that no batch of a gateway holds a receipt; `answer_by` unix seconds, `open` until it is decided."""
+
+    digest: bytes
+    gateway: bytes
+    answer_by: int
+    open: bool = True
+
+
+Record = Listing | WorkerRecord | ChannelRecord | PayeeCredit | SettlementRecord | ReserveRecord | ChallengeRecord

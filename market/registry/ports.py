@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from market.registry.model import ChannelRecord, Listing, PayeeCredit, ReserveRecord, SettlementRecord, WorkerRecord
+from market.registry.model import (
+    ChallengeRecord,
+    ChannelRecord,
+    Listing,
+    PayeeCredit,
+    ReserveRecord,
+    SettlementRecord,
+    WorkerRecord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +139,8 @@ class RegistryView(Protocol):
 
     def settlements(self, gateway: bytes) -> Sequence[SettlementRecord]:
         """Return a gateway's settlements, the oldest first."""
+        ...
+
+    def challenges(self, gateway: bytes) -> Sequence[ChallengeRecord]:
+        """Return the open challenges of a gateway's receipts, the first to be answered first."""
         ...

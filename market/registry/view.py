@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from market.registry.fold import key_of
 from market.registry.model import (
+    ChallengeRecord,
     ChannelRecord,
     Listing,
     PayeeCredit,
@@ -20,7 +21,15 @@ from market.registry.model import (
     WorkerRecord,
 )
 
-KINDS: tuple[type[Any], ...] = (Listing, WorkerRecord, ChannelRecord, PayeeCredit, SettlementRecord, ReserveRecord)
+KINDS: tuple[type[Any], ...] = (
+    Listing,
+    WorkerRecord,
+    ChannelRecord,
+    PayeeCredit,
+    SettlementRecord,
+    ReserveRecord,
+    ChallengeRecord,
+)
 _R = TypeVar("_R", bound=Record)
 
 
@@ -96,6 +105,11 @@ class SnapshotView:
     def settlements(self, gateway: bytes) -> Sequence[SettlementRecord]:
         """See `RegistryView.settlements`."""
         return self._settlements.get(gateway, [])
+
+    def challenges(self, gateway: bytes) -> Sequence[ChallengeRecord]:
+        """See `RegistryView.challenges`."""
+        found = self._all(ChallengeRecord, lambda one: (one.answer_by, one.digest))
+        return [one for one in found if one.open and one.gateway == gateway]
 
     def _get(self, kind: type[_R], key: Hashable) -> _R | None:
         return self._records[kind].get(key)

@@ -166,6 +166,55 @@ class Standing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """Where a receipt was settled and how that is proved against the batch's root."""
+
+    epoch: int
+    path: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChallenge:
+    """A claim that no batch holds a receipt, to be answered by `answer_by`, unix seconds."""
+
+    digest: bytes
+    answer_by: int
+
+
+class Challenges(Protocol):
+    """The challenges of this gateway's receipts as the confirmed chain shows them."""
+
+    def challenges(self) -> Sequence[OpenChallenge]:
+        """Return the open ones, the first to be answered first."""
+        ...
+
+
+class Proofs(Protocol):
+    """Finds receipts in settled batches."""
+
+    def of_digests(self, digests: Sequence[bytes]) -> Mapping[bytes, Inclusion | None]:
+        """Return the proofs of receipts, None for one that waits to be settled; unknown ones are left out.
+
+        Raises:
+            DatabaseUnreachable: they cannot be read.
+        """
+        ...
+
+
+class DisputeChain(Protocol):
+    """The dispute manager as answers use it."""
+
+    def answer(self, digest: bytes, proof: Inclusion) -> bool:
+        """Submit an answer once and look; True when it is confirmed.
+
+        Raises:
+            ChainUnreachable: the node does not answer; what was signed goes out again later.
+            AnswerRefused: the contract refuses it.
+        """
+        ...
+
+
 class SettlementChain(Protocol):
     """The escrow as settlement uses it."""
 

@@ -12,6 +12,8 @@ from tests.support.chain import Chain
 
 _MOVED_TO = b"\xee" * 20
 _TRANSFER, _TRANSFER_FROM = bytes.fromhex("a9059cbb"), bytes.fromhex("23b872dd")
+# EIP-3009: transfer and receive, by (v, r, s) and by bytes.
+_AUTHORIZED = [bytes.fromhex(text) for text in ("e3ee160e", "cf092995", "ef55bec6", "88b7ab63")]
 
 
 def _push(data: bytes) -> bytes:
@@ -28,7 +30,7 @@ def _argument(position: int, account: bytes) -> bytes:
 
 def _code(blocked: bytes | None) -> bytes:
     if blocked is None:
-        refused = _is(_TRANSFER) + _is(_TRANSFER_FROM) + b"\x17"  # OR
+        refused = _is(_TRANSFER) + b"".join(_is(one) + b"\x17" for one in (_TRANSFER_FROM, *_AUTHORIZED))  # OR
     else:
         sends_to = _is(_TRANSFER) + _argument(0, blocked) + b"\x16"  # AND
         moves = _is(_TRANSFER_FROM) + _argument(0, blocked) + _argument(1, blocked) + b"\x17\x16"

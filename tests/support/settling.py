@@ -9,10 +9,12 @@ from market.adapters.database.engine import open_engine
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.outbox import DatabaseOutbox
+from market.adapters.database.proofs import DatabaseProofs
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.database.settlement_book import DatabaseSettlementBook
-from market.adapters.settlement_chain import EscrowSettlementChain, RegistryStanding
+from market.adapters.settlement_chain import EscrowDisputes, EscrowSettlementChain, RegistryStanding
 from market.registry.indexer import Indexer
+from market.settlement.answer import Answerer
 from market.settlement.settle import Rhythm, Settler
 from tests.support.chain import Chain, key
 
@@ -54,6 +56,12 @@ class Gateway:
             chain=EscrowSettlementChain(chain.escrow, self.transactor),
             standing=RegistryStanding(self.view, self.address),
             rhythm=Rhythm(3_600, 10**12),
+        )
+        self.answerer = Answerer(
+            challenges=RegistryStanding(self.view, self.address),
+            proofs=DatabaseProofs(self.engine, self.view),
+            chain=EscrowDisputes(chain.contracts.disputes, self.transactor),
+            clock=lambda: int(chain.web3.eth.get_block("latest")["timestamp"]),
         )
 
     def index(self) -> None:

@@ -1,13 +1,14 @@
 """Finds a receipt's place in its settled batch and proves it against the root on chain.
 
 A receipt counts as settled only once the chain's confirmed events show its batch. Called by the gateway's receipt
-routes through `market.bootstrap`.
+routes and by the answers to challenges, through `market.bootstrap`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,9 @@ from contracts.protocol.hexes import hex0x
 from market.adapters.database.engine import reading
 from market.adapters.database.tables_ledger import receipts
 from market.payments.model import StoredReceipt
+from market.registry.model import SettlementRecord
 from market.registry.ports import RegistryView
+from market.settlement.ports import Inclusion
 
 KEPT_TREES = 16
 
@@ -44,20 +47,41 @@ class DatabaseProofs:
         gateway = stored.receipt.gateway
         if stored.epoch is None or stored.leaf_index is None:
             return None
-        record = next((s for s in self._registry.settlements(gateway) if s.epoch == stored.epoch), None)
-        if record is None:
+        place = self._place(gateway, stored.epoch, stored.leaf_index)
+        if place is None:
             return None
-        tree = self._tree(gateway, stored.epoch)
-        if tree is None or tree.root != record.root:
-            log.error("settled-root-differs", epoch=stored.epoch)
-            return None
+        record, path = place
         return {
             "epoch": str(stored.epoch),
             "root": hex0x(record.root),
             "index": stored.leaf_index,
-            "proof": [hex0x(node) for node in tree.proof(stored.leaf_index)],
+            "proof": [hex0x(node) for node in path],
             "transactionHash": hex0x(record.tx_hash),
         }
+
+    def of_digests(self, digests: Sequence[bytes]) -> Mapping[bytes, Inclusion | None]:
+        """See `market.settlement.ports.Proofs`. Reads the whole ledger: receipts are not indexed by digest."""
+        found: dict[bytes, Inclusion | None] = {}
+        c = receipts.c
+        query = sa.select(c.digest, c.gateway, c.epoch, c.leaf_index).where(c.digest.in_(digests))
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+        for row in rows:
+            settled = row.epoch is not None and row.leaf_index is not None
+            place = self._place(bytes(row.gateway), row.epoch, row.leaf_index) if settled else None
+            found[bytes(row.digest)] = None if place is None else Inclusion(row.epoch, place[1])
+        return found
+
+    def _place(self, gateway: bytes, epoch: int, leaf_index: int) -> tuple[SettlementRecord, list[bytes]] | None:
+        """The batch on chain and the path of a leaf; None until the chain's confirmed events show the batch."""
+        record = next((s for s in self._registry.settlements(gateway) if s.epoch == epoch), None)
+        if record is None:
+            return None
+        tree = self._tree(gateway, epoch)
+        if tree is None or tree.root != record.root:
+            log.error("settled-root-differs", epoch=epoch)
+            return None
+        return record, tree.proof(leaf_index)
 
     def _tree(self, gateway: bytes, epoch: int) -> MerkleTree | None:
         key = (gateway, epoch)

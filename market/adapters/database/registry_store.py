@@ -19,21 +19,11 @@ from market.adapters.database.engine import reading, writing
 from market.adapters.database.tables_chain import chain_blocks, chain_cursor, chain_events, chain_records
 from market.registry.fold import Fold, key_of
 from market.registry.indexer import KEPT_BLOCKS
-from market.registry.model import (
-    ChannelRecord,
-    Listing,
-    PayeeCredit,
-    Record,
-    ReserveRecord,
-    SettlementRecord,
-    WorkerRecord,
-)
+from market.registry.model import Record
 from market.registry.ports import Block, ChainEvent
-from market.registry.view import SnapshotView
+from market.registry.view import KINDS, SnapshotView
 
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Listing, WorkerRecord, ChannelRecord, PayeeCredit, SettlementRecord, ReserveRecord)
-}
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in KINDS}
 _R = TypeVar("_R", bound=Record)
 
 

@@ -1,13 +1,18 @@
 """Faults around the money, each on a real node: at the end everybody's account is added up."""
 
+from dataclasses import replace
+
 import pytest
 
-from contracts.bindings.errors import TransactionReverted
+from contracts.bindings.errors import TransactionReverted, WrongChain
+from contracts.bindings.rpc import connect
 from contracts.protocol.hashing import keccak256
-from contracts.protocol.typed_data import SettleBatch
+from contracts.protocol.hexes import checksum
+from contracts.protocol.typed_data import Domain, SettleBatch, Voucher
+from market.devnet.services import rpc
 from market.errors import ChainUnreachable
 from market.settlement.settle import SettlementRefused
-from tests.support.chain import EXIT_DELAY, key
+from tests.support.chain import EXIT_DELAY, key, running_anvil
 from tests.support.refusing_token import refusing
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, Gateway, assert_money_adds_up
 
@@ -90,6 +95,51 @@ def test_without_money_for_gas_nothing_is_lost_and_the_remedy_is_said(chain, gat
     gateway.settle()
     assert gateway.view.credits(GATEWAY, OPERATOR).credited == 800
     assert [(s.epoch, s.count) for s in gateway.view.settlements(GATEWAY)] == [(1, 1)]
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_a_node_that_changes_its_chain_gets_nothing_and_settles_nothing(chain, gateway, tmp_path):
+    """Behind the gateway's address another chain answers: what was signed is good for the first one alone."""
+    channel = chain.deposit(10_000)
+    gateway.record(chain.charge(channel, 1_000, 1_000))
+    gateway.index()
+    gateway.transactor._served_chain()
+    provider = gateway.transactor.web3.provider
+    right = provider.endpoint_uri
+    with running_anvil(tmp_path, "--chain-id", "31338") as wrong:
+        rpc(wrong, "anvil_setBalance", checksum(GATEWAY), hex(10**20))
+        provider.endpoint_uri = wrong
+        try:
+            with pytest.raises((ChainUnreachable, SettlementRefused)):
+                gateway.settler.step(force=True)
+            assert rpc(wrong, "eth_blockNumber") == "0x0"
+            assert rpc(wrong, "eth_getTransactionCount", checksum(GATEWAY), "pending") == "0x0"
+            with pytest.raises(WrongChain, match="serves chain 31338"):
+                connect(wrong, chain.deployment.chain_id)
+        finally:
+            provider.endpoint_uri = right
+    gateway.settle()
+    gateway.settle()
+    assert [(s.epoch, s.count) for s in gateway.view.settlements(GATEWAY)] == [(1, 1)]
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 800
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_papers_signed_for_another_chain_move_nothing(chain, gateway):
+    """The same keys, contract and amounts under another chain id: a batch skips the row, and the way alone refuses."""
+    channel = chain.deposit(10_000)
+    charge = chain.charge(channel, 1_000, 1_000)
+    elsewhere = Domain(1, chain.deployment.escrow)
+    signature = key("signer").sign_digest(Voucher(charge.receipt.channel_id, 1_000).digest(elsewhere))
+    gateway.record(replace(charge, voucher_signature=signature))
+    gateway.settle()
+    assert gateway.view.channel(channel.digest(chain.domain)).settled == 0
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 0
+    claim = chain.escrow.claim_with_receipt(
+        channel, 1_000, signature, charge.receipt, charge.worker_signature, charge.gateway_signature
+    )
+    with pytest.raises(TransactionReverted, match="InvalidSigner"):
+        chain.send("worker", chain.escrow.address, claim)
     assert_money_adds_up(chain, gateway.view)
 
 

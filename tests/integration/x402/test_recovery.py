@@ -3,14 +3,12 @@
 import time
 
 import pytest
-from eth_abi import encode
 from eth_account import Account
 from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.schemas import PaymentRequirements
 
 from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.transactor import Transactor
-from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum
 from market.adapters.x402_facilitator import InProcessFacilitator
 from market.adapters.x402_signer import HouseSigner
@@ -19,6 +17,7 @@ from market.devnet.services import rpc
 from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
 from tests.support.chain import key
+from tests.support.x402_chain import call, cancellation, transfer
 
 PACK = 100_000
 
@@ -80,13 +79,8 @@ def test_an_authorization_that_somebody_else_sent_first_has_paid_all_the_same(sh
 
 def test_a_cancelled_authorization_has_paid_nothing(shop):
     paid, requirements = payment(shop, "fay", seconds=300)
-    nonce = bytes.fromhex(paid["payload"]["authorization"]["nonce"][2:])
-    kinds = keccak256(b"CancelAuthorization(address authorizer,bytes32 nonce)")
-    words = kinds + key("fay").address.rjust(32, b"\0") + nonce
-    separator = shop.chain.contracts.token.read("DOMAIN_SEPARATOR")
-    signature = key("fay").sign_digest(keccak256(b"\x19\x01" + separator + keccak256(words)))
     token = shop.chain.contracts.token
-    shop.chain.send("payer", token.address, token.encode("cancelAuthorization", key("fay").address, nonce, signature))
+    shop.chain.send("payer", token.address, cancellation(shop, "fay", paid["payload"]))
     with pytest.raises(PaymentRefused):
         facilitator(shop, MemoryOutbox()).verify(paid, requirements)
     with pytest.raises(PaymentRefused):
@@ -108,16 +102,3 @@ def test_one_payment_does_not_pay_for_another_authorization_of_the_same_transact
     with pytest.raises(PaymentRefused):
         facilitator(shop, MemoryOutbox()).settle(unpaid, requirements)
     assert facilitator(shop, MemoryOutbox()).settle(paid, requirements).amount == str(PACK)
-
-
-def call(function, types, values):
-    return keccak256(f"{function}({','.join(types)})".encode())[:4] + encode(types, values)
-
-
-def transfer(inner):
-    """The call that uses an authorization."""
-    said = inner["authorization"]
-    values = [said["from"], said["to"], *(int(said[name]) for name in ("value", "validAfter", "validBefore"))]
-    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "bytes"]
-    signed = [bytes.fromhex(text[2:]) for text in (said["nonce"], inner["signature"])]
-    return call("transferWithAuthorization", types, values + signed)

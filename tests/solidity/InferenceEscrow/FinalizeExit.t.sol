@@ -55,6 +55,25 @@ contract FinalizeExitTest is Fixture {
         assertEq(deposited, 50, "deposited");
     }
 
+    /// @dev An old voucher is worth nothing after the channel was emptied and filled again: `settled` never starts anew.
+    function test_AnEmptiedChannelKeepsItsCount() public {
+        deposit(100);
+        settle(1, debits(60, 60), noCredits());
+        _exit(40);
+        vm.warp(block.timestamp + EXIT_DELAY);
+        escrow.finalizeExit(channel);
+        deposit(100);
+        settle(2, debits(60, 60), noCredits());
+        (uint128 deposited, uint128 settled,,) = escrow.channels(id);
+        assertEq(deposited, 160, "deposited");
+        assertEq(settled, 60, "settled by the old voucher");
+        settle(3, debits(80, 80), noCredits());
+        (, settled,,) = escrow.channels(id);
+        assertEq(settled, 80, "settled by the new voucher");
+        (uint128 reserve,,) = escrow.reserves(gateway);
+        assertEq(reserve, 80, "reserve");
+    }
+
     function test_RevertWhen_NotReady() public {
         deposit(100);
         _exit(100);

@@ -31,7 +31,7 @@ def work(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("name", ["index", "settle", "sweep", "measure"])
+@pytest.mark.parametrize("name", ["index", "settle", "answer", "sweep", "measure"])
 def test_each_task_takes_one_step(work, name):
     getattr(jobs, name)()
     assert work.done == [name]

@@ -109,8 +109,8 @@ def paying(values, *, v1=False):
 class Payer:
     """Signs as the stock clients do."""
 
-    def __init__(self):
-        self.account = Account.from_key(os.urandom(32))
+    def __init__(self, secret=None):
+        self.account = Account.from_key(secret or os.urandom(32))
         self.address = bytes.fromhex(self.account.address[2:])
 
     def _paid(self, client, offer):
