@@ -15,13 +15,14 @@ from typing import Any
 
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hashing import sha256
-from contracts.protocol.pricing import Unit
+from contracts.protocol.pricing import AUDIO_INPUT, SAMPLE_RATE, Unit
 from contracts.protocol.tensors import DATATYPES, MAX_RANK, canonical_json
 
 FILENAME = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 1024
+MAX_SAMPLE_RATE = 1 << 24
 TEXT_TASKS = ("text-embedding", "text-generation", "text-classification", "text-ranking")
 TASKS = ("tensor", *TEXT_TASKS, "image-classification")
 # Options that both sides count tokens by, so that they must be numbers.
@@ -131,6 +132,8 @@ class Manifest:
         for name in (manifest.entry, manifest.tokenizer):
             if name is not None and name not in manifest.files:
                 raise ManifestError(f"{name!r} is not among the files.", field="entry")
+        if manifest.unit is Unit.SECOND:
+            _check_seconds(manifest)
         if manifest.to_bytes() != data:
             raise ManifestError("not in canonical form, or has unknown fields.", field=FILENAME)
         return manifest
@@ -146,6 +149,24 @@ def check_path(path: str) -> str:
     if not 1 <= len(parts) <= 8 or not all(_PART.fullmatch(part) for part in parts) or path == FILENAME:
         raise ManifestError(f"{path!r} is not a plain relative path.", field="files")
     return path
+
+
+def _check_seconds(manifest: Manifest) -> None:
+    """Hold a model that is priced by the second to what seconds are counted by."""
+    rate = manifest.options.get(SAMPLE_RATE)
+    if type(rate) is not int or not 1 <= rate <= MAX_SAMPLE_RATE:
+        raise ManifestError(
+            f"a price by the second needs the samples a second, 1 to {MAX_SAMPLE_RATE}.", field=f"options.{SAMPLE_RATE}"
+        )
+    audio = {spec.name for spec in manifest.inputs if spec.datatype != "BYTES"}
+    named = manifest.options.get(AUDIO_INPUT)
+    if named is None and len(manifest.inputs) == 1:
+        named = manifest.inputs[0].name
+    if not isinstance(named, str) or named not in audio:
+        raise ManifestError(
+            f"a price by the second needs the name of the input that has the samples, one of {sorted(audio)}.",
+            field=f"options.{AUDIO_INPUT}",
+        )
 
 
 def _files(raw: Any) -> dict[str, FileEntry]:

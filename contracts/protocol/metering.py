@@ -47,7 +47,7 @@ def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Map
         TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576, or `n` none from 1 to 16.
     """
     if not manifest.is_metered:
-        return count_units(manifest.unit, tensors, manifest.batch_axis)
+        return count_units(manifest.unit, tensors, manifest.batch_axis, manifest.options)
     options = manifest.options
     if manifest.task == "text-generation":
         context = int(options.get("context_length", DEFAULT_CONTEXT_TOKENS))

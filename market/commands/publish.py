@@ -51,7 +51,9 @@ def model_publish(
     task: Annotated[str | None, typer.Option(help="What is served; guessed from the files if not given.")] = None,
     entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
-    unit: Annotated[str | None, typer.Option(help="What is priced: request, row, image, token or byte.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="What is priced: request, row, image, token, second or byte.")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder for the package that is made.")] = None,

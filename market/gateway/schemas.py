@@ -101,7 +101,7 @@ class Offer(Schema):
 
     model_id: str
     worker: str
-    unit: Literal["request", "row", "token", "byte"]
+    unit: Literal["request", "row", "image", "token", "second", "byte"]
     unit_price: str = Amount
     expires_at: int
     price: str | None = Field(None, description="Price of the request at hand, atomic token units.")

@@ -26,6 +26,8 @@ MAX_TEXTS = 2_048
 MAX_IMAGES = 32
 _TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 _EMBEDDINGS = ("sentence_embedding", "embedding", "last_hidden_state", "token_embeddings")
+# As tf2onnx calls each free size.
+_NUMBERED = re.compile(r"unk__[0-9]+")
 _FLOATS = ("FP16", "FP32", "FP64")
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 _TEXT = TensorSpec("text", "BYTES", (-1,))
@@ -170,13 +172,18 @@ def _tensor(made: Draft, graph: OnnxFile, said: dict[str, Any]) -> None:  # noqa
             raise ManifestError(f"{one.name} has a type that cannot be sent.", field="inputs")
     made.inputs = tuple(map(_spec, graph.inputs))
     made.outputs = tuple(map(_spec, graph.outputs))
-    first = {one.shape[0] if one.shape else 0 for one in (*graph.inputs, *graph.outputs)}
+    first = {_free(one.shape[0]) if one.shape else 0 for one in (*graph.inputs, *graph.outputs)}
     if len(first) == 1 and isinstance(next(iter(first)), str):
         made.batch_axis, made.unit = 0, Unit.ROW
         made.say("batch_axis", 0, f"the first size of every tensor is free, {next(iter(first)) or 'without a name'}")
         made.say("unit", "row", "requests are joined by rows")
     else:
         made.say("unit", "request", "not every tensor has the same free first size, so requests are not joined")
+
+
+def _free(size: int | str) -> int | str:
+    """Return a size; free ones that a converter had to name by a number of its own are without a name."""
+    return "" if isinstance(size, str) and _NUMBERED.fullmatch(size) else size
 
 
 def _texts(made: Draft, graph: OnnxFile) -> None:
@@ -288,9 +295,9 @@ def _labels(made: Draft, output: OnnxTensor) -> None:
 
 
 def _image(made: Draft, graph: OnnxFile, said: dict[str, Any]) -> None:
-    made.inputs, made.unit = (TensorSpec("image", "BYTES", (-1,)),), Unit.ROW
+    made.inputs, made.unit = (TensorSpec("image", "BYTES", (-1,)),), Unit.IMAGE
     made.max_batch = made.max_elements = MAX_IMAGES
-    made.say("unit", "row", "a row is an image")
+    made.say("unit", "image", "each image is priced")
     _batch(made, graph, "images")
     _labels(made, _pick(graph, said, ("logits", "scores")))
     config, name = _json(made.folder, "preprocessor_config.json"), "preprocessor_config.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class ModelInfo:
     unit: Unit
     batch_axis: int | None
     unit_prices: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
@@ -53,13 +54,14 @@ class ModelInfo:
                 Unit[str(data["unit"]).upper()],
                 None if axis is None else int(axis),
                 tuple(sorted(int(offer["unitPrice"]) for offer in data["offers"])),
+                dict(data.get("options") or {}),
             )
         except (KeyError, TypeError, ValueError, ProtocolError) as error:
             raise GatewayMisbehaved("the description of the model is malformed.", field="model") from error
 
     def expected_price(self, tensors: Sequence[Tensor]) -> int:
         """Return the price at the cheapest live offer, 0 if there is none."""
-        units = count_units(self.unit, tensors, self.batch_axis)
+        units = count_units(self.unit, tensors, self.batch_axis, self.options)
         return price_up(self.unit_prices[0], units) if self.unit_prices else 0
 
 
@@ -215,9 +217,9 @@ def check_paper(
         "workerSignature": is_receipt_signed_by(digest, paper.worker_signature, receipt.worker, domain),
         "gatewaySignature": is_receipt_signed_by(digest, paper.gateway_signature, receipt.gateway, domain),
     }
-    for field, holds in checks.items():
+    for checked, holds in checks.items():
         if not holds:
-            raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=field)
+            raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=checked)
 
 
 def _is_text(tensor: Tensor) -> bool:

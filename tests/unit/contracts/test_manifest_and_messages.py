@@ -111,6 +111,41 @@ def test_garbage_never_escapes_as_another_error(data):
             continue
 
 
+SPEECH = dataclasses.replace(
+    MANIFEST,
+    inputs=(
+        TensorSpec("audio", "FP32", (-1, -1)),
+        TensorSpec("state", "FP32", (2, -1, 128)),
+        TensorSpec("t", "BYTES", (1,)),
+    ),
+    unit=Unit.SECOND,
+    options={"sample_rate": 16_000, "audio_input": "audio"},
+)
+
+
+def test_a_price_by_the_second_says_what_a_second_is():
+    assert Manifest.parse(SPEECH.to_bytes()) == SPEECH
+    alone = dataclasses.replace(SPEECH, inputs=SPEECH.inputs[:1], options={"sample_rate": 8_000})
+    assert Manifest.parse(alone.to_bytes()) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"audio_input": "audio"}, "sample_rate"),
+        ({"audio_input": "audio", "sample_rate": 0}, "sample_rate"),
+        ({"audio_input": "audio", "sample_rate": 16e3}, "sample_rate"),
+        ({"sample_rate": 16_000}, "audio_input"),
+        ({"sample_rate": 16_000, "audio_input": "y"}, "audio_input"),
+        ({"sample_rate": 16_000, "audio_input": "t"}, "audio_input"),
+    ],
+)
+def test_a_price_by_the_second_of_nothing_is_refused(options, where):
+    with pytest.raises(ManifestError) as error:
+        Manifest.parse(dataclasses.replace(SPEECH, options=options).to_bytes())
+    assert error.value.field == f"options.{where}"
+
+
 def test_pack_results_and_papers_round_trip():
     papers = Papers(((b"r" * 32, b"s" * 65),), CreditNote(b"\1" * 20, b"\2" * 20, 9), b"n" * 65)
     pack = Pack(

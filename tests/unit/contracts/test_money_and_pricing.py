@@ -49,3 +49,32 @@ def test_units():
     assert count_units(Unit.TOKEN, [ids]) == 10
     assert count_units(Unit.BYTE, [ids]) == 80
     assert count_units(Unit.ROW, []) == 1
+
+
+def test_tokens_are_counted_alike_in_whatever_order_the_tensors_are_held():
+    tensors = [Tensor.from_numpy("b", np.ones((2, 5), "i8")), Tensor.from_numpy("a", np.ones(3, "i8"))]
+    assert count_units(Unit.TOKEN, tensors) == count_units(Unit.TOKEN, tensors[::-1]) == 3
+
+
+def test_images_are_counted_by_the_file_or_by_the_row():
+    files = Tensor.from_numpy("image", np.array([b"1", b"2", b"3"], dtype=object))
+    pixels = Tensor.from_numpy("image", np.zeros((2, 3, 8, 8), "f4"))
+    assert count_units(Unit.IMAGE, [files]) == 3
+    assert count_units(Unit.IMAGE, [pixels]) == 2
+    assert count_units(Unit.IMAGE, [Tensor.from_numpy("x", np.zeros((4, 7), "f4"))]) == 4
+    assert count_units(Unit.IMAGE, [Tensor.from_numpy("image", np.array([], dtype=object))]) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "seconds"),
+    [((1, 1), 1), ((1, 16_000), 1), ((1, 16_001), 2), ((3, 16_000), 3), ((2, 24_000), 3), ((1, 0), 1)],
+)
+def test_audio_is_counted_by_begun_seconds_of_all_rows_together(shape, seconds):
+    audio, state = (
+        Tensor.from_numpy("x", np.zeros(shape, "f4")),
+        Tensor.from_numpy("state", np.zeros((2, 99_999), "f4")),
+    )
+    said = {"sample_rate": 16_000, "audio_input": "x"}
+    for tensors in ([audio, state], [state, audio]):
+        assert count_units(Unit.SECOND, tensors, 0, said) == seconds
+    assert count_units(Unit.SECOND, [audio], 0, {"sample_rate": 16_000}) == seconds

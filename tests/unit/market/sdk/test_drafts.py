@@ -164,7 +164,7 @@ def test_a_classifier_of_images_takes_its_preprocessing(tmp_path):
     model = graph([("pixel_values", FLOAT, ["b", 3, "h", "w"])], [("logits", FLOAT, ["b", 3])])
     files = {"m.onnx": model, "preprocessor_config.json": preprocessing, "config.json": {"id2label": {"0": "a"}}}
     made = draft(lay(tmp_path, files))
-    assert (made.task, made.unit) == ("image-classification", Unit.ROW)
+    assert (made.task, made.unit) == ("image-classification", Unit.IMAGE)
     assert made.options == {
         "activation": "softmax",
         "size": 224,
