@@ -455,10 +455,11 @@ class WorkerFault(MarketError):
 
 
 class WorkerFailed(WorkerFault):
-    """The worker refused or failed the request; nothing is charged."""
+    """The worker refused or failed the request; nothing is charged. A `blameless` one does not speak against it."""
 
     code = "worker-failed"
     default_remedy = "Send the request again; the voucher stays good."
+    blameless = False
 
 
 class WorkerHangs(WorkerFault):

@@ -67,13 +67,19 @@ class Executor:
         telemetry.PACKS.observe(len(jobs))
         results: dict[int, Result] = {}
         ready: dict[bytes, dict[int, Admitted]] = {}
+        unsigned: dict[int, Unsigned] = {}
         for i, (job, inputs) in enumerate(jobs):
             try:
-                ready.setdefault(job.model_id, {})[i] = self._admit(job, inputs)
+                admitted = self._admit(job, inputs)
             except CodedError as error:
                 results[i] = failed(job, error)
+                continue
+            known = self._signer.again(admitted)
+            if known is None:
+                ready.setdefault(job.model_id, {})[i] = admitted
+            else:
+                unsigned[i] = known
         work: list[SignedWork] = []
-        unsigned: dict[int, Unsigned] = {}
         # A stranger's model may take its whole time: the others' clients do not wait for it.
         for model_id, members in sorted(ready.items(), key=lambda one: self._sessions.is_confined(one[0])):
             for outcomes, seconds in self._run_model(self._served[model_id], members):

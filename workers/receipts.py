@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import structlog
 
@@ -22,6 +25,11 @@ from workers.models.pipelines.base import Answer
 from workers.papers import SignedWork
 
 log = structlog.get_logger(__name__)
+
+
+ANSWERED_BYTES = 32 << 20
+_KEY_BYTES = 300
+_Asked: TypeAlias = tuple[bytes, bytes, bytes, tuple[str, ...]]
 
 
 @value_class(frozen=True, slots=True)
@@ -68,12 +76,53 @@ def receipt_for(
     )
 
 
+class Answered:
+    """The newest answers, by what was asked: who asks again by the same request id is given the same one.
+
+    Sampling, and even the company in a batch, makes another answer of the same inputs, and a second one must not be
+    signed. Used by several threads.
+    """
+
+    def __init__(self, most_bytes: int = ANSWERED_BYTES) -> None:
+        self._most = most_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[_Asked, tuple[bytes, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, job: Job, blob: bytes, units: int) -> None:
+        """Remember an answer, its canonical blob and what it took; a large one is not worth the room."""
+        if len(blob) > self._most // 16:
+            return
+        with self._lock:
+            key = _asked(job)
+            if key not in self._kept:
+                self._kept[key] = blob, units
+                self._bytes += len(blob) + _KEY_BYTES
+            while self._bytes > self._most:
+                _, (gone, _) = self._kept.popitem(last=False)
+                self._bytes -= len(gone) + _KEY_BYTES
+
+    def get(self, job: Job) -> tuple[bytes, int] | None:
+        """Return the answer that was given, None if it is not known."""
+        return self._kept.get(_asked(job)) if self._kept else None
+
+
 class Signer:
     """Turns answers into results with a signed receipt."""
 
     def __init__(self, *, key: PrivateKey, domain: Domain) -> None:
         self._key = key
         self._domain = domain
+        self._answered = Answered()
+
+    def again(self, admitted: Admitted) -> Unsigned | None:
+        """Return the answer to a request that was answered before, under a receipt of its own."""
+        known = self._answered.get(admitted.job)
+        if known is None:
+            return None
+        blob, units = known
+        receipt = receipt_for(admitted, blob, key=self._key, units=units)
+        return Unsigned(admitted.job, blob, receipt, units, 0.0, time.time())
 
     def seal(self, admitted: Admitted, answer: Answer, seconds: float) -> Unsigned | ExecutionFailed:
         """Encode the outputs of a served job and write its receipt, to be signed with others."""
@@ -86,6 +135,7 @@ class Signer:
         # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.
         units = min(max(answer.units, 1), admitted.ceiling) if job.unit_price else 0
         receipt = receipt_for(admitted, blob, key=self._key, units=units)
+        self._answered.put(job, blob, units)
         return Unsigned(job, blob, receipt, units, seconds, time.time() - seconds)
 
     def sign(self, unsigned: Sequence[Unsigned]) -> list[tuple[Result, SignedWork]]:
@@ -114,6 +164,10 @@ class Signer:
             signed.append((result, work))
         telemetry.EARNED.inc(sum(one.receipt.worker_amount for one in unsigned))
         return signed
+
+
+def _asked(job: Job) -> _Asked:
+    return job.request_id, job.model_id, job.input_hash, tuple(job.outputs)
 
 
 def failed(job: Job, error: CodedError) -> Result:

@@ -76,7 +76,10 @@ class Housekeeping:
         """Close what crashed requests held; settle again, and refund again, what was left undecided."""
         now = self._clock()
         for request_id in await asyncio.to_thread(self._book.lost, now):
+            await self._close(request_id, lost_by=now)
+        for request_id in list(self._desk.unfinished):
             await self._close(request_id)
+            self._desk.unfinished.discard(request_id)
         for authorization, payload in await asyncio.to_thread(self._book.undecided, now):
             await self._apart(self._decide, authorization, payload)
         for request_id, payer, amount in await asyncio.to_thread(self._book.unsent_refunds):
@@ -95,11 +98,11 @@ class Housekeeping:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    async def _close(self, request_id: bytes) -> None:
-        """Charge what was served before its process died; give back what was not."""
+    async def _close(self, request_id: bytes, lost_by: float | None = None) -> None:
+        """Charge what was served before its process died, or its book was away; give back what was not."""
         served = await self._ledger.receipt(request_id, self._house.channel_id)
         if served is None:
-            await asyncio.to_thread(self._book.release, request_id)
+            await asyncio.to_thread(self._book.release, request_id, lost_by=lost_by)
         else:
             await asyncio.to_thread(self._book.charge, request_id, served.receipt.price, now=self._clock())
 

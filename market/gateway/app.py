@@ -27,7 +27,7 @@ from market.gateway.openai import problems as openai_problems
 from market.gateway.openai import routes as routes_openai
 from market.gateway.problems import internal_error, internal_response, problem_response
 from market.gateway.x402 import routes as routes_x402
-from market.gateway.x402.door import settle_background
+from market.gateway.x402.background import settle_background
 
 log = structlog.get_logger(__name__)
 

@@ -38,6 +38,8 @@ from market.verification.result_check import CheckedResult, Mismatch, check_resu
 
 # A worker without room for one more generation; says nothing against it.
 CROWDED_OUT = "crowded-out"
+# A worker that signed another answer to the request before, and must not sign a second one.
+ANSWERED_OTHERWISE = "answered-otherwise"
 _REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
 
 log = structlog.get_logger(__name__)
@@ -190,7 +192,9 @@ class Attempts:
 
 def _is_fault(failure: MarketError | None) -> bool | None:
     """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
-    return None if isinstance(failure, Overloaded) else failure is not None
+    if isinstance(failure, Overloaded) or (isinstance(failure, WorkerFailed) and failure.blameless):
+        return None
+    return failure is not None
 
 
 def failure_of(outcome: Result | Exception) -> MarketError:
@@ -212,6 +216,7 @@ def _worker_error(result: Result) -> MarketError:
     if result.code == CROWDED_OUT:
         return Overloaded(result.detail)
     failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
+    failure.blameless = result.code == ANSWERED_OTHERWISE
     if result.retry in (Retry.OTHER_WORKER, Retry.LATER):
         return failure
     kind = _REQUEST_ERRORS.get(result.code)

@@ -7,7 +7,7 @@ from threads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from market.payments.model import ParsedVoucher
@@ -84,7 +84,10 @@ class House(Protocol):
 
 @dataclass(frozen=True)
 class X402Desk:
-    """What the door of one gateway works with; `pack` is the usual credit pack, `origin` the public scheme://host[:port]."""
+    """What the door of one gateway works with; `pack` is the usual credit pack, `origin` the public scheme://host[:port].
+
+    `unfinished` names requests that ended here while the book could not be written: housekeeping closes them.
+    """
 
     merchant: Merchant
     facilitator: Facilitator
@@ -94,6 +97,7 @@ class X402Desk:
     token_version: str
     pack: int
     origin: str
+    unfinished: set[bytes] = field(default_factory=set)
 
 
 class Book(Protocol):
@@ -169,8 +173,8 @@ class Book(Protocol):
         """Charge a held payment for good and free what it held; returns its channel, if it has one."""
         ...
 
-    def release(self, request_id: bytes) -> None:
-        """Give back what a payment held."""
+    def release(self, request_id: bytes, *, lost_by: float | None = None) -> None:
+        """Give back what a payment held; with `lost_by` only if its holding ran out before, and was not renewed."""
         ...
 
     def charged(self, request_id: bytes) -> int | None:

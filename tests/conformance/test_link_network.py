@@ -1,9 +1,10 @@
 """From a node's own network namespace only the gateway's port exists: every attack that a broker's URL allows fails.
 
-Needs root and `ip netns`; a machine that gives neither says so and skips.
+Needs root and `ip netns`; a machine that gives neither says so and skips, and fails where `.ci/run` found them.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ import redis as sync_redis
 
 from contracts.protocol.link import LINK_PATH
 from contracts.protocol.messages import worker_queue
+from tests.support.demands import lacking
 from tests.support.linked import LinkedLane
 
 pytestmark = pytest.mark.integration
@@ -34,17 +36,48 @@ for host, port in (row.rsplit(":", 1) for row in sys.argv[1:]):
     except OSError as error:
         print(host, port, type(error).__name__)
 """
+# What was found to work with nothing but a broker's URL: to read, take, delay and forge what is others', to empty or
+# take over the server, and to end every worker by Celery's remote control.
+BROKER_ATTACKS = [
+    ["PING"],
+    ["KEYS", "*"],
+    ["LRANGE", "QUEUE", "0", "-1"],
+    ["BRPOP", "QUEUE", "1"],
+    ["DEL", "QUEUE"],
+    ["GET", "blob:in:00:0"],
+    ["RPUSH", "reply:gateway", "forged"],
+    ["SET", "cancel:00:0", "0"],
+    ["SET", "announce:00", "forged"],
+    ["RPUSH", "relay:to:gateway", "forged"],
+    ["PUBLISH", "/0.celery.pidbox", "shutdown"],
+    ["CONFIG", "SET", "dir", "/tmp"],
+    ["ACL", "SETUSER", "default", "off"],
+    ["EVAL", "return 1", "0"],
+    ["REPLICAOF", "10.213.77.2", "6379"],
+    ["MODULE", "LOAD", "/tmp/evil.so"],
+    ["CLIENT", "KILL", "TYPE", "normal"],
+    ["FLUSHALL"],
+    ["SHUTDOWN", "NOSAVE"],
+]
 TAKE_JOBS = """
-import sys, redis
-client = redis.Redis.from_url(sys.argv[1], socket_connect_timeout=1.5, socket_timeout=1.5)
-for attack in (["PING"], ["LRANGE", sys.argv[2], "0", "-1"], ["RPUSH", "reply:gateway", "forged"], ["FLUSHALL"],
-               ["PUBLISH", "/0.celery.pidbox", "shutdown"], ["CONFIG", "SET", "dir", "/tmp"]):
+import json, sys, redis
+client = redis.Redis.from_url(sys.argv[1], socket_connect_timeout=0.5, socket_timeout=1.5)
+for attack in json.loads(sys.argv[2]):
     try:
         client.execute_command(*attack)
-        print("did", attack[0])
+        print("did", *attack)
     except redis.ConnectionError:
         print("no way", attack[0])
+from celery import Celery
+app = Celery(broker=sys.argv[1])
+try:
+    app.connection(connect_timeout=1).ensure_connection(max_retries=1, timeout=2)
+    app.control.shutdown()
+    print("did celery shutdown")
+except Exception as error:
+    print("no way celery")
 """
+NEEDED = "REQUIRE_NETNS"
 
 
 def ip(*arguments: str) -> None:
@@ -54,15 +87,15 @@ def ip(*arguments: str) -> None:
 @pytest.fixture
 def space():
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the program `ip`")
+        raise lacking("network namespaces need root and the program `ip`", NEEDED)
     made = subprocess.run(["ip", "netns", "add", SPACE], capture_output=True, text=True)
     if made.returncode:
-        pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
+        raise lacking(f"no network namespaces here: {made.stderr.strip()}", NEEDED)
     try:
         try:
             ip("link", "add", NEAR, "type", "veth", "peer", "name", FAR)
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"no virtual network pair here: {error.stderr.strip()}")
+            raise lacking(f"no virtual network pair here: {error.stderr.strip()}", NEEDED) from error
         ip("link", "set", FAR, "netns", SPACE)
         ip("addr", "add", f"{GATEWAY_HOST}/30", "dev", NEAR)
         ip("link", "set", NEAR, "up")
@@ -118,17 +151,19 @@ async def test_from_a_nodes_network_only_the_gateway_can_be_reached(space, redis
     door = Door(lane.server.port)
     with sync_redis.Redis.from_url(redis_url) as client:
         client.rpush(worker_queue(b"\x09" * 20), "somebody's job")
-        targets = [f"{host}:{broker}" for host in (GATEWAY_HOST, "127.0.0.1", NODE_HOST)]
+        database = socket.create_server(("127.0.0.1", 0))  # as the gateway's database and metrics listen
+        ports = (broker, database.getsockname()[1])
+        targets = [f"{host}:{port}" for host in (GATEWAY_HOST, "127.0.0.1", NODE_HOST) for port in ports]
         found = await asyncio.to_thread(inside, space, ATTACK, *targets, f"{GATEWAY_HOST}:{door.port}")
+        database.close()
         rows = found.splitlines()
-        assert [row.rsplit(" ", 1)[1] == "open" for row in rows] == [False, False, False, True], found
+        assert [row.rsplit(" ", 1)[1] == "open" for row in rows] == [*[False] * len(targets), True], found
+        queue = worker_queue(b"\x09" * 20)
+        attacks = [[queue if word == "QUEUE" else word for word in attack] for attack in BROKER_ATTACKS]
         for host in (GATEWAY_HOST, "127.0.0.1"):
             url = f"redis://{host}:{broker}/0"
-            said = await asyncio.to_thread(inside, space, TAKE_JOBS, url, worker_queue(b"\x09" * 20))
-            assert said.split() == [
-                *(["no", "way", "PING", "no", "way", "LRANGE", "no", "way", "RPUSH", "no", "way", "FLUSHALL"]),
-                *(["no", "way", "PUBLISH", "no", "way", "CONFIG"]),
-            ]
+            said = await asyncio.to_thread(inside, space, TAKE_JOBS, url, json.dumps(attacks))
+            assert said.splitlines() == [*(f"no way {attack[0]}" for attack in attacks), "no way celery"]
         assert client.lrange(worker_queue(b"\x09" * 20), 0, -1) == [b"somebody's job"]
         client.delete(worker_queue(b"\x09" * 20))
     program = [*("ip", "netns", "exec", space, sys.executable, "-m", "tests.support.linked_node")]

@@ -131,6 +131,27 @@ def test_what_a_crash_left_held_is_found(book):
     assert book.lost(NOW + 61) == [b"\1" * 32]
 
 
+def test_what_is_sent_again_before_it_is_closed_is_not_given_back(book):
+    """Housekeeping of a process that has just started closes what the last one held, while its clients come back."""
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    book.inherit()
+    assert book.lost(NOW) == [b"\1" * 32]
+    assert hold(book, b"\1" * 32, 1_000) is Payment.HELD
+    book.release(b"\1" * 32, lost_by=NOW)
+    book.charge(b"\1" * 32, 700, now=NOW)
+    assert book.charged(b"\1" * 32) == 700
+    assert book.credit(PAYER) == Credit(balance=99_300, bought=100_000)
+
+
+def test_what_nobody_sent_again_is_given_back(book):
+    bought(book)
+    hold(book, b"\1" * 32, 1_000)
+    book.inherit()
+    book.release(b"\1" * 32, lost_by=NOW)
+    assert book.credit(PAYER).available == 100_000
+
+
 def test_a_new_process_inherits_what_the_last_one_held(book):
     bought(book)
     hold(book, b"\1" * 32, 1_000)

@@ -14,6 +14,8 @@ from typing import Self
 
 import pytest
 
+from tests.support.demands import lacking
+
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "console" / "node_modules" / "axe-core" / "axe.min.js"
 ARGUMENTS = [
@@ -31,10 +33,7 @@ def find_chromium() -> str:
         found = shutil.which(candidate)
         if found:
             return found
-    missing = "no chromium is installed (apt install chromium, or name one in CHROMIUM)"
-    if os.environ.get("REQUIRE_BROWSER"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    raise lacking("no chromium is installed (apt install chromium, or name one in CHROMIUM)", "REQUIRE_BROWSER")
 
 
 @contextmanager

@@ -211,10 +211,10 @@ class DatabaseBook:
             row = _channel_row(connection, payment.channel_id)
         return None if row is None else _channel(row)
 
-    def release(self, request_id: bytes) -> None:
+    def release(self, request_id: bytes, *, lost_by: float | None = None) -> None:
         """See `Book.release`."""
         with writing(self._engine) as connection:
-            _release(connection, request_id)
+            _release(connection, request_id, lost_by=lost_by)
 
     def charged(self, request_id: bytes) -> int | None:
         """See `Book.charged`."""
@@ -353,10 +353,12 @@ def _insert(connection: Connection, table: sa.Table, values: dict[str, Any]) -> 
     return connection.execute(insert.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
-def _release(connection: Connection, request_id: bytes) -> None:
+def _release(connection: Connection, request_id: bytes, *, lost_by: float | None = None) -> None:
     payment = _lock_payment(connection, request_id)
     if payment is None or payment.state != Payment.HELD:
         return
+    if lost_by is not None and payment.held_until >= lost_by:
+        return  # sent again meanwhile, and being served
     here = x402_payments.c.request_id == request_id
     connection.execute(sa.update(x402_payments).where(here).values(state=int(Payment.RELEASED)))
     if payment.channel_id is None:

@@ -7,12 +7,10 @@ repetition is answered from the ledger. A fault of ours is never answered with 4
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import structlog
@@ -30,6 +28,7 @@ from market.errors import (
     RequestInProgress,
 )
 from market.gateway.x402 import sign_in, terms
+from market.gateway.x402.background import apart, on_chain, to_the_end
 from market.gateway.x402.payloads import only_authorization, only_channel, payment_of, read_channel
 from market.gateway.x402.wire import CREDIT, PAYMENT_RESPONSE, V1_RESPONSE, X402Headers, encode, read_payment
 from market.inference.model import Answer
@@ -55,7 +54,7 @@ from market.payments.x402_model import (
     Settled,
     identity,
 )
-from market.payments.x402_ports import SettlementPending, X402Desk
+from market.payments.x402_ports import Book, SettlementPending, X402Desk
 
 # What the chain said of a channel is believed this long; a payer who starts to leave needs far longer.
 FRESH_SECONDS = 60.0
@@ -63,14 +62,10 @@ SETTLE_SECONDS = 180.0
 # Longer than a deposit's confirmations and the longest generation together: a hold that ends while its request is still
 # served is given back, and the work was for nothing. What a dead process held is closed when the next one starts.
 SERVE_SECONDS = SETTLE_SECONDS + 240.0
-SETTLING_AT_ONCE = 32
 
 # By the house's voucher: request id, the most it may cost, who pays the house.
 Infer = Callable[[ParsedVoucher, bytes, int, bytes], Awaitable[Answer]]
-_T = TypeVar("_T")
 log = structlog.get_logger(__name__)
-_background: set[asyncio.Task[Any]] = set()
-_threads = ThreadPoolExecutor(max_workers=SETTLING_AT_ONCE, thread_name_prefix="x402")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +119,10 @@ class Door:
     async def _exact(self, payment: Mapping[str, Any], offer: Mapping[str, Any]) -> Paid:
         desk = self._desk
         authorization = Authorization.from_wire(payment["payload"], desk.merchant.chain_id, desk.merchant.token)
-        known, inputs = await _apart(desk.book.authorization, authorization), await _apart(self._inputs)
+        known, inputs = await apart(desk.book.authorization, authorization), await apart(self._inputs)
         if known is None:
             try:
-                await _on_chain(desk.facilitator.verify, payment, offer)
+                await on_chain(desk.facilitator.verify, payment, offer)
             except SettlementPending as pending:
                 raise self._undecided(pending) from pending
             transaction = await to_the_end(self._buy(authorization, inputs, payment, offer))
@@ -147,20 +142,20 @@ class Door:
         """Settle and give the credit; goes on when the client is gone, since its money is."""
         book, now = self._desk.book, time.time()
         text = orjson.dumps(payment["payload"]).decode()
-        if not await _apart(book.begin, authorization, text, inputs, now=now, until=now + SETTLE_SECONDS):
+        if not await apart(book.begin, authorization, text, inputs, now=now, until=now + SETTLE_SECONDS):
             raise RequestInProgress("This authorization is being settled.", field="PAYMENT-SIGNATURE")
         try:
-            settled = await _on_chain(self._desk.facilitator.settle, payment, offer)
+            settled = await on_chain(self._desk.facilitator.settle, payment, offer)
         except PaymentRefused:
-            await _apart(book.abandon, authorization)
+            await apart(book.abandon, authorization)
             raise
         except SettlementPending as pending:
-            await _apart(book.let_go, authorization)
+            await apart(book.let_go, authorization)
             raise self._undecided(pending) from pending
         except ChainUnreachable:
-            await _apart(book.let_go, authorization)
+            await apart(book.let_go, authorization)
             raise
-        await _apart(book.bought, authorization, settled.transaction)
+        await apart(book.bought, authorization, settled.transaction)
         log.info("x402-pack-bought", value=authorization.value)
         return settled.transaction
 
@@ -174,7 +169,7 @@ class Door:
                 # The pack is bought even though this request failed: the client must know that it has credit.
                 error.headers = self._response(settled, None)
             raise
-        credit = await _apart(book.credit, payer)
+        credit = await apart(book.credit, payer)
         headers = {CREDIT: str(credit.available), "Cache-Control": "no-store"}
         return Paid(answer, headers if settled is None else headers | self._response(settled, answer))
 
@@ -187,17 +182,17 @@ class Door:
         book, now = self._desk.book, time.time()
         limits = [self._price]
         if self._ceiling > self._price:
-            free = (await _apart(book.credit, payer)).available
+            free = (await apart(book.credit, payer)).available
             limits.insert(0, min(self._ceiling, max(self._price, free)))
         for limit in limits:
             try:
-                held = await _apart(
+                held = await apart(
                     book.hold_credit, request_id, payer, scheme, limit, now=now, until=now + SERVE_SECONDS
                 )
             except CreditShort:
                 continue  # other requests of this payer were faster
             return held, limit
-        credit = await _apart(book.credit, payer)
+        credit = await apart(book.credit, payer)
         raise CreditSpent(f"{credit.available} of credit is left; this request costs {self._price}.")
 
     # --- a channel ----------------------------------------------------------------------------------------------
@@ -206,7 +201,7 @@ class Door:
         desk, payload = self._desk, payment["payload"]
         config, voucher = read_channel(payload)
         check_voucher(config, voucher, desk.merchant)
-        known = await _apart(desk.book.channel, voucher.channel_id)
+        known = await apart(desk.book.channel, voucher.channel_id)
         try:
             base = continues(known, voucher, self._price)
         except ChannelOutOfStep:
@@ -217,9 +212,7 @@ class Door:
         channel, deposits = await self._checked(payment, offer, known, config, voucher, base)
         channel = replace(channel, signed_max=voucher.max_claimable, signature=voucher.signature)
         now = time.time()
-        held = await _apart(
-            desk.book.hold_channel, request_id, channel, self._price, now=now, until=now + SERVE_SECONDS
-        )
+        held = await apart(desk.book.hold_channel, request_id, channel, self._price, now=now, until=now + SERVE_SECONDS)
         deposited: Settled | None = None
         if deposits and held is Payment.HELD:
             deposited = await to_the_end(self._deposit(request_id, channel, payment, offer))
@@ -228,11 +221,11 @@ class Door:
         except MarketError as error:
             if deposited is not None:
                 # The deposit is made and nothing of it is charged.
-                after = await _apart(desk.book.channel, voucher.channel_id)
+                after = await apart(desk.book.channel, voucher.channel_id)
                 error.headers = self._channel_response(after or channel, 0, deposited, None)
             raise
-        after = await _apart(desk.book.channel, voucher.channel_id)
-        charged = await _apart(desk.book.charged, request_id)
+        after = await apart(desk.book.channel, voucher.channel_id)
+        charged = await apart(desk.book.charged, request_id)
         return Paid(answer, self._channel_response(after or channel, charged or 0, deposited, answer))
 
     async def _checked(
@@ -252,14 +245,14 @@ class Door:
             return known, False
         verify = self._desk.facilitator.verify
         try:
-            facts = await _on_chain(verify, payment, offer)
+            facts = await on_chain(verify, payment, offer)
         except PaymentRefused as refused:
             if not deposits:
                 raise
             # The deposit may be made already: by a request that then failed, or a process that died.
             plain = {**payment, "payload": {**payment["payload"], "type": "voucher"}}
             try:
-                facts, deposits = await _on_chain(verify, plain, offer), False
+                facts, deposits = await on_chain(verify, plain, offer), False
             except PaymentRefused:
                 raise refused from None
         channel = known or PayerChannel(voucher.channel_id, config, charged=base)
@@ -273,14 +266,14 @@ class Door:
         """Make the deposit and wait for its confirmations, before anything is served on it."""
         book = self._desk.book
         try:
-            settled = await _on_chain(self._desk.facilitator.settle, payment, offer)
+            settled = await on_chain(self._desk.facilitator.settle, payment, offer)
         except SettlementPending as pending:
-            await _apart(book.release, request_id)
+            await apart(book.release, request_id)
             raise self._undecided(pending) from pending
         except BaseException:
-            await _apart(book.release, request_id)
+            await apart(book.release, request_id)
             raise
-        await _apart(book.see_channel, seen(channel, settled.extra.get("channelState", {})))
+        await apart(book.see_channel, seen(channel, settled.extra.get("channelState", {})))
         log.info("x402-channel-funded", amount=settled.amount)
         return settled
 
@@ -289,7 +282,7 @@ class Door:
         same = known is not None and (known.signature, known.signed_max) == (voucher.signature, voucher.max_claimable)
         if known is None or known.last_request is None or not same:
             raise ChannelOutOfStep(known)
-        charged = await _apart(self._desk.book.charged, known.last_request)
+        charged = await apart(self._desk.book.charged, known.last_request)
         if charged is None:
             raise ChannelOutOfStep(known)
         answer = await self._served(known.last_request, Payment.CHARGED, self._price, known.config.payer)
@@ -298,17 +291,31 @@ class Door:
     # --- serving ------------------------------------------------------------------------------------------------
 
     async def _served(self, request_id: bytes, held: Payment, limit: int, payer: bytes) -> Answer:
-        """Run the request on the house's money and charge the payer what the house was charged."""
+        """Run the request on the house's money and charge the payer what the house was charged.
+
+        Goes on when the client is gone: what is served then is paid onward all the same.
+        """
+        return await to_the_end(self._serve(request_id, held, limit, payer))
+
+    async def _serve(self, request_id: bytes, held: Payment, limit: int, payer: bytes) -> Answer:
         book = self._desk.book
         try:
             answer = await self._onward(request_id, limit, payer)
-            if held is Payment.HELD:
-                await to_the_end(_apart(book.charge, request_id, min(answer.charged, limit), now=time.time()))
         except BaseException:
             if held is Payment.HELD:
-                await to_the_end(_apart(book.release, request_id))
+                await self._close(request_id, book.release, request_id)
             raise
+        if held is Payment.HELD:
+            await self._close(request_id, _charge, book, request_id, min(answer.charged, limit))
         return answer
+
+    async def _close(self, request_id: bytes, work: Callable[..., object], *arguments: Any) -> None:
+        """Charge or give back what is held; housekeeping does, should the book be away."""
+        try:
+            await apart(work, *arguments)
+        except BaseException:
+            self._desk.unfinished.add(request_id)
+            raise
 
     async def _onward(self, request_id: bytes, limit: int, payer: bytes) -> Answer:
         try:
@@ -386,24 +393,5 @@ def corrected(offers: list[dict[str, Any]], refused: PaymentRefused) -> list[dic
     return offers
 
 
-async def _apart(work: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
-    return await asyncio.to_thread(work, *arguments, **named)
-
-
-async def _on_chain(work: Callable[..., _T], *arguments: Any) -> _T:
-    """Run what may wait for blocks, in threads of its own."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*arguments))
-
-
-async def to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run to the end even if the client leaves: money has moved or is about to."""
-    task = asyncio.get_running_loop().create_task(work)
-    _background.add(task)
-    task.add_done_callback(_background.discard)
-    return await asyncio.shield(task)
-
-
-async def settle_background() -> None:
-    """Wait for payments that outlived their client; called when the gateway closes."""
-    while _background:
-        await asyncio.gather(*_background, return_exceptions=True)
+def _charge(book: Book, request_id: bytes, charged: int) -> None:
+    book.charge(request_id, charged, now=time.time())

@@ -13,7 +13,8 @@ from typing import Any
 from contracts.protocol.hexes import checksum
 from market.errors import PaymentUndecided
 from market.gateway.x402 import terms
-from market.gateway.x402.door import seen, to_the_end
+from market.gateway.x402.background import to_the_end
+from market.gateway.x402.door import seen
 from market.gateway.x402.payloads import only_channel, payment_of, read_channel
 from market.gateway.x402.sign_in import SignedIn
 from market.gateway.x402.wire import PAYMENT_RESPONSE, encode, read_payment

@@ -18,7 +18,7 @@ from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import split_price
 from contracts.protocol.signing import recover
 from contracts.protocol.tensors import Tensor, decode_tensors
-from tests.support import models, tiny_llm
+from tests.support import demands, models, tiny_llm
 from tests.support.worker import DOMAIN, FEE, GATEWAY, ROYALTY, WORKER, FakeChain, make_job
 from workers.admission import Admission, Served
 from workers.errors import ModelUnusable, UnsafePackage
@@ -582,11 +582,9 @@ def test_results_name_their_request(market):
 
 @pytest.mark.parametrize("box", ["alone", "bubblewrap"])
 def test_a_strangers_texts_are_generated_in_a_sandbox(package, sessions, box):
-    found = sandbox.find_bubblewrap()
-    if box == "bubblewrap" and found.program is None:
-        pytest.skip(found.fault)
+    program = demands.sandbox() if box == "bubblewrap" else None
     cache = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
-    cache.confine(package.model_id, Confinement(found.program if box == "bubblewrap" else None, 4 << 30))
+    cache.confine(package.model_id, Confinement(program, 4 << 30))
     market = Market(cache, package)
     said = {"temperature": 1.0, "seed": 3, "max_tokens": 20}
     expected = outputs(Market(sessions, package).ask("A", **said))

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contracts.protocol.manifest import FILENAME, FileEntry, Manifest, TensorSpec
 from contracts.protocol.pricing import Unit
+from tests.support import demands
 from tests.support.worker import make_mlp, write_package
 from workers.errors import ModelUnusable, UnsafePackage
 from workers.models import sandbox
@@ -154,10 +155,7 @@ def attempt(made: Package, *, bubblewrap: str | None = None, seconds: float = 60
 def boxed(request):
     if request.param == "alone":
         return None
-    found = sandbox.find_bubblewrap()
-    if found.program is None:
-        pytest.skip(found.fault)
-    return found.program
+    return demands.sandbox()
 
 
 def test_an_honest_model_passes(tmp_path, boxed):
@@ -198,15 +196,13 @@ def test_a_process_that_dies_is_a_reason_not_to_open_it(tmp_path, monkeypatch):
 
 
 def test_in_the_box_there_is_no_network_and_nothing_to_read_or_write(tmp_path):
-    found = sandbox.find_bubblewrap()
-    if found.program is None:
-        pytest.skip(found.fault)
+    program = demands.sandbox()
     (tmp_path / "secret").write_text("key")
     folder = tmp_path / "p"
     folder.mkdir()
     read = f"ls {tmp_path}/secret /home {sandbox.ROOT}/README.md {sandbox.ROOT}/market {Path.home()}/.bashrc"
     look = f"{read}; touch {folder}/x; touch /x; cat /proc/net/dev; ls -d /proc/[0-9]*"
-    box = sandbox.box(folder, Confinement(found.program, 1 << 30))
+    box = sandbox.box(folder, Confinement(program, 1 << 30))
     done = subprocess.run([*box, "sh", "-c", look], capture_output=True, text=True, env={"PATH": os.defpath})
     assert done.stderr.count("No such file") == 5
     assert done.stderr.count("Read-only file system") == 2

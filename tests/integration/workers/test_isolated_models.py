@@ -14,7 +14,7 @@ from contracts.protocol.errors import Retry
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.pricing import Unit
 from contracts.protocol.tensors import Tensor, decode_tensors
-from tests.support import models, poisoned_host
+from tests.support import demands, models, poisoned_host
 from tests.support.worker import DOMAIN, GATEWAY, UNIT_PRICE, WORKER, FakeChain, make_job, make_mlp, write_package
 from workers.admission import Admission, Served
 from workers.execution import Executor
@@ -31,10 +31,7 @@ pytestmark = pytest.mark.integration
 def bubblewrap(request):
     if request.param == "alone":
         return None
-    found = sandbox.find_bubblewrap()
-    if found.program is None:
-        pytest.skip(found.fault)
-    return found.program
+    return demands.sandbox()
 
 
 class Worker:

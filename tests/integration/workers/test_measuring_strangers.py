@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.pricing import Unit
-from tests.support import models, tiny_llm
+from tests.support import demands, models, tiny_llm
 from tests.support.worker import make_mlp
 from workers import checking, isolation
 from workers.models import opening, runtime, sandbox, sessions, tuning
@@ -25,10 +25,7 @@ pytestmark = pytest.mark.integration
 def bubblewrap(request):
     if request.param == "alone":
         return None
-    found = sandbox.find_bubblewrap()
-    if found.program is None:
-        pytest.skip(found.fault)
-    return found.program
+    return demands.sandbox()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from contracts.protocol.typed_data import CreditNote
 from tests.support import worker as support
 from workers import tasks
 from workers.papers import Journal
+from workers.receipts import Answered
 
 DOMAIN, GATEWAY = support.DOMAIN, support.GATEWAY
 OPERATOR = b"\x0a" * 20
@@ -173,3 +174,33 @@ def test_a_second_answer_to_a_request_is_never_handed_out(journal, executor, pac
     # Other inputs, or another model, are another request to the contracts.
     assert journal.keep([asked_again(first, output_hash=b"p" * 32, input_hash=b"i" * 32)]) == []
     journal.close()
+
+
+def test_who_asks_again_by_the_same_id_is_given_the_same_answer(executor, packaged, monkeypatch):
+    """Sampling and the company in a batch make another of the same inputs."""
+    job, blob = support.make_job(packaged.manifest)
+    (first,), (paper,) = executor.run([(job, blob)])
+    served = executor._sessions.get(packaged)
+    monkeypatch.setattr(served, "run", lambda works: pytest.fail("it was run a second time"))
+    again, _ = support.make_job(
+        packaged.manifest, request_id=job.request_id, attempt="other", seq=job.seq + 3, cumulative=9_000
+    )
+    (second,), (other,) = executor.run([(again, blob)])
+    assert (second.ok, second.outputs, second.attempt) == (True, first.outputs, "other")
+    assert other.receipt == dataclasses.replace(
+        paper.receipt,
+        seq=job.seq + 3,
+        cumulative=other.receipt.cumulative,
+        served_at=other.receipt.served_at,
+    )
+
+
+def test_the_oldest_answers_are_forgotten(packaged):
+    kept = Answered(most_bytes=8_000)
+    jobs = [support.make_job(packaged.manifest, request_id=bytes([n]) * 32)[0] for n in range(20)]
+    for job in jobs:
+        kept.put(job, b"x" * 400, 1)
+    known = [kept.get(job) is not None for job in jobs]
+    assert known == [False] * 9 + [True] * 11
+    kept.put(jobs[0], b"x" * 501, 1)
+    assert kept.get(jobs[0]) is None, "too large"

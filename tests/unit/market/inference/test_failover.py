@@ -68,6 +68,19 @@ async def test_one_that_fails_in_a_row_rests_and_is_probed(monkeypatch):
     assert (await world.service.infer(world.request())).receipt.worker == bad.key.address
 
 
+async def test_who_must_not_sign_a_second_answer_is_not_to_blame():
+    """Else a client could close a worker for others by asking again and again."""
+    world = World()
+    worker = await world.add_worker("w1")
+    worker.tamper = lambda job, result: replace(refuse(job, result), code="answered-otherwise")
+    for _ in range(2 * THRESHOLD):
+        with pytest.raises(WorkerFailed):
+            await world.service.infer(world.request())
+    worker.tamper = None
+    assert (await world.service.infer(world.request())).charged == 100
+    assert world.service._attempts._load.reliability(worker.key.address) == 1.0
+
+
 async def test_one_answer_its_signature_does_not_cover_is_enough():
     world = World()
     liar = await world.add_worker("w1", price=10, tamper=forge)

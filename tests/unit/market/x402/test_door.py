@@ -14,6 +14,7 @@ from market.adapters.database.x402_book import DatabaseBook
 from market.errors import (
     ChainUnreachable,
     CreditSpent,
+    DatabaseUnreachable,
     HouseShort,
     InsufficientDeposit,
     PaymentUndecided,
@@ -22,6 +23,7 @@ from market.errors import (
     WorkerFailed,
 )
 from market.gateway.problems import status_of
+from market.gateway.x402.background import settle_background
 from market.gateway.x402.door import Door
 from market.gateway.x402.wire import PAYMENT_RESPONSE, X402Headers, decode
 from market.payments.x402_channels import ChannelOutOfStep
@@ -114,6 +116,46 @@ async def test_a_failed_request_leaves_the_pack_as_credit_and_says_so(shop):
     assert (shop.credit().balance, shop.credit().held) == (PACK, 0)
     await shop.pay(payment)
     assert (shop.chain.count("settle"), shop.credit().balance) == (1, PACK - PRICE)
+
+
+async def test_who_leaves_while_the_request_is_served_pays_for_it(shop):
+    payment, served = shop.payer.exact(shop.desk), asyncio.Event()
+    infer = shop.worker.infer
+
+    async def slow(*arguments):
+        served.set()
+        await asyncio.sleep(0.05)
+        return await infer(*arguments)
+
+    shop.worker.infer = slow
+    leaving = asyncio.create_task(shop.pay(payment))
+    await served.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await settle_background()
+    assert (shop.credit().balance, shop.credit().held) == (PACK - PRICE, 0), "what was paid onward"
+
+
+@pytest.mark.parametrize("what", ["charge", "release"])
+async def test_what_the_book_cannot_write_is_left_to_housekeeping(shop, monkeypatch, what):
+    payment = shop.payer.exact(shop.desk)
+    if what == "release":
+        shop.worker.faults.append(WorkerFailed("no."))
+
+    def away(*_, **__):
+        raise DatabaseUnreachable
+
+    monkeypatch.setattr(shop.book, what, away)
+    with pytest.raises(DatabaseUnreachable):
+        await shop.pay(payment)
+    [request_id] = shop.desk.unfinished
+    with pytest.raises(RequestInProgress):
+        await shop.pay(payment)
+    monkeypatch.undo()
+    shop.book.release(request_id)
+    await shop.pay(payment)
+    assert shop.credit().balance == PACK - PRICE
 
 
 async def test_who_reads_an_authorization_on_chain_neither_spends_its_credit_nor_gets_its_answer(shop):

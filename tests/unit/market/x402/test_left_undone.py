@@ -62,6 +62,19 @@ async def test_what_was_served_is_charged_and_what_was_not_is_given_back(book):
     assert [book.charged(bytes([number]) * 32) for number in (1, 2, 3)] == [PRICE, None, PRICE]
 
 
+async def test_what_ended_while_the_book_was_away_is_closed_when_it_is_back(book):
+    bought = reserved(book, b"\1")
+    book.bought(bought, TRANSACTION)
+    for name in (b"\1" * 32, b"\2" * 32):
+        book.hold_credit(name, bought.payer, EXACT, PRICE, now=NOW, until=NOW + 400)
+    keeps = keeper(book, Chain(), b"\1" * 32)
+    keeps._desk.unfinished.update({b"\1" * 32, b"\2" * 32})
+    await keeps.tidy()
+    credit = book.credit(bought.payer)
+    assert (credit.balance, credit.held) == (PACK - PRICE, 0)
+    assert keeps._desk.unfinished == set()
+
+
 @pytest.mark.parametrize("fault", [SettlementPending(TRANSACTION), ChainUnreachable("away.")])
 async def test_one_that_stays_undecided_holds_up_nobody(book, fault):
     authorizations = [reserved(book, b"\1"), reserved(book, b"\2")]
