@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.clients.conftest import DATATYPES, example
+
+PROGRAM = Path(__file__).with_name("client_program.py")
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_kserve_client(running, sentences, reference, tmp_path):
     np.savez(tmp_path / "in.npz", **sentences)
-    where = {"http": running.http, "grpc": running.grpc, "headers": running.payment.headers()}
+    where = {"http": running.http, "grpc": running.grpc, "headers": running.payment.headers(), "echo": False}
     before = running.charged()
-    program = Path(__file__).with_name("client_program.py")
     ran = subprocess.run(
-        [sys.executable, program, json.dumps(where), tmp_path / "in.npz", tmp_path / "out.npz"],
+        [sys.executable, PROGRAM, json.dumps(where), tmp_path / "in.npz", tmp_path / "out.npz"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -33,3 +36,22 @@ def test_kserve_client(running, sentences, reference, tmp_path):
             np.testing.assert_allclose(array, reference, atol=1e-5)
     papers = running.payment.collect()
     assert sum(paper.receipt.price for paper in papers[-3:]) == running.charged() - before
+
+
+def test_every_datatype_comes_back(running, tmp_path):
+    np.savez(tmp_path / "in.npz", **{f"in_{name}": example(name) for name in DATATYPES})
+    where = {"http": running.http, "grpc": running.grpc, "headers": running.payment.headers(), "echo": True}
+    ran = subprocess.run(
+        [sys.executable, PROGRAM, json.dumps(where), tmp_path / "in.npz", tmp_path / "out.npz"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    with np.load(tmp_path / "out.npz") as got:
+        assert len(got) == 3 * len(DATATYPES)
+        for way in ("json", "binary", "grpc"):
+            for name in DATATYPES:
+                found, sent = got[f"{way}_out_{name}"], example(name)
+                assert found.dtype == sent.dtype or name == "BYTES"
+                np.testing.assert_array_equal(found, sent.astype(str) if name == "BYTES" else sent)

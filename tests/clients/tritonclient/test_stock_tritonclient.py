@@ -91,6 +91,18 @@ def test_every_datatype_comes_back_over_grpc(grpc):
         _same(result.as_numpy(f"out_{name}"), example(name))
 
 
+@pytest.mark.parametrize("module", [aio_http, aio_grpc], ids=["http", "grpc"])
+async def test_every_datatype_comes_back_to_asyncio_clients(running, module):
+    client = module.InferenceServerClient(running.http if module is aio_http else running.grpc)
+    client.register_plugin(running.payment)
+    try:
+        result = await client.infer("echo", made(module, {f"in_{name}": example(name) for name in DATATYPES}))
+    finally:
+        await client.close()
+    for name in DATATYPES:
+        _same(result.as_numpy(f"out_{name}"), example(name))
+
+
 def _same(got, sent):
     if sent.dtype == object:
         assert [item.decode() if isinstance(item, bytes) else item for item in got.ravel()] == list(sent.ravel())
