@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
@@ -19,7 +19,7 @@ from contracts.protocol.typed_data import Channel, Domain
 from market.sdk import streams
 from market.sdk.chat_stream import AsyncChatStream
 from market.sdk.client import deposit, unreachable
-from market.sdk.exchange import Inputs, ModelInfo, Outcome
+from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import (
     DEFAULT_MAX_PRICE,
     DEFAULT_RETRIES,
@@ -106,12 +106,9 @@ class AsyncMarket:
         *,
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
-        max_price: int | None = None,
-        worker: str | None = None,
-        region: str | None = None,
-        min_stake: int = 0,
         hedge: bool = False,
         request_id: bytes | None = None,
+        **limits: Unpack[Limits],
     ) -> Outcome:
         """Pay for and run one inference; raises as `client.Market.infer`."""
         steps = self._kernel.infer(
@@ -119,18 +116,22 @@ class AsyncMarket:
             inputs,
             outputs=outputs,
             parameters=parameters,
-            max_price=max_price,
-            worker=worker,
-            region=region,
-            min_stake=min_stake,
             hedge=hedge,
             request_id=request_id,
+            **limits,
         )
         return await self._run(steps)
 
-    async def embed(self, model: str, texts: Sequence[str], *, max_price: int | None = None) -> Embeddings:
-        """Return the vectors of texts; raises as `client.Market.infer`."""
-        return embeddings(await self.infer(model, text_inputs(texts), max_price=max_price))
+    async def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        hedge: bool = False,
+        **limits: Unpack[Limits],
+    ) -> Embeddings:
+        """Return the vectors of texts; see `client.Market.embed`."""
+        return embeddings(await self.infer(model, text_inputs(texts), hedge=hedge, **limits))
 
     @overload
     async def chat(
@@ -140,6 +141,9 @@ class AsyncMarket:
         *,
         stream: Literal[False] = False,
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> Chat: ...
 
@@ -151,6 +155,9 @@ class AsyncMarket:
         *,
         stream: Literal[True],
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> AsyncChatStream: ...
 
@@ -161,15 +168,17 @@ class AsyncMarket:
         *,
         stream: bool = False,
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> Chat | AsyncChatStream:
         """Return the answer to a conversation; see `client.Market.chat`."""
+        limits: Limits = {"max_price": max_price, "worker": worker, "region": region, "min_stake": min_stake}
         if stream:
-            steps = streams.chat(self._kernel, model, messages, parameters, max_price)
+            steps = streams.chat(self._kernel, model, messages, parameters, limits)
             return AsyncChatStream(self._http, self._do, steps)
-        outcome = await self.infer(
-            model, chat_inputs(messages), parameters=chat_parameters(parameters), max_price=max_price
-        )
+        outcome = await self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), **limits)
         return chat_answer(outcome)
 
     async def _run(self, steps: Steps[_T]) -> _T:

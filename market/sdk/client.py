@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
@@ -20,7 +20,7 @@ from contracts.protocol.typed_data import Channel, Domain, Refund
 from market.sdk import streams
 from market.sdk.chat_stream import ChatStream
 from market.sdk.errors import GatewayMisbehaved, GatewayUnreachable, NoChannel, NotSettled
-from market.sdk.exchange import Inputs, ModelInfo, Outcome
+from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import (
     DEFAULT_MAX_PRICE,
     DEFAULT_RETRIES,
@@ -191,17 +191,15 @@ class Market:
         *,
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
-        max_price: int | None = None,
-        worker: str | None = None,
-        region: str | None = None,
-        min_stake: int = 0,
         hedge: bool = False,
         request_id: bytes | None = None,
+        **limits: Unpack[Limits],
     ) -> Outcome:
         """Pay for and run one inference; the receipt is kept before this returns.
 
-        `worker` (an address), `region` and `min_stake` (atomic units) say which workers will do; `hedge` allows the
-        gateway to ask a second one when the first is late, see docs/selection.md.
+        The limits: `max_price` (atomic units), and which workers will do, by `worker` (an address), `region` and
+        `min_stake` (atomic units). `hedge` allows the gateway to ask a second one when the first is late, see
+        docs/selection.md.
 
         Raises:
             GatewayRefused: the gateway said no; nothing is charged.
@@ -214,18 +212,22 @@ class Market:
             inputs,
             outputs=outputs,
             parameters=parameters,
-            max_price=max_price,
-            worker=worker,
-            region=region,
-            min_stake=min_stake,
             hedge=hedge,
             request_id=request_id,
+            **limits,
         )
         return self._run(steps)
 
-    def embed(self, model: str, texts: Sequence[str], *, max_price: int | None = None) -> Embeddings:
-        """Return the vectors of texts, float32[texts, D]; raises as `infer`."""
-        return embeddings(self.infer(model, text_inputs(texts), max_price=max_price))
+    def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        hedge: bool = False,
+        **limits: Unpack[Limits],
+    ) -> Embeddings:
+        """Return the vectors of texts, float32[texts, D]; limits and errors as of `infer`."""
+        return embeddings(self.infer(model, text_inputs(texts), hedge=hedge, **limits))
 
     @overload
     def chat(
@@ -235,6 +237,9 @@ class Market:
         *,
         stream: Literal[False] = False,
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> Chat: ...
 
@@ -246,6 +251,9 @@ class Market:
         *,
         stream: Literal[True],
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> ChatStream: ...
 
@@ -256,15 +264,19 @@ class Market:
         *,
         stream: bool = False,
         max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
         **parameters: Any,
     ) -> Chat | ChatStream:
-        """Return the answer to a conversation; `parameters` such as max_tokens or temperature; raises as `infer`.
+        """Return the answer to a conversation; `parameters` such as max_tokens or temperature, limits as of `infer`.
 
         With `stream` its pieces can be iterated over as they come. Leaving early ends it, and costs what was sent.
         """
+        limits: Limits = {"max_price": max_price, "worker": worker, "region": region, "min_stake": min_stake}
         if stream:
-            return ChatStream(self._http, self._do, streams.chat(self._kernel, model, messages, parameters, max_price))
-        outcome = self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), max_price=max_price)
+            return ChatStream(self._http, self._do, streams.chat(self._kernel, model, messages, parameters, limits))
+        outcome = self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), **limits)
         return chat_answer(outcome)
 
     # --- papers -----------------------------------------------------------------------------------------------

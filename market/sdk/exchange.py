@@ -10,7 +10,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import orjson
@@ -146,12 +146,21 @@ def prepare(
     )
 
 
-def worker_headers(worker: str | None, region: str | None, min_stake: int, hedge: bool = False) -> dict[str, str]:
+class Limits(TypedDict, total=False):
+    """What a request may cost, in atomic units, and which workers will do: one by its address, a region, a stake."""
+
+    max_price: int | None
+    worker: str | None
+    region: str | None
+    min_stake: int
+
+
+def worker_headers(limits: Limits, *, hedge: bool = False) -> dict[str, str]:
     """Return the headers that say which workers will do, and whether two may be asked."""
     wishes = {
-        "Market-Worker": worker,
-        "Market-Region": region,
-        "Market-Min-Stake": str(min_stake or ""),
+        "Market-Worker": limits.get("worker"),
+        "Market-Region": limits.get("region"),
+        "Market-Min-Stake": str(limits.get("min_stake") or ""),
         "Market-Hedge": "true" if hedge else None,
     }
     return {name: value for name, value in wishes.items() if value}

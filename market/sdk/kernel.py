@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import orjson
 
@@ -20,7 +20,17 @@ from contracts.protocol.hexes import address_from_hex, hex0x
 from contracts.protocol.money import format_amount
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
-from market.sdk.exchange import Call, Inputs, ModelInfo, Outcome, check_answer, payment_headers, prepare, worker_headers
+from market.sdk.exchange import (
+    Call,
+    Inputs,
+    Limits,
+    ModelInfo,
+    Outcome,
+    check_answer,
+    payment_headers,
+    prepare,
+    worker_headers,
+)
 from market.sdk.papers import KeptChannel, PaperStore, SignedReceipt
 from market.sdk.wallet import Wallet
 
@@ -268,12 +278,9 @@ class Kernel:
         *,
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
-        max_price: int | None = None,
-        worker: str | None = None,
-        region: str | None = None,
-        min_stake: int = 0,
         hedge: bool = False,
         request_id: bytes | None = None,
+        **limits: Unpack[Limits],
     ) -> Steps[Outcome]:
         """Pay for one inference; see `client.Market.infer`."""
         info = yield from self.model(model)
@@ -283,8 +290,8 @@ class Kernel:
             yield from ()
             return self._keep(call, reply, kept)
 
-        wishes = worker_headers(worker, region, min_stake, hedge)
-        return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
+        wishes = worker_headers(limits, hedge=hedge)
+        return (yield from self.pay(call, info, take, max_price=limits.get("max_price"), wishes=wishes))
 
     def pay(
         self,

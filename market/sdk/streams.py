@@ -17,7 +17,7 @@ import orjson
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable
-from market.sdk.exchange import Call, ModelInfo, Outcome, check_paper
+from market.sdk.exchange import Call, Limits, ModelInfo, Outcome, check_paper, worker_headers
 from market.sdk.kernel import Give, Kernel, Left, Pause, Read, Reply, Steps, plain_problem
 from market.sdk.papers import KeptChannel, SignedReceipt
 from market.sdk.tasks import Chat, chat_inputs, chat_parameters
@@ -34,7 +34,7 @@ def chat(
     model: str,
     messages: Sequence[Mapping[str, str]],
     parameters: Mapping[str, Any],
-    max_price: int | None,
+    limits: Limits,
 ) -> Steps[Chat | None]:
     """Pay for a chat and give its pieces; returns the whole of it, None if the caller left."""
     info = yield from kernel.model(model)
@@ -44,7 +44,7 @@ def chat(
         del reply  # its content is still on the connection
         return (yield from _take(kernel, call, kept))
 
-    return (yield from kernel.pay(call, info, take, max_price=max_price))
+    return (yield from kernel.pay(call, info, take, max_price=limits.get("max_price"), wishes=worker_headers(limits)))
 
 
 def prepare_chat(info: ModelInfo, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]) -> Call:
