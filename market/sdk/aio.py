@@ -19,20 +19,9 @@ from contracts.protocol.typed_data import Channel, Domain
 from market.sdk import streams
 from market.sdk.chat_stream import AsyncChatStream
 from market.sdk.client import deposit, unreachable
+from market.sdk.effects import Deposit, Effect, Pause, Reply, Send, Steps, Turn
 from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
-from market.sdk.kernel import (
-    DEFAULT_MAX_PRICE,
-    DEFAULT_RETRIES,
-    Deposit,
-    Effect,
-    Kernel,
-    Pause,
-    Reply,
-    Send,
-    Steps,
-    TopUp,
-    Turn,
-)
+from market.sdk.kernel import DEFAULT_MAX_PRICE, DEFAULT_RETRIES, Kernel, TopUp
 from market.sdk.papers import KeptChannel, PaperStore
 from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, chat_parameters, embeddings, text_inputs
 from market.sdk.wallet import Wallet

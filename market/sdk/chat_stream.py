@@ -17,8 +17,8 @@ from typing import Any, Self
 import httpx
 
 from contracts.protocol.errors import CodedError
+from market.sdk.effects import OK, Effect, Give, Left, Read, Reply, Send, Steps
 from market.sdk.errors import GatewayUnreachable, StreamOpen
-from market.sdk.kernel import OK, Effect, Give, Left, Read, Reply, Send, Steps
 from market.sdk.tasks import Chat
 
 

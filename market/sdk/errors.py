@@ -108,3 +108,26 @@ class NoChannel(ClientError):
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def check_limit(amount: int, limit: int) -> None:
+    """Refuse a price above what the caller allows, atomic units.
+
+    Raises:
+        SpendingLimit: it is.
+    """
+    if amount > limit:
+        raise SpendingLimit(
+            f"the request costs {format_amount(amount)}, {format_amount(limit)} is allowed.",
+            field="max_price",
+            remedy="Allow more, or choose another model or worker.",
+        )
+
+
+def over_window(amount: int, window: int) -> SpendingLimit:
+    """Return the refusal of a price above the window."""
+    return SpendingLimit(
+        f"the request costs {format_amount(amount)}, the window is {format_amount(window)}.",
+        field="window",
+        remedy="Choose a larger window.",
+    )

@@ -19,8 +19,8 @@ import httpx
 
 from contracts.protocol.hexes import hex0x
 from market.sdk.client import Market
+from market.sdk.effects import Reply, refusal
 from market.sdk.errors import SpendingLimit
-from market.sdk.kernel import Reply, refusal
 from market.sdk.papers import SignedReceipt
 from market.sdk.tritonclient import Payment
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, Unpack
 
 import orjson
 
-from contracts.protocol.errors import Retry
 from contracts.protocol.hexes import address_from_hex, hex0x
-from contracts.protocol.money import format_amount
 from contracts.protocol.typed_data import Channel, Domain
-from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.effects import OK, Deposit, Pause, Reply, Send, Steps, Turn, asked_price, refusal, worth_repeating
+from market.sdk.errors import (
+    GatewayMisbehaved,
+    GatewayRefused,
+    GatewayUnreachable,
+    NoChannel,
+    check_limit,
+    over_window,
+)
 from market.sdk.exchange import (
     Call,
     Inputs,
@@ -37,7 +43,6 @@ from market.sdk.wallet import Wallet
 DEFAULT_MAX_PRICE = 100_000
 _NO_WISHES: Mapping[str, str] = {}
 DEFAULT_RETRIES = 2
-OK = 200
 _MODEL_INFO_SECONDS = 60.0
 _PAYMENT_ATTEMPTS = 4
 _MAX_WAITS = 50
@@ -46,89 +51,6 @@ _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a request; the answer is a `Reply`, or `GatewayUnreachable` is thrown.
-
-    With `stream` the content of a 200 is left on the connection, to be read by `Read`.
-    """
-
-    method: str
-    path: str
-    content: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    stream: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back; header names are lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Do nothing for a while."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Deposit:
-    """Deposit into the channel and wait until the chain has it."""
-
-    channel: Channel
-    amount: int
-
-
-class Turn:
-    """Wait until another request of this client has ended; `on` calls back, at once if it has."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._callback: Callable[[], object] | None = None
-        self._come = False
-
-    def on(self, callback: Callable[[], object]) -> None:
-        """Call back when the turn has come."""
-        with self._lock:
-            self._callback = callback
-            come = self._come
-        if come:
-            callback()
-
-    def come(self) -> None:
-        """Say that it has."""
-        with self._lock:
-            self._come = True
-            callback = self._callback
-        if callback is not None:
-            callback()
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Return what comes next of the streamed answer, None at its end; `GatewayUnreachable` is thrown if it breaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Give:
-    """Hand a piece of text to whoever iterates over the stream; `Left` is thrown if nobody does any more."""
-
-    text: str
-
-
-class Left(Exception):
-    """Whoever iterated over a stream has left it; the connection is closed by now."""
-
-
-Effect = Send | Pause | Deposit | Turn | Read | Give
-Steps = Generator[Effect, Any, _T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +228,7 @@ class Kernel:
         limit = self._max_price if max_price is None else max_price
         expected = info.expected_price(call.tensors)
         wallet, kept = yield from self.payer()
-        _check_limit(expected, limit)
+        check_limit(expected, limit)
         hold = yield from self._hold(expected)
         try:
             attempt, waits, required = 0, 0, 0
@@ -336,7 +258,7 @@ class Kernel:
 
     def _hold(self, amount: int) -> Steps[_Hold]:
         if self._window is not None and amount > self._window:
-            raise _over_window(amount, self._window)
+            raise over_window(amount, self._window)
         hold = _Hold(amount)
         yield from self._take(hold)
         return hold
@@ -368,15 +290,15 @@ class Kernel:
             others = sum(other.amount for other in self._holds if other is not hold)
             needed = required - self._kept.charged
             # Others may have cost more than was expected of them: what they lack is not this request's price.
-            price = max(hold.amount, needed - others) if not others else max(hold.amount, _asked(refused, needed))
-            _check_limit(price, limit)
+            price = max(hold.amount, needed - others) if not others else max(hold.amount, asked_price(refused, needed))
+            check_limit(price, limit)
             if self._window is not None and price > self._window:
-                raise _over_window(price, self._window)
+                raise over_window(price, self._window)
             if self._fits(price, beside=hold) and (self._window is None or needed <= self._window):
                 hold.amount = price
                 return required
             if not others:
-                raise _over_window(needed, self._window or 0)
+                raise over_window(needed, self._window or 0)
             turn = Turn()
         self._let_go(hold)
         with self._lock:
@@ -411,7 +333,7 @@ class Kernel:
                 if not left:
                     raise
             else:
-                if not left or not _worth_repeating(reply):
+                if not left or not worth_repeating(reply):
                     return reply
             yield Pause(pause)
             pause = min(_MAX_PAUSE_SECONDS, 3 * pause)
@@ -470,54 +392,3 @@ class Kernel:
         """Keep a checked receipt and count its charge."""
         self.papers.keep(paper)
         self._charged(paper.receipt.cumulative)
-
-
-def refusal(reply: Reply) -> GatewayRefused:
-    """Return the problem of an answer that is none."""
-    try:
-        problem = orjson.loads(reply.content)
-    except ValueError:
-        problem = {}
-    return GatewayRefused(reply.status, plain_problem(problem) if isinstance(problem, dict) else {})
-
-
-def plain_problem(problem: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a problem as the market writes it, also where it came in the shape of OpenAI's API."""
-    inner = problem.get("error")
-    if not isinstance(inner, dict):
-        return dict(problem)
-    return {**problem, **inner, "detail": inner.get("message"), "field": inner.get("param")}
-
-
-def _worth_repeating(reply: Reply) -> bool:
-    if reply.status < 400 or reply.status == 402:
-        return False
-    refused = refusal(reply)
-    if refused.code == "request-in-progress":
-        return True
-    return reply.status in (429, 502, 503, 504) and refused.retry is not Retry.NEVER
-
-
-def _asked(refused: GatewayRefused, default: int) -> int:
-    """Return what the cheapest offer of a 402 asks for the request."""
-    try:
-        return min(int(offer["price"]) for offer in refused.problem["offers"])
-    except (KeyError, TypeError, ValueError):
-        return default
-
-
-def _check_limit(amount: int, limit: int) -> None:
-    if amount > limit:
-        raise SpendingLimit(
-            f"the request costs {format_amount(amount)}, {format_amount(limit)} is allowed.",
-            field="max_price",
-            remedy="Allow more, or choose another model or worker.",
-        )
-
-
-def _over_window(amount: int, window: int) -> SpendingLimit:
-    return SpendingLimit(
-        f"the request costs {format_amount(amount)}, the window is {format_amount(window)}.",
-        field="window",
-        remedy="Choose a larger window.",
-    )

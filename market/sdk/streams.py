@@ -16,9 +16,10 @@ import orjson
 
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
+from market.sdk.effects import Give, Left, Pause, Read, Reply, Steps, plain_problem
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable
 from market.sdk.exchange import Call, Limits, ModelInfo, Outcome, check_paper, worker_headers
-from market.sdk.kernel import Give, Kernel, Left, Pause, Read, Reply, Steps, plain_problem
+from market.sdk.kernel import Kernel
 from market.sdk.papers import KeptChannel, SignedReceipt
 from market.sdk.tasks import Chat, chat_inputs, chat_parameters
 

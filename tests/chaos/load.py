@@ -19,8 +19,8 @@ from contracts.protocol.typed_data import Channel, Domain
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE
 from market.sdk.client import Market
+from market.sdk.effects import Reply, plain_problem, refusal
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable
-from market.sdk.kernel import Reply, plain_problem, refusal
 from market.sdk.keys import Keys
 from market.sdk.papers import PaperStore, SignedReceipt
 from market.sdk.streams import EventReader

@@ -27,8 +27,8 @@ from market.demo import minilm
 from market.demo.network import UNIT_PRICE
 from market.gateway.x402.sign_in import message
 from market.payments.x402_model import BATCH, SIGN_IN, Authorization, identity
+from market.sdk.effects import Reply, refusal
 from market.sdk.errors import GatewayUnreachable
-from market.sdk.kernel import Reply, refusal
 from market.sdk.papers import SignedReceipt
 from tests.chaos.history import Seen
 from tests.chaos.load import Program, body_of, receipt_in
