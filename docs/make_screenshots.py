@@ -105,6 +105,7 @@ def take(chromium: object, local: LocalMarket, request_id: str) -> None:
             keep(visit, "chat")
         shot(visit, "settlement", "settlement")
         shot(visit, f"operators/{checksum(local.accounts['operator'].address)}", "operator")
+        shot(visit, f"owners/{checksum(local.accounts['owner'].address)}", "owner")
     with Visit(chromium, local.gateway_url, scheme="dark", viewport=WIDE) as visit:
         visit.open(f"receipts/{request_id}")
         visit.page.get_by_text("Verified", exact=True).wait_for()

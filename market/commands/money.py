@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contracts.bindings.keystore import KeystoreError
+from contracts.bindings.keystore import KeystoreError, write_secret
 from contracts.protocol.hexes import address_from_hex, checksum
 from contracts.protocol.money import both, format_amount, parse_money
 from market.commands.acting import acting
@@ -22,11 +23,19 @@ wallet_app = typer.Typer(help="Keys in keystore files.", no_args_is_help=True)
 @wallet_app.command("new")
 def wallet_new(
     keystore: Annotated[Path, typer.Argument(help="File to write.")],
-    password_file: Annotated[Path, typer.Option("--password-file", help="File whose first line is the password.")],
+    password_file: Annotated[
+        Path,
+        typer.Option("--password-file", help="File whose first line is the password; drawn where it is not there."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Draw a fresh key and write its keystore file."""
     with errors_as_messages(as_json=as_json):
+        if keystore.exists():
+            raise KeystoreError(f"{keystore} exists already.", field="keystore", remedy="Name another file.")
+        drawn = not password_file.exists()
+        if drawn:
+            write_secret(password_file, secrets.token_urlsafe(32).encode() + b"\n")
         try:
             password = password_file.read_bytes().split(b"\n", 1)[0]
         except OSError as error:
@@ -38,7 +47,8 @@ def wallet_new(
         wallet = Wallet.generate()
         wallet.save(keystore, password)
         data = {"address": wallet.checksum_address, "keystore": str(keystore)}
-        emit(data, as_json=as_json, text=lambda: print_fields(data))
+        fields = {**data, "password": f"{password_file}, drawn now"} if drawn else data
+        emit(data, as_json=as_json, text=lambda: print_fields(fields))
 
 
 @wallet_app.command("show")

@@ -123,7 +123,7 @@ export async function checkChain(
     {
       name: "Merkle proof leads to that root",
       holds: proves(root, digest, proof),
-      detail: `Computed here from the receipt's digest and ${proof.length} sibling hashes.`,
+      detail: `Computed here from the receipt's digest and ${proof.length} sibling ${proof.length === 1 ? "hash" : "hashes"}.`,
     },
     { name: "The contract agrees", holds: agrees, detail: "InferenceEscrow.verifyReceipt says the receipt is in the batch." },
     {

@@ -78,6 +78,17 @@ def test_a_wallet_is_written_once_and_opens(tmp_path):
     assert (again.exit_code, json.loads(again.stdout)["error"]["code"]) == (1, "keystore")
 
 
+def test_a_password_that_is_not_there_is_drawn(tmp_path):
+    password, keystore = tmp_path / "pass", tmp_path / "key.json"
+    arguments = ("wallet", "new", str(keystore), "--password-file", str(password))
+    assert "drawn" in run(*arguments).stdout
+    assert password.stat().st_mode & 0o777 == 0o600
+    Wallet.load(keystore, password)
+    password.unlink()
+    assert run(*arguments).exit_code == 1
+    assert not password.exists(), "no password beside a key that it does not open"
+
+
 def test_an_empty_password_is_refused(tmp_path):
     password = tmp_path / "password"
     password.write_text("\n")
