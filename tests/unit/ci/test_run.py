@@ -31,12 +31,15 @@ def run(tmp_path):
 
 
 def test_what_works_is_demanded(run):
-    assert run(chromium=WORKS, bwrap=WORKS, ip=WORKS) == ({"REQUIRE_BROWSER", "REQUIRE_SANDBOX", "REQUIRE_NETNS"}, "")
+    assert run(chromium=WORKS, bwrap=WORKS, ip=WORKS) == (
+        {"REQUIRE_POSTGRES", "REQUIRE_BROWSER", "REQUIRE_SANDBOX", "REQUIRE_NETNS"},
+        "",
+    )
 
 
 def test_what_is_forbidden_here_is_said_with_its_reason(run):
     demanded, said = run(chromium=WORKS, bwrap=FAILS, ip=FAILS)
-    assert demanded == {"REQUIRE_BROWSER"}
+    assert demanded == {"REQUIRE_POSTGRES", "REQUIRE_BROWSER"}
     assert "No sandbox here (Operation not permitted)" in said
     assert "No network namespaces here (Operation not permitted)" in said
 
@@ -44,7 +47,7 @@ def test_what_is_forbidden_here_is_said_with_its_reason(run):
 def test_what_is_not_there_is_installed_by_root(run):
     """Where Debian's packages can be had; here nothing comes of it."""
     demanded, said = run(**{"apt-get": "#!/bin/bash\necho $* >> ${0%/*}/asked; [ $1 = update ]\n"})
-    assert demanded == set()
+    assert demanded == {"REQUIRE_POSTGRES"}
     assert "Could not be installed: chromium bubblewrap iproute2." in said
 
 
