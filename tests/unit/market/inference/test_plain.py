@@ -155,17 +155,18 @@ async def test_late_for_its_reservation_it_is_not_charged(world):
 
 
 async def test_closing_waits_for_the_charge_of_a_client_that_left(world):
-    await world.add_worker("w1", pause=0.01)
+    await world.add_worker("w1")
     await world.service.infer(world.request())
-    left = asyncio.create_task(world.service.infer(world.request()))
-    record = world.ledger.record
+    record, charging = world.ledger.record, asyncio.Event()
 
     async def slow(charge):
+        charging.set()
         await asyncio.sleep(0.02)
         return await record(charge)
 
     world.ledger.record = slow
-    await asyncio.sleep(0.015)
+    left = asyncio.create_task(world.service.infer(world.request()))
+    await charging.wait()
     left.cancel()
     await world.service.close()
     assert (await world.account()).charged == 200
