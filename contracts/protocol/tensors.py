@@ -60,7 +60,9 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_FROM_NUMPY = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+# Numpy has no bfloat16: an array of this type holds its bits and says what they are.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+_FROM_NUMPY = {dtype: name for name, dtype in NUMPY_DTYPES.items()} | {BFLOAT16: "BF16"}
 ITEM_BYTES = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()} | {"BF16": 2}
 
 
@@ -109,6 +111,11 @@ class Tensor:
             return array.reshape(self.shape)
         dtype = NUMPY_DTYPES["UINT16"] if self.datatype == "BF16" else NUMPY_DTYPES[self.datatype]
         return np.frombuffer(self.data, dtype=dtype).reshape(self.shape)
+
+    def to_marked_numpy(self) -> NDArray[Any]:
+        """Return `to_numpy`, but BF16 as an array of the type BFLOAT16, which `from_numpy` takes for what it is."""
+        array = self.to_numpy()
+        return array.view(BFLOAT16) if self.datatype == "BF16" else array
 
     def check(self) -> None:
         """Check datatype, shape and byte count against each other.

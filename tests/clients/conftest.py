@@ -19,6 +19,7 @@ from market.sdk.client import Market
 from market.sdk.packages import parse_spec
 from market.sdk.papers import PaperStore
 from market.sdk.tritonclient import Payment
+from tests.support import models
 
 DEPOSIT = 5 * ATOMIC_PER_TOKEN
 BUDGET = 2 * ATOMIC_PER_TOKEN
@@ -96,7 +97,10 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("clients")
     echo = build_echo(folder / "packages" / "echo")
-    options = Options(data_dir=folder / "net", keep_state=False, packages=(echo,), grpc=True)
+    brief = folder / "packages" / "brief"
+    brief.mkdir()
+    models.bfloat16_package(brief)
+    options = Options(data_dir=folder / "net", keep_state=False, packages=(echo, brief), grpc=True)
     with LocalMarket(options) as local:
         for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
             step()

@@ -129,6 +129,20 @@ def wide(size=256) -> bytes:
     )
 
 
+def bfloat16() -> bytes:
+    """x bfloat16[batch, 2] → y, the same; z float[batch, 2]."""
+    shape = ["batch", 2]
+    return _save(
+        [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Cast", ["x"], ["z"], to=TensorProto.FLOAT)],
+        [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, shape)],
+        [
+            helper.make_tensor_value_info("y", TensorProto.BFLOAT16, shape),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, shape),
+        ],
+        {},
+    )
+
+
 def write(folder, files: dict[str, bytes], **fields) -> Manifest:
     """Write files and their manifest."""
     entries = {}
@@ -202,6 +216,18 @@ def image_classifier_package(folder, **options) -> Manifest:
         unit=Unit.ROW,
         max_batch=16,
         options={"labels": LABELS, **options},
+    )
+
+
+def bfloat16_package(folder) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": bfloat16()},
+        task="tensor",
+        inputs=(TensorSpec("x", "BF16", (-1, 2)),),
+        outputs=(TensorSpec("y", "BF16", (-1, 2)), TensorSpec("z", "FP32", (-1, 2))),
+        unit=Unit.ROW,
+        max_batch=8,
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES
 from workers.errors import ExecutionFailed, ModelUnusable
-from workers.models.runtime import CudaGraphRunner, InferenceSession
+from workers.models.runtime import CudaGraphRunner, InferenceSession, run_bfloat16
 
 ORT_TYPES = {
     "tensor(bool)": "BOOL",
@@ -28,6 +28,7 @@ ORT_TYPES = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
 }
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -55,6 +56,7 @@ class Graph:
         self._cuda = CudaGraphRunner(session) if cuda_graphs else None
         self.inputs = {node.name: node for node in map(_node, session.get_inputs())}
         self.outputs = {node.name: node for node in map(_node, session.get_outputs())}
+        self._bfloat16 = any(node.datatype == "BF16" for node in (*self.inputs.values(), *self.outputs.values()))
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
@@ -63,7 +65,9 @@ class Graph:
             ExecutionFailed: onnxruntime refuses these inputs.
         """
         try:
-            if self._cuda is not None:
+            if self._bfloat16:
+                values = run_bfloat16(self.session, inputs, outputs)
+            elif self._cuda is not None:
                 values = self._cuda.run(inputs, outputs)
             else:
                 values = self.session.run(list(outputs), dict(inputs))

@@ -5,8 +5,10 @@ onnxruntime reads `ORT_DISABLE_TELEMETRY` while it is imported; switching it off
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +19,7 @@ import onnxruntime as ort
 import structlog
 from numpy.typing import NDArray
 
+from contracts.protocol.tensors import BFLOAT16
 from workers.errors import StartError
 
 InferenceSession: TypeAlias = ort.InferenceSession
@@ -32,6 +35,7 @@ PROVIDERS = {
 }
 _AUTO = ("cuda", "cpu")
 MAX_CUDA_GRAPHS = 64
+_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 # Weights that share one scale, of those that int4 makes small.
 QUANTIZE_BLOCK = 32
 # Convolutions gain nothing from dynamic int8 on CPUs, so they stay as they are.
@@ -169,6 +173,30 @@ def quantize(source: Path, target: Path, precision: str, *, large: bool) -> None
     )
     quantizer.process()
     quantizer.model.save_model_to_file(str(target), large)
+
+
+def run_bfloat16(
+    session: InferenceSession, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+) -> list[NDArray[Any]]:
+    """Run a graph of whose tensors some are bfloat16, which numpy does not know: they come and go as BFLOAT16."""
+    given = {name: _to_value(np.ascontiguousarray(array)) for name, array in inputs.items()}
+    return [_from_value(value) for value in session.run_with_ort_values(list(outputs), given)]
+
+
+def _to_value(array: NDArray[Any]) -> Any:
+    if array.dtype == BFLOAT16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view("<u2"), _ONNX_BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: Any) -> NDArray[Any]:
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    if value.device_name() != "cpu":
+        raise RuntimeError(f"a bfloat16 output is left on {value.device_name()}.")
+    shape = value.shape()
+    size = prod(shape) * BFLOAT16.itemsize
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), size) if size else b"", BFLOAT16).reshape(shape)
 
 
 class CudaGraphRunner:

@@ -3,6 +3,8 @@
 import asyncio
 import queue
 
+import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as sync_grpc
@@ -57,7 +59,7 @@ def test_health_and_metadata(either, http, grpc):
     assert http.get_model_metadata("minilm", "1")["versions"] == ["1"]
     assert {tensor.name for tensor in grpc.get_model_metadata("minilm").inputs} >= {"input_ids", "attention_mask"}
     assert {row["name"]: row["state"] for row in http.get_model_repository_index()}["echo"] == "READY"
-    assert {row.name for row in grpc.get_model_repository_index().models} == {"minilm", "echo"}
+    assert {row.name for row in grpc.get_model_repository_index().models} == {"minilm", "echo", "brief"}
 
 
 def test_minilm_equals_onnxruntime_in_process(either, running, sentences, reference):
@@ -101,6 +103,25 @@ async def test_every_datatype_comes_back_to_asyncio_clients(running, module):
         await client.close()
     for name in DATATYPES:
         _same(result.as_numpy(f"out_{name}"), example(name))
+
+
+def test_bfloat16_comes_back(either):
+    client, module = either
+    sent = np.array([[1.0, -1.5], [3.140625, 2.0**100]], ml_dtypes.bfloat16)
+    given = module.InferInput("x", [2, 2], "BF16").set_data_from_numpy(sent)
+    outputs = [module.InferRequestedOutput(name) for name in "yz"]
+    result = client.infer("brief", [given], outputs=outputs)
+    for name in "yz":
+        np.testing.assert_array_equal(result.as_numpy(name).astype("f4"), sent.astype("f4"))
+
+
+def test_bfloat16_in_json(running):
+    body = {"inputs": [{"name": "x", "datatype": "BF16", "shape": [1, 2], "data": [0.1, -1.5]}]}
+    url = f"http://{running.http}/v2/models/brief/infer"
+    outputs = httpx.post(url, json=body, headers=running.payment.headers(), timeout=60).json()["outputs"]
+    assert [(row["name"], row["datatype"]) for row in outputs] == [("y", "BF16"), ("z", "FP32")]
+    for row in outputs:
+        np.testing.assert_array_equal(np.array(row["data"], "f4"), np.array([0.10009765625, -1.5], "f4"))
 
 
 def _same(got, sent):

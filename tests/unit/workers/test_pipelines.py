@@ -279,3 +279,14 @@ def test_a_panic_of_the_tokenizer_fails_the_job_and_not_the_worker(tmp_path):
     pipeline._tokenizer = Panicking()
     with pytest.raises(ExecutionFailed):
         pipeline.prepare(texts("a"), {})
+
+
+def test_bfloat16_goes_in_and_comes_out_by_its_bits_joined_with_others(tmp_path):
+    pipeline = load(tmp_path, models.bfloat16_package)
+    bits = [np.array([[0x3F80, 0xBFC0]], "<u2"), np.array([[0x7F7F, 0x0000], [0x4049, 0x8000]], "<u2")]
+    requests = [[Tensor("x", "BF16", rows.shape, rows.tobytes())] for rows in bits]
+    for answer, rows in zip(ask(pipeline, *requests), bits, strict=True):
+        given = Tensor.from_numpy("y", answer.outputs["y"])
+        assert (given.datatype, given.shape, bytes(given.data)) == ("BF16", rows.shape, rows.tobytes())
+        np.testing.assert_array_equal(answer.outputs["z"], (rows.astype("<u4") << 16).view("<f4"))
+    assert given.to_marked_numpy().dtype == answer.outputs["y"].dtype

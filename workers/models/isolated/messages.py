@@ -119,7 +119,9 @@ def _read_outcomes(said: Any, data: memoryview, number: int, manifest: Manifest,
             raise ValueError(units)
         tensors, offset = _tensors(rows, data, offset)
         _check_specs(tensors, manifest)
-        outcomes[_open(i, waiting, outcomes)] = Answer({one.name: one.to_numpy() for one in tensors}, units=units)
+        outcomes[_open(i, waiting, outcomes)] = Answer(
+            {one.name: one.to_marked_numpy() for one in tensors}, units=units
+        )
     if offset != len(data):
         raise ValueError(offset)
     for i, code, detail, field in failures:

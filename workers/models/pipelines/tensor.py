@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest, TensorSpec
-from contracts.protocol.tensors import NUMPY_DTYPES, Tensor
+from contracts.protocol.tensors import BFLOAT16, NUMPY_DTYPES, Tensor
 from workers.errors import ExecutionFailed, InputsRefused, JobError
 from workers.models.batching import group, join, split
 from workers.models.graph import Arrays, Graph
@@ -64,7 +64,7 @@ def made_up(manifest: Manifest, rows: int) -> Arrays:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    array = tensor.to_numpy()
+    array = tensor.to_marked_numpy()
     if tensor.datatype != "BYTES":
         return array
     # onnxruntime's strings are texts; of bytes it would take Python's way to print them
@@ -83,5 +83,7 @@ def _made_up(spec: TensorSpec, batch_axis: int | None, batch: int) -> NDArray[An
     )
     if spec.datatype == "BYTES":
         return np.full(shape, "", dtype=object)
+    if spec.datatype == "BF16":
+        return np.zeros(shape, BFLOAT16)
     dtype = NUMPY_DTYPES[spec.datatype]
     return np.ones(shape, dtype) if dtype.kind in "iu" else np.zeros(shape, dtype)
