@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.protocol.errors import TensorError
 from market.sdk.errors import GatewayMisbehaved
 from market.sdk.exchange import Inputs, Outcome
 
@@ -54,8 +55,16 @@ def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
 
 
 def chat_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a chat as the worker is sent them, by any route, so that both hash alike."""
+    """Return the parameters of a chat as the worker is sent them, by any route, so that both hash alike.
+
+    Raises:
+        TensorError: several texts are asked for.
+    """
     sent = {name: value for name, value in given.items() if value is not None}
+    if sent.pop("n", 1) != 1:
+        raise TensorError(
+            "a chat here gives one text.", field="n", remedy="Ask the route /v1/chat/completions, or the model itself."
+        )
     if "max_completion_tokens" in sent:
         sent["max_tokens"] = sent.pop("max_completion_tokens")
     for name in ("temperature", "top_p"):

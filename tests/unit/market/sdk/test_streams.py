@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
+from contracts.protocol.errors import TensorError
 from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
@@ -16,6 +17,7 @@ from market.sdk.client import Market
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, StreamOpen
 from market.sdk.papers import PaperStore
 from market.sdk.streams import EventReader
+from market.sdk.tasks import chat_parameters
 from market.sdk.wallet import Wallet
 
 DOMAIN = Domain(31_337, b"\x05" * 20)
@@ -205,3 +207,10 @@ def test_events_are_found_however_they_are_cut():
     assert [one for i in range(len(data)) for one in reader.feed(data[i : i + 1])] == [{"a": 1}, {"b": 2}]
     with pytest.raises(GatewayMisbehaved):
         list(EventReader().feed(b"data: {\n\n"))
+
+
+def test_several_texts_are_refused_before_anything_is_paid():
+    assert chat_parameters({"n": 1, "seed": 2}) == {"seed": 2, "format": "chat"}
+    with pytest.raises(TensorError) as error:
+        chat_parameters({"n": 2})
+    assert error.value.field == "n"
