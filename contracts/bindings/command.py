@@ -8,7 +8,7 @@ meant that one. Called by the commands of `market` and `worker`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,35 +31,38 @@ class EarlierCommand(ChainError):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A transaction that a dry run would send; `gas` is None where it cannot be known before the ones above it."""
+    """A transaction that a dry run would send; `to` is None where it makes a contract.
+
+    `gas` is None where it cannot be known before the ones above it.
+    """
 
     what: str
     sender: bytes
-    to: bytes
+    to: bytes | None
     data: bytes
     gas: int | None
     fee_wei: int | None
 
-    def to_json(self, contract: str) -> dict[str, Any]:
-        """Return it as commands print it; `contract` is the name of the contract at `to`."""
+    def to_json(self, contracts: Mapping[bytes, str]) -> dict[str, Any]:
+        """Return it as commands print it; `contracts` are names by address."""
         return {
             "what": self.what,
             "from": checksum(self.sender),
-            "to": checksum(self.to),
-            "contract": contract,
+            "to": None if self.to is None else checksum(self.to),
+            "contract": "" if self.to is None else contracts.get(self.to, ""),
             "gas": self.gas,
             "feeWei": None if self.fee_wei is None else str(self.fee_wei),
             "data": hex0x(self.data),
         }
 
 
-def plan(web3: Web3, sender: bytes, what: str, to: bytes, data: bytes, *, above: Sequence[Planned]) -> Planned:
+def plan(web3: Web3, sender: bytes, what: str, to: bytes | None, data: bytes, *, above: Sequence[Planned]) -> Planned:
     """Estimate what a transaction would cost, after the ones `above`, and send nothing.
 
     Raises:
         ChainError: the node does not answer, or the transaction would revert and nothing above can be why.
     """
-    call = {"from": checksum(sender), "to": checksum(to), "data": hex0x(data)}
+    call = {"from": checksum(sender), "data": hex0x(data)} | ({} if to is None else {"to": checksum(to)})
     gas: int | None
     try:
         with named():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from eth_abi.abi import encode as abi_encode
 from web3 import Web3
 
 from contracts import artifacts
-from contracts.bindings.contract import Binding
+from contracts.bindings.command import Planned, plan
 from contracts.bindings.dispute_manager import DisputeManager
 from contracts.bindings.errors import DeploymentError
 from contracts.bindings.escrow import Escrow
@@ -18,10 +20,12 @@ from contracts.bindings.token import Token
 from contracts.bindings.transactor import Transactor
 from contracts.bindings.worker_registry import WorkerRegistry
 from contracts.deployments import Deployment
+from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 
 DAY_SECONDS = 86_400
+_SET_DISPUTES = keccak256(b"setDisputeManager(address)")[:4]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,56 +87,102 @@ def require_code(web3: Web3, name: str, address: bytes) -> None:
 def deploy(transactor: Transactor, *, token: bytes | None = None, terms: Terms | None = None) -> Deployment:
     """Deploy everything in order; `token` None deploys test dollars too.
 
+    The transactor's outbox stands for one deployment: called again with it after a crash, it goes on where it was.
+
     Raises:
-        ChainError: a transaction failed; run it again from the start with another account or on a fresh chain.
+        ChainError: a transaction failed, or was not mined in time.
     """
-    terms = terms or Terms()
-    with named():
-        first = transactor.web3.eth.block_number
-    if token is None:
-        token = _create(transactor, "TestUSD", [], [])
-    escrow = _create(
-        transactor,
-        "InferenceEscrow",
-        ["address", "uint64", "uint64"],
-        [checksum(token), terms.exit_delay_seconds, terms.reserve_thaw_seconds],
-    )
-    workers = _create(
-        transactor,
-        "WorkerRegistry",
-        ["address", "address", "uint128", "uint64"],
-        [checksum(token), checksum(escrow), terms.min_stake, terms.stake_thaw_seconds],
-    )
-    models = _create(transactor, "ModelRegistry", [], [])
-    disputes = _create(
-        transactor,
-        "DisputeManager",
-        ["address", "address", "address", "uint128", "uint64"],
-        [
-            checksum(escrow),
-            checksum(workers),
-            checksum(token),
-            terms.dispute_bond,
-            terms.dispute_window_seconds,
-        ],
-    )
-    for binding in (Escrow(transactor.web3, escrow), WorkerRegistry(transactor.web3, workers)):
-        _introduce(transactor, binding, disputes)
+    made = _Sending(transactor)
+    addresses = _build(made, token, terms or Terms())
     with named():
         chain_id = transactor.web3.eth.chain_id
-    return Deployment(chain_id, token, escrow, workers, models, disputes, block=first)
+    return Deployment(chain_id, *addresses, block=min(made.blocks))
 
 
-def _introduce(transactor: Transactor, binding: Binding, disputes: bytes) -> None:
-    data = binding.encode("setDisputeManager", disputes)
-    transactor.run(f"disputes:{binding.NAME}:{binding.address.hex()}", binding.address, data)
+def plan_deployment(
+    web3: Web3, sender: bytes, *, token: bytes | None = None, terms: Terms | None = None
+) -> tuple[Sequence[Planned], Deployment]:
+    """Return what `deploy` would send, and where the contracts would stand if the account sends nothing else before.
 
-
-def _create(transactor: Transactor, name: str, types: list[str], values: list[object]) -> bytes:
-    code = artifacts.load(name).bytecode + abi_encode(types, values)
+    Raises:
+        ChainError: the node does not answer.
+    """
+    made = _Planning(web3, sender)
+    addresses = _build(made, token, terms or Terms())
     with named():
-        count = transactor.web3.eth.get_transaction_count(checksum(transactor.address))  # type: ignore[arg-type]
-    mined = transactor.run(f"deploy:{name}:{count}", None, code)
-    if mined.contract is None:
-        raise DeploymentError(f"deploying {name} made no contract.", field=name)
-    return mined.contract
+        return made.planned, Deployment(web3.eth.chain_id, *addresses, block=web3.eth.block_number)
+
+
+class _Making(Protocol):
+    def create(self, name: str, code: bytes) -> bytes: ...
+
+    def call(self, what: str, to: bytes, data: bytes) -> None: ...
+
+
+class _Sending:
+    """Sends each step once, ever, as far as the outbox remembers."""
+
+    def __init__(self, transactor: Transactor) -> None:
+        self._transactor = transactor
+        self.blocks: list[int] = []
+
+    def create(self, name: str, code: bytes) -> bytes:
+        mined = self._transactor.run(f"deploy:{name}:{keccak256(code).hex()[:16]}", None, code)
+        if mined.contract is None:
+            raise DeploymentError(f"deploying {name} made no contract.", field=name)
+        self.blocks.append(mined.block_number)
+        return mined.contract
+
+    def call(self, what: str, to: bytes, data: bytes) -> None:
+        self._transactor.run(f"{what}:{to.hex()}", to, data)
+
+
+class _Planning:
+    """Notes each step and sends none."""
+
+    def __init__(self, web3: Web3, sender: bytes) -> None:
+        self._web3 = web3
+        self._sender = sender
+        with named():
+            self._nonce = web3.eth.get_transaction_count(checksum(sender), "pending")  # type: ignore[arg-type]
+        self.planned: list[Planned] = []
+
+    def create(self, name: str, code: bytes) -> bytes:
+        self._add(f"deploy {name}", None, code)
+        return _created(self._sender, self._nonce + len(self.planned) - 1)
+
+    def call(self, what: str, to: bytes, data: bytes) -> None:
+        self._add(what, to, data)
+
+    def _add(self, what: str, to: bytes | None, data: bytes) -> None:
+        self.planned.append(plan(self._web3, self._sender, what, to, data, above=self.planned))
+
+
+def _created(sender: bytes, nonce: int) -> bytes:
+    """Where a contract stands that an account makes: the hash of RLP([sender, nonce])."""
+    number = nonce.to_bytes((nonce.bit_length() + 7) // 8, "big")
+    if not number or number[0] >= 0x80 or len(number) > 1:
+        number = bytes([0x80 + len(number)]) + number
+    row = bytes([0x80 + len(sender)]) + sender + number
+    return keccak256(bytes([0xC0 + len(row)]) + row)[12:]
+
+
+def _build(made: _Making, token: bytes | None, terms: Terms) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Make every contract in order; returns the addresses in the order of `Deployment`."""
+
+    def create(name: str, types: Sequence[str] = (), *values: object) -> bytes:
+        return made.create(name, artifacts.load(name).bytecode + abi_encode(types, values))
+
+    if token is None:
+        token = create("TestUSD")
+    paid_in = checksum(token)
+    days = [terms.exit_delay_seconds, terms.reserve_thaw_seconds]
+    escrow = create("InferenceEscrow", ["address", "uint64", "uint64"], paid_in, *days)
+    staking = [checksum(escrow), terms.min_stake, terms.stake_thaw_seconds]
+    workers = create("WorkerRegistry", ["address", "address", "uint128", "uint64"], paid_in, *staking)
+    models = create("ModelRegistry")
+    judged = [checksum(escrow), checksum(workers), paid_in, terms.dispute_bond, terms.dispute_window_seconds]
+    disputes = create("DisputeManager", ["address", "address", "address", "uint128", "uint64"], *judged)
+    for name, address in (("InferenceEscrow", escrow), ("WorkerRegistry", workers)):
+        made.call(f"name the disputes to {name}", address, _SET_DISPUTES + disputes.rjust(32, b"\0"))
+    return token, escrow, workers, models, disputes

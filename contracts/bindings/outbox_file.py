@@ -66,6 +66,11 @@ class FileOutbox:
         """See `Outbox.drop`."""
         self._change(lambda rows: rows.pop(_name(account, purpose), None) is not None)
 
+    def remove(self) -> None:
+        """Take the file away: all that it held has had its effect."""
+        for path in (self.path, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+
     def _read(self) -> Rows:
         try:
             stored = json.loads(self.path.read_text())

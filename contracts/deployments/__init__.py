@@ -32,6 +32,10 @@ class Deployment:
     disputes: bytes
     block: int = 0
 
+    def contracts(self) -> dict[str, bytes]:
+        """Return the contracts' addresses by name."""
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), bytes)}
+
     def save(self, path: Path) -> None:
         """Write the addresses as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)

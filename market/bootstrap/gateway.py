@@ -31,7 +31,7 @@ from market.adapters.rates import MemoryRates, RedisRates
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
-from market.bootstrap.services import contract_addresses, open_services
+from market.bootstrap.services import open_services
 from market.bootstrap.x402 import build_x402
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
@@ -200,12 +200,12 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         if settings.shared_reservations:
             promises.refresh()
 
-    chain_window = ChainWindow(settings.rpc_url, contract_addresses(services.deployment).values())
+    chain_window = ChainWindow(settings.rpc_url, services.deployment.contracts().values())
     return GatewayRuntime(
         settings=settings,
         gateway=gateway,
         domain=domain,
-        contracts=contract_addresses(services.deployment),
+        contracts=services.deployment.contracts(),
         registry=view,
         offers=offers,
         inference=inference,

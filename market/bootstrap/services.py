@@ -121,9 +121,3 @@ async def _check_redis(settings: MarketSettings) -> None:
         raise RedisUnreachable(f"{settings.masked_redis_url()} does not answer.", field="MARKET_REDIS_URL") from error
     finally:
         await client.aclose()
-
-
-def contract_addresses(deployment: Deployment) -> dict[str, bytes]:
-    """Return a deployment's addresses by name."""
-    names = ("escrow", "worker_registry", "model_registry", "token", "disputes")
-    return {name: getattr(deployment, name) for name in names}

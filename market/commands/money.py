@@ -74,14 +74,19 @@ def mint(
     amount: Annotated[str, typer.Argument(help=AMOUNT_HELP)],
     to: Annotated[str | None, typer.Option(help="Receiver; default the acting key.")] = None,
     *,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Make test dollars, on networks whose token is the worthless TestUSD."""
     units = parse_money(amount)
     wallet = profile.wallet()
     receiver = wallet.address if to is None else address_from_hex(to, field="to")
-    chain = profile.chain()
+    chain = profile.chain(dry_run=dry_run)
     chain.mint(wallet, receiver, units)
+    if dry_run:
+        data = {"address": checksum(receiver), "minted": str(units)}
+        finish(chain, data, {"address": checksum(receiver), "minted": both(units)}, as_json=as_json)
+        return
     balance = chain.balance(receiver)
     data = {"address": checksum(receiver), "minted": str(units), "tokens": str(balance)}
     emit(

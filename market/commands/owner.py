@@ -12,10 +12,10 @@ from contracts.deployments.networks import network as known_network
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.money import both, parse_money
 from market.commands.acting import acting
-from market.commands.amounts import AMOUNT_HELP, finish
+from market.commands.amounts import AMOUNT_HELP, finish, show_plan
 from market.commands.model_package import model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
-from market.commands.profile import PasswordOption, Profile
+from market.commands.profile import DryRunOption, PasswordOption, Profile
 from market.commands.publish import model_publish
 from market.errors import ConfigurationError
 from market.sdk import packages
@@ -43,9 +43,13 @@ def deploy(
     output: Annotated[
         Path | None, typer.Option(help="File for the addresses; default contracts/deployments/<chain id>.json.")
     ] = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Deploy the contracts to a network and write down their addresses."""
+    """Deploy the contracts to a network and write down their addresses.
+
+    Cut short and given again, it goes on where it was: what it signed lies beside that file until it is written.
+    """
     from market.sdk.chain import Chain  # web3 takes seconds to import
 
     with errors_as_messages(as_json=as_json):
@@ -55,8 +59,14 @@ def deploy(
             raise ConfigurationError(f"{path} exists already.", field="output", remedy="Name another file.")
         wallet = Profile(DEFAULT_DATA_DIR, None, keystore=keystore, password_file=password_file).wallet()
         paid_in = target.token if token is None else address_from_hex(token, field="token")
-        chain = Chain.deploy(rpc_url, wallet, path, token=paid_in, chain_id=target.chain_id)
         data = {"network": target.name, "chainId": str(target.chain_id), "file": str(path)}
+        if dry_run:
+            planned, planned_at = Chain.plan_deployment(rpc_url, wallet, token=paid_in, chain_id=target.chain_id)
+            contracts = planned_at.contracts()
+            data |= {name: checksum(address) for name, address in contracts.items()}
+            show_plan(planned, contracts, data, data, as_json=as_json)
+            return
+        chain = Chain.deploy(rpc_url, wallet, path, token=paid_in, chain_id=target.chain_id)
         data |= {name: checksum(address) for name, address in chain.contracts().items()}
         emit(data, as_json=as_json, text=lambda: print_fields(data))
 

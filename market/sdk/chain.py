@@ -14,9 +14,10 @@ from pathlib import Path
 from web3 import Web3
 
 from contracts.bindings.command import Planned, act, outbox_of, plan
-from contracts.bindings.deploy import Contracts, Terms, bind, deploy, require_code
+from contracts.bindings.deploy import Contracts, Terms, bind, deploy, plan_deployment, require_code
 from contracts.bindings.escrow import ChannelState
 from contracts.bindings.model_registry import ModelState
+from contracts.bindings.outbox_file import FileOutbox
 from contracts.bindings.rpc import connect, named
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.deployments import Deployment
@@ -83,15 +84,29 @@ class Chain:
     ) -> Chain:
         """Deploy the contracts for a token, or with test dollars, and write their addresses to a file.
 
+        What is signed is kept beside that file until it is written: called again after a crash, it goes on there.
+
         Raises:
             ChainError: the node refuses, is another chain's, or has no token there.
         """
         web3 = connect(rpc_url, chain_id)
         if token is not None:
             require_code(web3, "token", token)
-        deployment = deploy(Transactor(web3, wallet.key), token=token, terms=terms)
+        outbox = FileOutbox(deployment_file.with_name(deployment_file.name + ".outbox"))
+        deployment = deploy(Transactor(web3, wallet.key, outbox=outbox), token=token, terms=terms)
         deployment.save(deployment_file)
+        outbox.remove()
         return cls(web3, deployment)
+
+    @staticmethod
+    def plan_deployment(
+        rpc_url: str, wallet: Wallet, *, token: bytes | None = None, chain_id: int | None = None
+    ) -> tuple[Sequence[Planned], Deployment]:
+        """Return what `deploy` would send and where the contracts would stand; raises as it does."""
+        web3 = connect(rpc_url, chain_id)
+        if token is not None:
+            require_code(web3, "token", token)
+        return plan_deployment(web3, wallet.address, token=token)
 
     @property
     def domain(self) -> Domain:
@@ -100,14 +115,7 @@ class Chain:
 
     def contracts(self) -> dict[str, bytes]:
         """Return the contracts' addresses by name."""
-        known = self.deployment
-        return {
-            "escrow": known.escrow,
-            "worker_registry": known.worker_registry,
-            "model_registry": known.model_registry,
-            "token": known.token,
-            "disputes": known.disputes,
-        }
+        return self.deployment.contracts()
 
     # --- reading ----------------------------------------------------------------------------------------------
 

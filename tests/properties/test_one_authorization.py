@@ -17,10 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -37,7 +35,7 @@ from market.adapters.database.x402_book import DatabaseBook
 from market.adapters.x402_facilitator import InProcessFacilitator
 from market.adapters.x402_housekeeping import Housekeeping
 from market.adapters.x402_signer import HouseSigner
-from market.errors import CreditSpent, PaymentUndecided, RequestIdReused, RequestInProgress
+from market.errors import CreditSpent, NoCapacity, PaymentUndecided, RequestIdReused, RequestInProgress, WorkerFailed
 from market.gateway.x402 import sign_in
 from market.gateway.x402.door import Door, settle_background
 from market.gateway.x402.refunds import refund_credit
@@ -56,6 +54,8 @@ PRICE, PACK, PURSE = 100, 250, 10_000
 PAYERS = ("ida", "jon")
 # Beyond what a settlement may take, within what a request may.
 LATER_SECONDS = 300
+# No worker answers, or none is asked as it did not answer before.
+UNSERVED = (WorkerFailed, NoCapacity)
 
 
 @dataclass(eq=False)
@@ -123,8 +123,6 @@ class OneJob(RuleBasedStateMachine):
     shop: object
     template: Path
 
-    signed = Bundle("signed")
-
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -146,7 +144,8 @@ class OneJob(RuleBasedStateMachine):
             self.jobs[job.request_id] += 1
             return await worker(job)
 
-        self.world.dispatcher.handlers[worker.key.address] = counted
+        self.worker = worker.key.address
+        self.world.dispatcher.handlers[self.worker] = counted
         self.process = Process(self.shop, self.engine, self.world)
 
     def teardown(self) -> None:
@@ -156,8 +155,9 @@ class OneJob(RuleBasedStateMachine):
             self.process.later = LATER_SECONDS
             self.together([self.process.keeper.tidy()])
             for one in self.all:
-                # What a stranger sent is credit as soon as its payer shows it.
-                self.together([self.serve(paying(one.payment), number) for number in (1, 2)])
+                if self.process.book.authorization(one.authorization) is None:
+                    # What a stranger sent is credit as soon as its payer shows it.
+                    self.together([self.serve(paying(one.payment), 1)])
             self.together([self.process.keeper.tidy()])
             self.everything_adds_up()
         finally:
@@ -171,8 +171,11 @@ class OneJob(RuleBasedStateMachine):
 
     # --- what happens -----------------------------------------------------------------------------------------
 
-    @rule(target=signed, payer=st.sampled_from(PAYERS))
-    def sign(self, payer):
+    def signed(self, place: int) -> Signed:
+        """The authorization at this place; the next new one if there are not so many."""
+        if place < len(self.all):
+            return self.all[place]
+        payer = PAYERS[len(self.all) % len(PAYERS)]
         payment = self.payers[payer].exact(self.process.desk, PRICE)
         merchant = self.shop.merchant
         made = Signed(payer, payment, Authorization.from_wire(payment["payload"], merchant.chain_id, merchant.token))
@@ -180,20 +183,27 @@ class OneJob(RuleBasedStateMachine):
         return made
 
     @rule(
-        one=signed,
+        place=st.integers(0, 5),
         inputs=st.lists(st.sampled_from([1, 2]), min_size=1, max_size=4),
-        dies_after=st.one_of(st.none(), st.integers(0, 16)),
+        dies_after=st.sampled_from([None] * 9 + list(range(17))),
         tidying=st.booleans(),
+        away=st.booleans(),
     )
-    def present(self, one: Signed, inputs, dies_after, tidying):
+    def present(self, place, inputs, dies_after, tidying, away):
         """The same header several times at once, with one request or two, in a process that may die meanwhile.
 
-        With `tidying` housekeeping takes the settlement under way for one that was left behind.
+        With `tidying` housekeeping takes the settlement under way for one that was left behind; with `away` no worker
+        answers, so that what is paid stays credit.
         """
+        one = self.signed(place)
+        handlers = self.world.dispatcher.handlers
+        handler = handlers.pop(self.worker) if away else None
         self.process.life.ends_after(dies_after)
         self.process.later = LATER_SECONDS if tidying else 0
         work = [self.serve(paying(one.payment), number) for number in inputs]
         outcomes = self.together([*work, *([self.process.keeper.tidy()] if tidying else [])])[: len(inputs)]
+        if handler is not None:
+            handlers[self.worker] = handler
         for number, outcome in zip(inputs, outcomes, strict=True):
             if not isinstance(outcome, BaseException):
                 known = self.process.book.authorization(one.authorization)
@@ -201,12 +211,16 @@ class OneJob(RuleBasedStateMachine):
                 one.receipts.add(outcome.answer.receipt.digest(self.world.papers._domain))
                 continue
             allowed = (RequestInProgress, PaymentUndecided, RequestIdReused, CreditSpent, Crash, PaymentRefused)
-            assert isinstance(outcome, allowed), outcome
+            assert isinstance(outcome, (*allowed, *UNSERVED)), outcome
             assert one.cancelled or not isinstance(outcome, PaymentRefused), outcome
             assert dies_after is not None or not isinstance(outcome, Crash)
         self.bury(one)
 
-    @rule(payer=st.sampled_from(PAYERS), copies=st.integers(1, 3), dies_after=st.one_of(st.none(), st.integers(0, 8)))
+    @rule(
+        payer=st.sampled_from(PAYERS),
+        copies=st.integers(1, 3),
+        dies_after=st.sampled_from([None, None, None, 0, 1, 2, 3, 4]),
+    )
     def use_credit(self, payer, copies, dies_after):
         header = self.payers[payer].sign_in()
         proof = sign_in.verify(header, origin=ORIGIN, network=self.shop.merchant.network, now=time.time())
@@ -215,13 +229,50 @@ class OneJob(RuleBasedStateMachine):
         outcomes = self.together([self.serve(X402Headers(None, False, header), 1) for _ in range(copies)])
         for outcome in outcomes:
             assert not isinstance(outcome, BaseException) or isinstance(
-                outcome, (CreditSpent, RequestInProgress, Crash)
+                outcome, (CreditSpent, RequestInProgress, Crash, *UNSERVED)
             )
         assert self.jobs[proof.request_id] <= 1
         self.bury(None)
 
-    @rule(payer=st.sampled_from(PAYERS), dies_after=st.one_of(st.none(), st.integers(0, 6)))
-    @precondition(lambda self: self.mining)
+    @rule(
+        what=st.sampled_from(
+            [
+                "refund",
+                "refund-cut-short",
+                "stranger",
+                "cancel",
+                "mine-nothing",
+                "mine",
+                "mine",
+                "restart",
+                "tidy",
+                "late",
+            ]
+        ),
+        place=st.integers(0, 5),
+    )
+    def meanwhile(self, what, place):
+        match what:
+            case "mine-nothing":
+                self.mining = False
+                self.chain.rpc("evm_setAutomine", False)
+            case "mine":
+                self.mine()
+            case "restart":
+                self.restart()
+            case "tidy" | "late":
+                self.process.later = LATER_SECONDS if what == "late" else 0
+                (outcome,) = self.together([self.process.keeper.tidy()])
+                assert outcome is None or isinstance(outcome, SettlementPending), outcome
+            case "refund" | "refund-cut-short" if self.mining:
+                self.take_credit_back(PAYERS[place % 2], place if what == "refund-cut-short" else None)
+            case "stranger" if self.mining:
+                self.by_others("stranger", transfer(self.signed(place).payment["payload"]))
+            case "cancel" if self.mining:
+                one = self.signed(place)
+                data = cancellation(self.shop, one.payer, one.payment["payload"])
+                one.cancelled = self.by_others(one.payer, data) or one.cancelled
+
     def take_credit_back(self, payer, dies_after):
         header = self.payers[payer].sign_in()
         proof = sign_in.verify(header, origin=ORIGIN, network=self.shop.merchant.network, now=time.time())
@@ -230,38 +281,14 @@ class OneJob(RuleBasedStateMachine):
         assert not isinstance(outcome, BaseException) or isinstance(outcome, Crash), outcome
         self.bury(None)
 
-    @rule(one=signed)
-    @precondition(lambda self: self.mining)
-    def a_stranger_sends_it_first(self, one: Signed):
-        self.by_others("stranger", one, transfer(one.payment["payload"]))
-
-    @rule(one=signed)
-    @precondition(lambda self: self.mining)
-    def its_payer_cancels_it(self, one: Signed):
-        data = cancellation(self.shop, one.payer, one.payment["payload"])
-        one.cancelled = self.by_others(one.payer, one, data) or one.cancelled
-
-    @rule()
-    def the_node_mines_nothing(self):
-        self.mining = False
-        self.chain.rpc("evm_setAutomine", False)
-
-    @rule()
     def mine(self):
         self.mining = True
         self.chain.rpc("evm_setAutomine", True)
         self.chain.mine()
 
-    @rule()
     def restart(self):
         self.end_process()
         self.process = Process(self.shop, self.engine, self.world)
-
-    @rule(later=st.booleans())
-    def tidy(self, later):
-        self.process.later = LATER_SECONDS if later else 0
-        (outcome,) = self.together([self.process.keeper.tidy()])
-        assert outcome is None or isinstance(outcome, SettlementPending), outcome
 
     # --- what holds -------------------------------------------------------------------------------------------
 
@@ -353,7 +380,7 @@ class OneJob(RuleBasedStateMachine):
         self.process.life.ends_after(0)
         self.process.ledger.close()
 
-    def by_others(self, name, one: Signed, data: bytes) -> bool:
+    def by_others(self, name, data: bytes) -> bool:
         try:
             self.chain.send(name, self.shop.merchant.token, data)
         except TransactionReverted:
@@ -380,7 +407,7 @@ def test_one_authorization_is_one_job_and_all_money_adds_up(tmp_path):
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=12,
+                max_examples=10,
                 stateful_step_count=25,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -98,7 +98,7 @@ class _Operator:
         except ChainError as error:
             raise StartError(error.detail, field="WORKER_RPC_URL") from error
         names = {contracts.workers.address: "worker_registry", contracts.token.address: "token"}
-        rows = [planned.to_json(names.get(planned.to, "")) for planned in self.planned]
+        rows = [planned.to_json(names) for planned in self.planned]
         standing = {
             "worker": checksum(self.side.key.address),
             "operator": checksum(self.address),

@@ -58,6 +58,15 @@ def test_a_channel_is_opened_in_dollars_and_topped_up_in_units(local, market):
     assert before - tokens(local, "client") == 750_000
 
 
+def test_test_dollars_are_made_and_a_dry_run_makes_none(local, market):
+    before = tokens(local, "client")
+    (row,) = market("mint", "1.5", "--dry-run")["transactions"]
+    assert (row["what"], row["contract"]) == ("mint", "token")
+    assert tokens(local, "client") == before
+    assert market("mint", "1.5")["minted"] == "1500000"
+    assert tokens(local, "client") == before + 1_500_000
+
+
 def test_what_was_earned_is_settled_shown_and_withdrawn(local, market):
     paid = market("infer", minilm.NAME, "--text", "One sentence.")
     assert paid["charged"] == str(UNIT_PRICE)

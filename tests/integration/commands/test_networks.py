@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from contracts.bindings.transactor import Transactor
 from contracts.deployments import load
 from contracts.deployments.networks import NETWORKS
 from contracts.protocol.hexes import checksum
@@ -53,6 +54,59 @@ def test_the_contracts_are_deployed_with_the_networks_token(tmp_path, deployer, 
             assert found.token == network.token
         assert Chain.connect(url, output).min_stake() > 0
         assert run(*options, code=2)["error"]["field"] == "output"
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 7])
+@pytest.mark.parametrize("when", ["before-broadcast", "after-broadcast"])
+def test_a_deployment_cut_short_goes_on_where_it_was(tmp_path, deployer, monkeypatch, dies_at, when):
+    output, real, seen = tmp_path / "deployment.json", Transactor._broadcast, []
+
+    def deadly(transactor, outgoing, *, fresh=False):
+        seen.append(outgoing.purpose)
+        if len(seen) == dies_at and when == "before-broadcast":
+            raise Crash
+        real(transactor, outgoing, fresh=fresh)
+        if len(seen) == dies_at:
+            raise Crash
+
+    with Supervisor(tmp_path / "logs", tmp_path) as supervisor:
+        url = start(supervisor, tmp_path, 31337, deployer)
+        with monkeypatch.context() as patched:
+            patched.setattr(Transactor, "_broadcast", deadly)
+            with pytest.raises(Crash):
+                Chain.deploy(url, _wallet(deployer), output)
+        assert not output.exists()
+        made = Chain.deploy(url, _wallet(deployer), output)
+        assert made.deployment == load(31337, output)
+        assert int(services.rpc(url, "eth_getTransactionCount", checksum(deployer.address), "latest"), 16) == 7
+        codes = [
+            services.rpc(url, "eth_getCode", checksum(made.deployment.token), hex(made.deployment.block - before))
+            for before in (1, 0)
+        ]
+        assert (codes[0], codes[1] != "0x") == ("0x", True), "the index starts at the first contract's block"
+        assert sorted(path.name for path in tmp_path.glob("deployment*")) == ["deployment.json"]
+
+
+def test_a_dry_run_says_what_a_deployment_costs_and_where_it_will_stand(tmp_path, deployer):
+    output = tmp_path / "deployment.json"
+    with Supervisor(tmp_path / "logs", tmp_path) as supervisor:
+        url = start(supervisor, tmp_path, 31337, deployer)
+        options = ["--rpc-url", url, "--keystore", str(deployer.keystore), "--output", str(output)]
+        options += ["--password-file", str(keys.password_file(tmp_path))]
+        planned = run(*options, "--dry-run")
+        assert [row["what"].split()[0] for row in planned["transactions"]] == ["deploy"] * 5 + ["name"] * 2
+        assert all(row["gas"] > 300_000 for row in planned["transactions"][:5])
+        account = checksum(deployer.address)
+        assert services.rpc(url, "eth_getTransactionCount", account, "pending") == "0x0"
+        assert not output.exists()
+        made = run(*options)
+        assert [planned[name] for name in ("token", "escrow", "disputes")] == [
+            made[name] for name in ("token", "escrow", "disputes")
+        ]
 
 
 def test_another_chain_than_the_one_named_is_refused(tmp_path, deployer):
