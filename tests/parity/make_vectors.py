@@ -1,9 +1,11 @@
-"""Write vectors.json: one example of every struct with its type string, struct hash and digest, and a Merkle batch.
+"""Write vectors.json: one example of every struct with its type string, struct hash and digest, the same after a change
+of each of its fields, and a Merkle batch.
 
 Run by hand when a struct changes: `python -m tests.parity.make_vectors` from the root; the file is committed and three
 independent implementations (Solidity, eth_account, viem) are held against it.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -12,7 +14,7 @@ from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.receipts import sign_receipts
 from contracts.protocol.signing import PrivateKey, to_compact
-from contracts.protocol.typed_data import STRUCTS, Domain
+from contracts.protocol.typed_data import STRUCTS, Domain, TypedStruct
 
 HERE = pathlib.Path(__file__).parent
 CHAIN_ID = 31337
@@ -28,11 +30,30 @@ def example(struct: str, field: str, kind: str) -> bytes | int:
     return seed[: _WIDTH[kind]]
 
 
+def flipped(value: bytes | int) -> bytes | int:
+    return value ^ 1 if isinstance(value, int) else bytes([value[0] ^ 1]) + value[1:]
+
+
+def changes(value: TypedStruct, domain: Domain) -> dict:
+    """The same struct with one field after the other changed by one bit."""
+    found = {}
+    for name, _ in value.FIELDS:
+        other = dataclasses.replace(value, **{name: flipped(getattr(value, name))})
+        found[name] = {
+            "fields": other.to_json(),
+            "typeHash": hex0x(other.TYPE_HASH),
+            "structHash": hex0x(other.struct_hash()),
+            "digest": hex0x(other.digest(domain)),
+        }
+    return found
+
+
 def build() -> dict:
     domain = Domain(CHAIN_ID, ESCROW)
-    structs = {}
+    structs, changed = {}, {}
     for kind in STRUCTS:
         value = kind(**{name: example(kind.__name__, name, solidity) for name, solidity in kind.FIELDS})
+        changed[kind.__name__] = changes(value, domain)
         digest = value.digest(domain)
         signature = KEY.sign_digest(digest)
         r, vs = to_compact(signature)
@@ -51,6 +72,7 @@ def build() -> dict:
         "domain": {"chainId": CHAIN_ID, "verifyingContract": checksum(ESCROW), "separator": hex0x(domain.separator)},
         "signer": checksum(KEY.address),
         "structs": structs,
+        "changed": changed,
         "merkle": {
             "digests": [hex0x(d) for d in digests],
             "leaves": [hex0x(leaf(d)) for d in digests],

@@ -72,6 +72,17 @@ class TestDigests:
         assert len(digests) == len(kind.FIELDS) + 3
 
 
+@pytest.mark.parametrize("kind", STRUCTS, ids=lambda k: k.__name__)
+def test_eth_account_sees_every_change_of_a_field(kind: type[TypedStruct]) -> None:
+    rows = VECTORS["changed"][kind.__name__]
+    assert list(rows) == [name for name, _ in kind.FIELDS]
+    digests = {VECTORS["structs"][kind.__name__]["digest"]}
+    for row in rows.values():
+        assert "0x" + eth_digest(kind, row["fields"]).hex() == row["digest"]
+        digests.add(row["digest"])
+    assert len(digests) == len(rows) + 1
+
+
 def test_the_committed_file_is_what_the_maker_makes() -> None:
     spec = importlib.util.spec_from_file_location("make_vectors", HERE / "make_vectors.py")
     maker = importlib.util.module_from_spec(spec)

@@ -32,6 +32,12 @@ def test_viem_computes_the_same_digest_and_signer(answer: dict, name: str) -> No
     assert answer["structs"][name] == {"digest": VECTORS["structs"][name]["digest"], "signer": VECTORS["signer"]}
 
 
+@pytest.mark.parametrize("name", sorted(VECTORS["structs"]))
+def test_viem_sees_every_change_of_a_field(answer: dict, name: str) -> None:
+    rows = VECTORS["changed"][name]
+    assert answer["changed"][name] == {field: row["digest"] for field, row in rows.items()}
+
+
 def test_openzeppelin_builds_the_same_root(answer: dict) -> None:
     assert answer["root"] == VECTORS["merkle"]["root"]
     assert answer["proved"]

@@ -13,6 +13,8 @@ contract VectorsTest is Test {
     using VoucherHasher for VoucherHasher.Scratch;
 
     string private _json;
+    // Which field of the example is changed; none at first.
+    string private _field;
     bytes32 private _separator;
     IInferenceEscrow private _escrow;
 
@@ -27,8 +29,9 @@ contract VectorsTest is Test {
         _separator = _escrow.domainSeparator();
     }
 
-    function _key(string memory name, string memory rest) private pure returns (string memory) {
-        return string.concat(".structs.", name, rest);
+    function _key(string memory name, string memory rest) private view returns (string memory) {
+        if (bytes(_field).length == 0) return string.concat(".structs.", name, rest);
+        return string.concat(".changed.", name, ".", _field, rest);
     }
 
     function _number(string memory name, string memory field) private view returns (uint256) {
@@ -66,7 +69,7 @@ contract VectorsTest is Test {
             TypedData.CHANNEL,
             TypedData.hashChannel(channel.payer, channel.signer, channel.gateway, channel.salt)
         );
-        bytes32 digest = vm.parseJsonBytes32(_json, ".structs.Channel.digest");
+        bytes32 digest = vm.parseJsonBytes32(_json, _key("Channel", ".digest"));
         assertEq(_escrow.channelId(channel), digest, "channelId");
         VoucherHasher.Scratch scratch = VoucherHasher.make(_separator, channel.gateway);
         assertEq(scratch.channelId(channel.payer, channel.signer, channel.salt), digest, "batch hasher");
@@ -78,7 +81,7 @@ contract VectorsTest is Test {
         _check("Voucher", TypedData.VOUCHER, TypedData.hashVoucher(id, amount));
         VoucherHasher.Scratch scratch = VoucherHasher.make(_separator, address(1));
         assertEq(
-            scratch.voucherDigest(id, amount), vm.parseJsonBytes32(_json, ".structs.Voucher.digest"), "batch hasher"
+            scratch.voucherDigest(id, amount), vm.parseJsonBytes32(_json, _key("Voucher", ".digest")), "batch hasher"
         );
     }
 
@@ -100,7 +103,9 @@ contract VectorsTest is Test {
             servedAt: uint64(_number("Receipt", "servedAt"))
         });
         _check("Receipt", TypedData.RECEIPT, keccak256(abi.encode(TypedData.RECEIPT, receipt)));
-        assertEq(_escrow.receiptDigest(receipt), vm.parseJsonBytes32(_json, ".structs.Receipt.digest"), "receiptDigest");
+        assertEq(
+            _escrow.receiptDigest(receipt), vm.parseJsonBytes32(_json, _key("Receipt", ".digest")), "receiptDigest"
+        );
     }
 
     function test_ReceiptBatch() public view {
@@ -246,6 +251,30 @@ contract VectorsTest is Test {
                 )
             )
         );
+    }
+
+    /// @dev I9, for every field of every struct: the contracts compute the changed example's digest, and it is another.
+    function test_EveryFieldChangesTheDigest() public {
+        string[] memory names = vm.parseJsonKeys(_json, ".changed");
+        assertEq(names.length, 13, "every struct");
+        for (uint256 i = 0; i < names.length; ++i) {
+            _field = "";
+            bytes32 original = vm.parseJsonBytes32(_json, _key(names[i], ".digest"));
+            string[] memory fields = vm.parseJsonKeys(_json, string.concat(".changed.", names[i]));
+            assertTrue(fields.length > 0, names[i]);
+            for (uint256 j = 0; j < fields.length; ++j) {
+                _field = fields[j];
+                assertTrue(vm.parseJsonBytes32(_json, _key(names[i], ".digest")) != original, fields[j]);
+                _checkAgain(names[i]);
+            }
+        }
+    }
+
+    function _checkAgain(string memory name) private {
+        bool isChannel = keccak256(bytes(name)) == keccak256("Channel");
+        string memory check = string.concat("test_", isChannel ? "ChannelAndItsId" : name, "()");
+        (bool passed,) = address(this).call(abi.encodeWithSignature(check));
+        assertTrue(passed, string.concat(name, ".", _field));
     }
 
     function test_MerkleTree() public {
