@@ -104,18 +104,23 @@ def earnings(
     *,
     as_json: bool,
 ) -> None:
-    """Show what an operator or owner earned at the gateway, and what of it is on chain to be withdrawn."""
+    """Show what an operator or owner earned at the gateway, and what of it is on chain to be withdrawn.
+
+    Arrears are what a credit note that was presented still claims of the gateway's reserve.
+    """
     payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
     with profile.market() as market:
         gateway = address_from_hex(market.status()["gateway"], field="gateway")
         earned = int(market.get(f"/market/v1/payees/{checksum(payee)}")["earned"])
-    credited, withdrawn = profile.chain().payee(gateway, payee)
+    chain = profile.chain()
+    credited, withdrawn = chain.payee(gateway, payee)
     amounts = {
         "earned": earned,
         "credited": credited,
         "withdrawn": withdrawn,
         "available": credited - withdrawn,
         "unsettled": max(0, earned - credited),
+        "arrears": chain.arrears(gateway, payee),
     }
     data = {"payee": checksum(payee), "gateway": checksum(gateway), **{k: str(v) for k, v in amounts.items()}}
     fields = {"payee": checksum(payee), **{name: both(value) for name, value in amounts.items()}}
@@ -132,17 +137,20 @@ def withdraw(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Draw what settlements credited to the acting key, an operator's or an owner's."""
+    """Draw what settlements credited to the acting key, an operator's or an owner's, and its arrears first."""
     wallet = profile.wallet(role)
     if gateway is None:
         with profile.market() as market:
             gateway = market.status()["gateway"]
     source = address_from_hex(gateway, field="gateway")
     chain = profile.chain(dry_run=dry_run)
+    arrears = chain.collect_arrears(wallet, source)
     credited, withdrawn = chain.payee(source, wallet.address)
     units = credited - withdrawn if amount is None else parse_money(amount)
     chain.withdraw(wallet, source, units)
     tokens = chain.balance(wallet.address)
-    data = {"payee": wallet.checksum_address, "withdrawn": str(units), "tokens": str(tokens)}
+    data = {"payee": wallet.checksum_address, "withdrawn": str(units), "arrears": str(arrears), "tokens": str(tokens)}
     fields = {"payee": wallet.checksum_address, "withdrawn": both(units), "holds": both(tokens)}
+    if arrears:
+        fields["of it arrears"] = both(arrears)
     finish(chain, data, fields, as_json=as_json)

@@ -25,7 +25,7 @@ from contracts.deployments import load as load_deployment
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import Channel, Domain, Refund, WorkerConsent
+from contracts.protocol.typed_data import Channel, CreditNote, Domain, Refund, WorkerConsent
 from market.sdk.errors import NotEnoughTokens
 from market.sdk.verify import ListedModel, RegisteredWorker
 from market.sdk.wallet import Wallet
@@ -148,6 +148,10 @@ class Chain:
         """Return what a payee was credited by a gateway and has withdrawn, atomic units."""
         return self._bound.escrow.credits(gateway, payee)
 
+    def arrears(self, gateway: bytes, payee: bytes) -> int:
+        """Return what a payee's presented credit note still claims of the gateway's reserve, atomic units."""
+        return self._bound.escrow.presented_note(gateway, payee)[1]
+
     def model_by_name(self, name: str) -> tuple[bytes, ModelState]:
         """Return a listing by its name; 32 zero bytes and an empty listing if there is none."""
         model_id = self._bound.models.by_name(name)
@@ -227,6 +231,18 @@ class Chain:
         """Draw what a gateway's settlements credited the wallet."""
         data = self._bound.escrow.withdraw(gateway, wallet.address, amount)
         return self._send(wallet, "withdraw", self.deployment.escrow, data)
+
+    def collect_arrears(self, wallet: Wallet, gateway: bytes) -> int:
+        """Have the reserve pay what it can by now of the wallet's presented note; returns how much, 0 in a dry run."""
+        escrow = self._bound.escrow
+        cumulative, owed = escrow.presented_note(gateway, wallet.address)
+        if owed == 0 or escrow.reserve(gateway)[0] == 0:
+            return 0
+        before = escrow.credits(gateway, wallet.address)[0]
+        # Presented before, it needs no signature again.
+        data = escrow.redeem_credit_note(CreditNote(gateway, wallet.address, cumulative), b"")
+        self._send(wallet, "redeem", self.deployment.escrow, data)
+        return escrow.credits(gateway, wallet.address)[0] - before
 
     def mint(self, wallet: Wallet, to: bytes, amount: int) -> Mined:
         """Make test dollars, where the token is TestUSD."""

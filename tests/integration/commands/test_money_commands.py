@@ -6,6 +6,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from contracts.protocol.typed_data import CreditNote
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options
@@ -179,3 +180,26 @@ def test_amounts_that_are_none_are_refused_by_name(market, amount):
 def test_a_deposit_above_what_is_held_is_refused(market):
     error = market("channel", "topup", "1000000", code=1)["error"]
     assert error["code"] == "not-enough-tokens"
+
+
+def test_arrears_are_shown_and_drawn_once_the_reserve_can_pay_them(local, market):
+    """A note that the reserve could not pay stays a claim; `withdraw` presents it again, without its signature."""
+    chain, escrow = local.chain, local.chain._bound.escrow
+    gateway, operator = local.accounts["gateway"], local.wallet("operator")
+    credited = escrow.credits(gateway.address, operator.address)[0]
+    reserve = escrow.reserve(gateway.address)[0]
+    note = CreditNote(gateway.address, operator.address, credited + reserve + 500)
+    signature = gateway.key.sign_digest(note.digest(chain.domain))
+    chain._send(operator, "redeem", escrow.address, escrow.redeem_credit_note(note, signature))
+    assert market("earnings")["arrears"] == "500"
+    deployer = local.wallet("deployer")
+    chain.mint(deployer, deployer.address, 500)
+    chain._allow(deployer, escrow.address, 500)
+    chain._send(deployer, "fund", escrow.address, escrow.fund_reserve(gateway.address, 500))
+    (row, _) = market("withdraw", "1u", "--dry-run")["transactions"]
+    assert row["what"] == "redeem"
+    assert market("earnings")["arrears"] == "500"
+    available = int(market("earnings")["available"])
+    drawn = market("withdraw")
+    assert (drawn["arrears"], drawn["withdrawn"]) == ("500", str(available + 500))
+    assert market("earnings")["arrears"] == "0"
