@@ -55,6 +55,7 @@ def convert(path: Path, into: Path, *, task: str | None = None, precision: str =
     Raises:
         ModelUnusable: a package is missing, the checkpoint is of no kind that is served, or it does not convert.
     """
+    path, into = path.resolve(), into.resolve()  # the builder runs in a folder of its own
     source = read_source(path, task)
     if precision not in PRECISIONS:
         raise ModelUnusable(f"{precision!r} is not one of {', '.join(PRECISIONS)}.", field="precision")
@@ -62,7 +63,7 @@ def convert(path: Path, into: Path, *, task: str | None = None, precision: str =
         raise ModelUnusable(f"{into} is not empty.", field="into", remedy="Name another folder.")
     _need(*PACKAGES, *(("onnxruntime_genai",) if source.task == "text-generation" else ()))
     if source.gguf is not None:
-        _need("gguf")
+        _need("gguf", "accelerate")
     os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
     _hush()
     into.mkdir(parents=True, exist_ok=True)
@@ -131,12 +132,17 @@ def _generation(source: Source, into: Path, precision: str) -> Converted:
 def _unpacked(source: Source, into: Path) -> Path:
     """Write the weights of a GGUF file, of whatever precision, as a checkpoint in 32 bits with its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        known = {"gguf_file": source.gguf}
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **known)
-        model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, **known)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            gguf_file=source.gguf,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.hf_quantizer = None  # its weights are plain now, and what it takes for quantised it does not write
         tokenizer.save_pretrained(into)
         model.save_pretrained(into)
     except Exception as error:  # transformers raises whatever its parts do
