@@ -76,9 +76,7 @@ def test_a_gguf_file_is_published_served_and_paid_for(local, tmp_path):
     serve(local, f"{minilm.NAME},tiny-llama={TOKEN_PRICE}")
     wallet = local.wallet("client")
     with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-        until(
-            lambda: any(row["name"] == "tiny-llama" and row["offers"] for row in market.get("/market/v1/models")), "?"
-        )
+        wait_for_offer(market)
         channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, 1_000_000)
         market.use_channel(channel, local.chain.domain)
         market.wait_for_channel(channel.digest(local.chain.domain), deposited=1_000_000)
