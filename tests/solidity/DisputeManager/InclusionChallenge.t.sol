@@ -125,7 +125,7 @@ contract InclusionChallengeTest is Fixture {
     }
 
     function test_RevertWhen_AnAddressIsZero() public {
-        vm.expectRevert();
+        vm.expectRevert(abi.encodeWithSelector(IDisputeManager.DisputeManagerZeroAddress.selector));
         vm.deployCode("DisputeManager.sol", abi.encode(address(0), address(workers), address(token), BOND, WINDOW));
     }
 

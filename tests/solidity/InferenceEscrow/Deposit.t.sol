@@ -74,7 +74,7 @@ contract DepositTest is Fixture {
     }
 
     function test_RevertWhen_TokenIsZero() public {
-        vm.expectRevert();
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowZeroAddress.selector));
         vm.deployCode("InferenceEscrow.sol", abi.encode(address(0), EXIT_DELAY, RESERVE_THAW));
     }
 

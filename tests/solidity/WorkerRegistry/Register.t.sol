@@ -94,7 +94,7 @@ contract RegisterTest is Fixture {
     function test_RevertWhen_AnAddressIsZero() public {
         vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryZeroAddress.selector));
         workers.register(address(0), MIN_STAKE, "", "", "", uint64(block.timestamp), "");
-        vm.expectRevert();
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryZeroAddress.selector));
         vm.deployCode("WorkerRegistry.sol", abi.encode(address(0), address(escrow), 1, 1));
     }
 }

@@ -59,7 +59,7 @@ contract X402DepositTest is X402Fixture {
 
     function test_RevertWhen_TheCollectorNests() public {
         address nesting = address(new NestingCollector());
-        vm.expectRevert();
+        vm.expectRevert(abi.encodeWithSignature("ReentrancyGuardReentrantCall()"));
         channels.deposit(config, 60, nesting, "");
     }
 
