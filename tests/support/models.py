@@ -61,6 +61,21 @@ def embedder() -> bytes:
     )
 
 
+def wide_embedder(size=256) -> bytes:
+    """input_ids, attention_mask → last_hidden_state float[batch, sequence, 256], by weights worth quantising."""
+    random = np.random.default_rng(6)
+    weights = {"table": random.normal(size=(len(WORDS), size)), "turn": random.normal(size=(size, size)) / size**0.5}
+    return _save(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+            helper.make_node("MatMul", ["vectors", "turn"], ["last_hidden_state"]),
+        ],
+        _ids("input_ids", "attention_mask"),
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["batch", "sequence", size])],
+        {name: value.astype("f4") for name, value in weights.items()},
+    )
+
+
 def classifier() -> bytes:
     """input_ids, attention_mask → logits float[batch, 3]: the mean of the masked tokens' vectors."""
     table = np.random.default_rng(1).normal(size=(len(WORDS), len(LABELS))).astype("f4")
