@@ -12,54 +12,16 @@ from market.adapters.database.registry_store import DatabaseRegistryStore, Datab
 from market.adapters.memory_chain import MemoryChain, MemoryRegistryStore
 from market.errors import ChainUnreachable
 from market.registry.indexer import KEPT_BLOCKS, Indexer, ReorgTooDeep
+from tests.support.chain_events import (
+    MIN_STAKE,
+    batch,
+    everything,
+    funded,
+    registered,
+    settled,
+    thawing,
+)
 from tests.support.postgres import server_url
-
-MIN_STAKE = 100
-GATEWAY, PAYER, WORKER, OPERATOR = (bytes((n,)) * 20 for n in (1, 2, 3, 4))
-CHANNEL = b"\xcc" * 32
-
-
-def funded(deposited: int, channel_id: bytes = CHANNEL):
-    return (
-        "InferenceEscrow",
-        "ChannelFunded",
-        {
-            "channelId": channel_id,
-            "payer": PAYER,
-            "signer": PAYER,
-            "gateway": GATEWAY,
-            "salt": 2**64 - 1,
-            "amount": deposited,
-            "deposited": deposited,
-        },
-    )
-
-
-def settled(total: int, channel_id: bytes = CHANNEL):
-    return ("InferenceEscrow", "ChannelSettled", {"channelId": channel_id, "settled": total})
-
-
-def batch(epoch: int, credited: int):
-    args = {
-        "gateway": GATEWAY,
-        "epoch": epoch,
-        "receiptsRoot": bytes((epoch,)) * 32,
-        "firstSeq": epoch,
-        "count": 1,
-        "debited": 100,
-        "credited": 10,
-        "creditedTotals": ((OPERATOR, credited),),
-    }
-    return ("InferenceEscrow", "BatchSettled", args)
-
-
-def registered(stake: int):
-    args = {"worker": WORKER, "operator": OPERATOR, "stake": stake, "region": "eu", "hardware": "", "endpoint": ""}
-    return ("WorkerRegistry", "WorkerRegistered", args)
-
-
-def thawing(amount: int, stake: int):
-    return ("WorkerRegistry", "StakeThawing", {"worker": WORKER, "thawing": amount, "thawedAt": 9, "stake": stake})
 
 
 class Kept:
@@ -75,18 +37,6 @@ class Kept:
         fresh = self._again()
         assert everything(fresh) == everything(self.view), "followed and read anew are the same"
         return everything(self.view)
-
-
-def everything(view):
-    return (
-        view.cursor(),
-        view.listings(),
-        view.workers(),
-        view.channels(),
-        view.credits(GATEWAY, OPERATOR),
-        view.reserve(GATEWAY),
-        view.settlements(GATEWAY),
-    )
 
 
 def database(url: str) -> Kept:
