@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from market.payments.channels import ChannelAccount, KeyTotal
+from market.payments.channels import ChannelAccount, KeyTotal, seq_gap
 from market.payments.model import Account, Claim, Reservation
 from market.payments.ports import Ledger
 
@@ -75,7 +75,7 @@ class MemoryReservations:
     async def _load(self, channel_id: bytes) -> ChannelAccount:
         durable = await self._ledger.account(channel_id)
         # Another request may have loaded and used it during the wait.
-        account = self._accounts.setdefault(channel_id, ChannelAccount.rebuilt(durable))
+        account = self._accounts.setdefault(channel_id, ChannelAccount.rebuilt(durable, seq_gap()))
         if len(self._accounts) > IDLE_CHANNELS_KEPT:
             self._forget_one_idle()
         return account

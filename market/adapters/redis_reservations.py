@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from market.adapters.redis_client import open_redis, reachable
 from market.errors import RequestInProgress
-from market.payments.channels import REBUILD_SEQ_GAP, key_shortage, voucher_shortage
+from market.payments.channels import key_shortage, seq_gap, voucher_shortage
 from market.payments.model import Account, Claim, Reservation
 from market.payments.ports import AlreadyCharged, Ledger, OverLimit
 
@@ -174,8 +174,8 @@ class RedisReservations:
         answer = await self._run(_RESERVE, claim.channel_id, (*arguments, ""))
         if answer[0] == b"load":
             spent = 0 if claim.key is None else await self._ledger.key_spent(claim.key.key_hash)
-            durable = await self._ledger.account(claim.channel_id) or Account(last_seq=-REBUILD_SEQ_GAP)
-            seq = durable.last_seq + REBUILD_SEQ_GAP
+            durable = await self._ledger.account(claim.channel_id) or Account()
+            seq = durable.last_seq + seq_gap()
             loaded = (spent, durable.charged, durable.ceiling, durable.voucher_signature, seq)
             answer = await self._run(_RESERVE, claim.channel_id, (*arguments, *loaded))
         kind = answer[0]

@@ -1,4 +1,4 @@
-"""The state machine of one channel's money: reserve, commit, release. Pure: no clock, no I/O, no signature.
+"""The state machine of one channel's money: reserve, commit, release. No clock, no I/O, no signature.
 
 Decides whether a price still fits under voucher and limit and numbers the reservations. Must never let
 `charged + reserved` pass the ceiling by a reservation it granted. Called by the memory reservations; the Redis script
@@ -8,14 +8,16 @@ mirrors it statement by statement, and one conformance suite holds both.
 from __future__ import annotations
 
 import heapq
+import secrets
 from dataclasses import dataclass, field
 
 from market.errors import InsufficientVoucher, KeyLimit, RequestInProgress, StaleVoucher
 from market.payments.model import Account, Claim, KeySpending, Reservation
 from market.payments.ports import AlreadyCharged, OverLimit
 
-# Numbers skipped when an account is rebuilt: those of reservations that were in flight when the state was lost.
+# Numbers skipped at least when an account is built: those of reservations that were in flight when the state was lost.
 REBUILD_SEQ_GAP = 1_000
+_SEQ_GAP_BITS = 32
 
 
 @dataclass(slots=True)
@@ -51,15 +53,15 @@ class ChannelAccount:
     _expiries: list[tuple[float, bytes]] = field(default_factory=list)
 
     @classmethod
-    def rebuilt(cls, account: Account | None) -> ChannelAccount:
-        """Start again from the ledger's part of the state."""
+    def rebuilt(cls, account: Account | None, gap: int) -> ChannelAccount:
+        """Start again from the ledger's part of the state, `gap` numbers on; see `seq_gap`."""
         if account is None:
-            return cls()
+            return cls(last_seq=gap)
         return cls(
             charged=account.charged,
             ceiling=account.ceiling,
             voucher_signature=account.voucher_signature,
-            last_seq=account.last_seq + REBUILD_SEQ_GAP,
+            last_seq=account.last_seq + gap,
         )
 
     def view(self) -> Account:
@@ -164,6 +166,15 @@ class ChannelAccount:
     def _held(self, request_id: bytes, token: bytes) -> Hold | None:
         hold = self.holds.get(request_id)
         return None if hold is None or hold.price is None or hold.token != token else hold
+
+
+def seq_gap() -> int:
+    """Return how many numbers to skip when an account is built.
+
+    A random part keeps two losses of the state, with no charge in between, from giving a number twice: a worker that
+    answered both times would have signed two receipts with one number, which can be held against it.
+    """
+    return REBUILD_SEQ_GAP + secrets.randbits(_SEQ_GAP_BITS)
 
 
 def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVoucher | InsufficientVoucher:

@@ -49,15 +49,15 @@ def claim(channel_id):
 async def test_reserve_commit_release(reservations, claim, channel_id):
     first = await reservations.reserve(claim(30, 100, request=1))
     second = await reservations.reserve(claim(30, 100, request=2))
-    assert (first.seq, first.cumulative) == (1, 30)
-    assert (second.seq, second.cumulative, second.voucher_amount) == (2, 30, 100)
+    assert first.cumulative == 30
+    assert (second.seq, second.cumulative, second.voucher_amount) == (first.seq + 1, 30, 100)
     assert second.voucher_signature == (100).to_bytes(65, "big")
     assert await reservations.commit(first, 30)
     assert await reservations.release(second)
     assert not await reservations.release(second)
     assert not await reservations.commit(first, 30)
     account = await reservations.account(channel_id)
-    assert (account.charged, account.reserved, account.ceiling, account.last_seq) == (30, 0, 100, 2)
+    assert (account.charged, account.reserved, account.ceiling, account.last_seq) == (30, 0, 100, second.seq)
 
 
 async def test_less_than_was_reserved_may_be_charged(reservations, claim, channel_id):
@@ -158,7 +158,7 @@ async def test_account_is_rebuilt_from_the_ledger(reservations, claim, ledger, c
     assert (await reservations.account(channel_id)).charged == 40
     held = await reservations.reserve(claim(50, 10))
     assert (held.cumulative, held.voucher_amount, held.voucher_signature) == (90, 90, b"v" * 65)
-    assert held.seq == 7 + REBUILD_SEQ_GAP + 1
+    assert held.seq > 7 + REBUILD_SEQ_GAP
 
 
 async def test_concurrent_requests_never_pass_the_ceiling(reservations, claim, channel_id):

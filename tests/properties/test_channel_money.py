@@ -1,14 +1,21 @@
 """I11, I12, I13 off chain: the channel's money under any order of requests, expiries, crashes and lost state."""
 
+import asyncio
+import shutil
+import tempfile
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
+from market.adapters.database.engine import open_engine
+from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import InsufficientVoucher, RequestInProgress, StaleVoucher
-from market.payments.channels import ChannelAccount
+from market.payments.channels import REBUILD_SEQ_GAP, ChannelAccount
 from market.payments.model import Reservation
 from market.payments.ports import AlreadyCharged, DuplicateCharge, OverLimit
+from tests.support.databases import empty_database
 from tests.support.money import CHANNEL_ID, charge, claim
 
 DEPOSIT = 1_000
@@ -28,14 +35,22 @@ class ChannelMoney(RuleBasedStateMachine):
 
     held = Bundle("held")
 
+    done = staticmethod(now_done)
+
     def __init__(self):
         super().__init__()
         self.now = 0.0
         self.tokens = 0
         self.signed = 0
-        self.ledger = MemoryLedger()
+        self.ledger = self.open_ledger()
         self.account = ChannelAccount()
         self.alive: set[bytes] = set()
+
+    def open_ledger(self):
+        return MemoryLedger()
+
+    def stored(self):
+        return [one.receipt for one in self.ledger.stored.values()]
 
     @rule(
         target=held,
@@ -77,7 +92,7 @@ class ChannelMoney(RuleBasedStateMachine):
         price = max(0, reservation.price - unserved)
         made = charge(price, reservation.voucher_amount, request=request, seq=reservation.seq)
         try:
-            recorded = now_done(self.ledger.record(made))
+            recorded = self.done(self.ledger.record(made))
         except DuplicateCharge:
             self.account.release(reservation.request_id, reservation.token, self.now)
             return
@@ -111,7 +126,7 @@ class ChannelMoney(RuleBasedStateMachine):
     @rule()
     def crash(self):
         self.alive.clear()
-        self.account = ChannelAccount.rebuilt(now_done(self.ledger.account(CHANNEL_ID)))
+        self.account = ChannelAccount.rebuilt(self.done(self.ledger.account(CHANNEL_ID)), REBUILD_SEQ_GAP)
 
     @invariant()
     def never_more_than_promised(self):
@@ -122,21 +137,56 @@ class ChannelMoney(RuleBasedStateMachine):
 
     @invariant()
     def ledger_adds_up(self):
-        durable = now_done(self.ledger.account(CHANNEL_ID))
-        stored = [one.receipt for one in self.ledger.stored.values()]
+        durable = self.done(self.ledger.account(CHANNEL_ID))
+        stored = self.stored()
         charged = 0 if durable is None else durable.charged
         assert charged == sum(receipt.price for receipt in stored) <= min(self.signed, DEPOSIT)
         assert len({receipt.request_id for receipt in stored}) == len(stored)
         assert len({receipt.seq for receipt in stored}) == len(stored)
         # I11: every payee can add up its own receipts.
-        assert self.ledger.owed.get(b"\x07" * 20, 0) == sum(receipt.worker_amount for receipt in stored)
-        assert self.ledger.owed.get(b"\x08" * 20, 0) == sum(receipt.owner_amount for receipt in stored)
+        assert self.done(self.ledger.earned(b"\x07" * 20)) == sum(receipt.worker_amount for receipt in stored)
+        assert self.done(self.ledger.earned(b"\x08" * 20)) == sum(receipt.owner_amount for receipt in stored)
 
     @invariant()
     def process_knows_what_is_charged(self):
-        durable = now_done(self.ledger.account(CHANNEL_ID))
+        durable = self.done(self.ledger.account(CHANNEL_ID))
         assert self.account.charged == (0 if durable is None else durable.charged)
 
 
+class ChannelMoneyOnDisk(ChannelMoney):
+    """The same over SQLite, which a crash closes and opens again."""
+
+    def __init__(self):
+        self.loop = asyncio.Runner()
+        self.done = self.loop.run
+        self.folder = tempfile.mkdtemp(prefix="channel-money-")
+        self.path = shutil.copy(empty_database(), self.folder)
+        super().__init__()
+
+    def open_ledger(self):
+        self.engine = open_engine(f"sqlite:///{self.path}")
+        return DatabaseLedger(self.engine, charge(1, 1, request=1).receipt.gateway)
+
+    def stored(self):
+        return [one.receipt for one in self.done(self.ledger.receipts(CHANNEL_ID, limit=1_000))]
+
+    def close(self):
+        self.ledger.close()
+        self.engine.dispose()
+
+    @rule()
+    def crash(self):
+        self.close()
+        self.ledger = self.open_ledger()
+        super().crash()
+
+    def teardown(self):
+        self.close()
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+
 ChannelMoney.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ChannelMoneyOnDisk.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
 TestChannelMoney = ChannelMoney.TestCase
+TestChannelMoneyOnDisk = ChannelMoneyOnDisk.TestCase

@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import InsufficientVoucher, KeyLimit, RequestInProgress, StaleVoucher
-from market.payments.channels import ChannelAccount, KeyTotal
+from market.payments.channels import REBUILD_SEQ_GAP, ChannelAccount, KeyTotal
 from market.payments.model import KeySpending, Reservation
 from market.payments.ports import AlreadyCharged, DuplicateCharge
 from tests.properties.test_channel_money import now_done
@@ -105,7 +105,7 @@ class KeyMoney(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, 1))
     def crash(self, process):
-        self.accounts[process] = ChannelAccount.rebuilt(now_done(self.ledger.account(CHANNEL_ID)))
+        self.accounts[process] = ChannelAccount.rebuilt(now_done(self.ledger.account(CHANNEL_ID)), REBUILD_SEQ_GAP)
 
     @invariant()
     def no_key_passes_its_limit(self):

@@ -3,20 +3,18 @@
 import contextlib
 import shutil
 import tempfile
-from functools import cache
-from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from market.adapters.database.engine import open_engine
-from market.adapters.database.migrate import upgrade
 from market.adapters.database.registry_store import DatabaseRegistryStore, DatabaseRegistryView
 from market.adapters.memory_chain import MemoryChain, MemoryRegistryStore
 from market.errors import ChainUnreachable
 from market.registry.indexer import Indexer
 from tests.support.chain_events import MIN_STAKE, batch, everything, funded, registered, settled, thawing
+from tests.support.databases import empty_database
 
 DEEPEST = 10
 KINDS = ("funded", "settled", "batch", "registered", "thawing")
@@ -100,21 +98,12 @@ class Reorganisations(RuleBasedStateMachine):
             self.catch_up()
 
 
-@cache
-def _empty_database() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="reorganisations-")) / "empty.db"
-    engine = open_engine(f"sqlite:///{path}")
-    upgrade(engine)
-    engine.dispose()
-    return path
-
-
 class ReorganisationsOnDisk(Reorganisations):
     """The same over SQLite."""
 
     def open_store(self):
         self.folder = tempfile.mkdtemp(prefix="reorganisations-")
-        path = shutil.copy(_empty_database(), self.folder)
+        path = shutil.copy(empty_database(), self.folder)
         self.engine = open_engine(f"sqlite:///{path}")
         view = DatabaseRegistryView(self.engine)
 

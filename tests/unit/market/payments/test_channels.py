@@ -1,4 +1,4 @@
-from market.payments.channels import REBUILD_SEQ_GAP, ChannelAccount
+from market.payments.channels import REBUILD_SEQ_GAP, ChannelAccount, seq_gap
 from market.payments.model import Account
 from tests.support.money import claim
 
@@ -24,5 +24,11 @@ def test_released_and_reserved_again_expires_at_its_own_time():
 
 
 def test_rebuilt_numbers_start_beyond_those_in_flight():
-    assert ChannelAccount.rebuilt(None).last_seq == 0
-    assert ChannelAccount.rebuilt(Account(5, 3, 9, b"s", 7)).view() == Account(5, 0, 9, b"s", 7 + REBUILD_SEQ_GAP)
+    assert ChannelAccount.rebuilt(None, 5).view() == Account(last_seq=5)
+    assert ChannelAccount.rebuilt(Account(5, 3, 9, b"s", 7), 5).view() == Account(5, 0, 9, b"s", 12)
+
+
+def test_no_number_is_given_twice_however_often_the_state_is_lost_between_charges():
+    gaps = {seq_gap() for _ in range(100)}
+    assert len(gaps) == 100
+    assert min(gaps) >= REBUILD_SEQ_GAP
