@@ -15,6 +15,7 @@ from typing import Any
 from eth_abi.abi import decode as abi_decode
 
 from contracts import artifacts
+from contracts.bindings.remedies import remedy_of
 from contracts.protocol.errors import CodedError, Retry
 from contracts.protocol.hashing import keccak256
 
@@ -66,7 +67,7 @@ class TransactionReverted(ChainError):
 
     def __init__(self, error: str, arguments: dict[str, Any], *, field: str | None = None) -> None:
         said = ", ".join(f"{name} {_show(value)}" for name, value in arguments.items())
-        super().__init__(f"the contract refused: {error}({said}).", field=field)
+        super().__init__(f"the contract refused: {error}({said}).", field=field, remedy=remedy_of(error, arguments))
         self.error = error
         self.arguments = arguments
 

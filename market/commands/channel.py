@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.bindings.remedies import date_of
 from contracts.protocol.hexes import address_from_hex, hex0x
 from contracts.protocol.money import both, format_amount, parse_money
 from contracts.protocol.typed_data import Refund
@@ -99,11 +100,9 @@ def channel_exit(
     chain.initiate_exit(wallet, kept.channel, units)
     state = chain.channel_state(kept.channel_id)
     data = {"channelId": hex0x(kept.channel_id), "amount": str(units), "exitAt": state.exit_at}
-    fields = {
-        "channel": hex0x(kept.channel_id),
-        "leaving": both(units),
-        "ready at": f"{state.exit_at} unix seconds",
-    }
+    fields = {"channel": hex0x(kept.channel_id), "leaving": both(units)}
+    if state.exit_at:
+        fields["ready at"] = date_of(state.exit_at)
     finish(chain, data, fields, as_json=as_json)
 
 
@@ -181,4 +180,6 @@ def _channel_in_use(profile: Profile) -> KeptChannel:
 
 def _show_channel(seen: dict[str, str]) -> None:
     amounts = {name: format_amount(int(seen[name])) for name in ("deposited", "settled", "charged", "available")}
+    if int(seen["exitAmount"]):
+        amounts["leaving"] = format_amount(int(seen["exitAmount"]))
     print_fields({"channel": seen["channelId"], "gateway": seen["gateway"], **amounts})

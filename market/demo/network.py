@@ -23,7 +23,7 @@ from market.demo import minilm
 from market.devnet import keys, services
 from market.devnet.keys import LocalAccount
 from market.devnet.network_file import NetworkFile
-from market.devnet.process import Child, ProcessFailed, Supervisor, check_interrupt, free_port
+from market.devnet.process import Child, ProcessFailed, Supervisor, check_interrupt, free_port, require_free
 from market.sdk import packages
 from market.sdk.wallet import Wallet
 
@@ -110,7 +110,13 @@ class LocalMarket:
     # --- the steps --------------------------------------------------------------------------------------------
 
     def start_services(self) -> None:
-        """Start or find Redis, the chain and the database."""
+        """Start or find Redis, the chain and the database.
+
+        Raises:
+            ConfigurationError: the gateway's port is taken; whoever has it would be taken for ours.
+        """
+        if self.options.port:
+            require_free(self.options.port)
         self.redis_url = services.start_redis(self.supervisor, self.data_dir)
         self.rpc_url = services.start_chain(self.supervisor, self.data_dir, keep_state=self.options.keep_state)
         self.database_url = services.database_url(self.data_dir)

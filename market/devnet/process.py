@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from market.errors import OperationError
+from market.errors import ConfigurationError, OperationError
 
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -39,6 +39,24 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def require_free(port: int) -> None:
+    """Return if a program could listen at a TCP port of 127.0.0.1 now.
+
+    Raises:
+        ConfigurationError: another does.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on 127.0.0.1:{port}: {error.strerror}.",
+                field="port",
+                remedy="Stop the program that has the port, or name another with `--port`.",
+            ) from error
 
 
 def _die_with(parent: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from market.devnet.process import ProcessFailed, Supervisor, free_port
+from market.devnet.process import ProcessFailed, Supervisor, free_port, require_free
+from market.errors import ConfigurationError
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
@@ -132,3 +134,11 @@ def test_an_interrupt_lost_in_a_finalizer_is_not_printed_and_is_raised_later():
     assert (done.returncode, done.stdout) == (0, "raised again\n")
     assert "of its own" in done.stderr
     assert "KeyboardInterrupt" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"port: cannot listen on 127\.0\.0\.1:{port}: .*--port"):
+            require_free(port)
+    require_free(port)
