@@ -37,7 +37,8 @@ from market.adapters.x402_housekeeping import Housekeeping
 from market.adapters.x402_signer import HouseSigner
 from market.errors import CreditSpent, NoCapacity, PaymentUndecided, RequestIdReused, RequestInProgress, WorkerFailed
 from market.gateway.x402 import sign_in
-from market.gateway.x402.door import Door, settle_background
+from market.gateway.x402.background import settle_background
+from market.gateway.x402.door import Door
 from market.gateway.x402.refunds import refund_credit
 from market.gateway.x402.wire import X402Headers
 from market.payments.x402_model import Authorization, PaymentRefused
