@@ -307,8 +307,8 @@ class OwnMarket:
             ceiling = amount if vouchers == 1 else min(amount, (number + 128) * MIN_PRICE)
             signature = self.wallet.key.sign_digest(Voucher(channel_id, ceiling).digest(domain))
             voucher = f"{hex0x(channel_id)};{ceiling};{hex0x(signature)}"
-            name = {} if vouchers == 1 else {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
-            requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **name}))
+            named = {} if vouchers == 1 else {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
+            requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named}))
         file = write_requests(self._scratch / f"{name}.bin", requests)
         port = int(local.gateway_url.rpartition(":")[2])
         return Running(name, port, file, [child.pid for child in local.supervisor.children])
