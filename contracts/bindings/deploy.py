@@ -8,6 +8,7 @@ from typing import Protocol
 
 from eth_abi.abi import encode as abi_encode
 from web3 import Web3
+from web3.utils import get_create_address
 
 from contracts import artifacts
 from contracts.bindings.command import Planned, plan
@@ -21,7 +22,7 @@ from contracts.bindings.transactor import Transactor
 from contracts.bindings.worker_registry import WorkerRegistry
 from contracts.deployments import Deployment
 from contracts.protocol.hashing import keccak256
-from contracts.protocol.hexes import checksum
+from contracts.protocol.hexes import checksum, from_hex
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 
 DAY_SECONDS = 86_400
@@ -149,22 +150,14 @@ class _Planning:
 
     def create(self, name: str, code: bytes) -> bytes:
         self._add(f"deploy {name}", None, code)
-        return _created(self._sender, self._nonce + len(self.planned) - 1)
+        nonce = self._nonce + len(self.planned) - 1
+        return from_hex(get_create_address(checksum(self._sender), nonce), 20, field=name)  # type: ignore[arg-type]
 
     def call(self, what: str, to: bytes, data: bytes) -> None:
         self._add(what, to, data)
 
     def _add(self, what: str, to: bytes | None, data: bytes) -> None:
         self.planned.append(plan(self._web3, self._sender, what, to, data, above=self.planned))
-
-
-def _created(sender: bytes, nonce: int) -> bytes:
-    """Where a contract stands that an account makes: the hash of RLP([sender, nonce])."""
-    number = nonce.to_bytes((nonce.bit_length() + 7) // 8, "big")
-    if not number or number[0] >= 0x80 or len(number) > 1:
-        number = bytes([0x80 + len(number)]) + number
-    row = bytes([0x80 + len(sender)]) + sender + number
-    return keccak256(bytes([0xC0 + len(row)]) + row)[12:]
 
 
 def _build(made: _Making, token: bytes | None, terms: Terms) -> tuple[bytes, bytes, bytes, bytes, bytes]:

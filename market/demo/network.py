@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -29,6 +30,8 @@ from market.sdk.wallet import Wallet
 
 if TYPE_CHECKING:
     from market.sdk.chain import Chain
+    from market.sdk.client import Market
+    from market.sdk.papers import PaperStore
 
 GAS_MONEY_WEI = 100 * 10**18
 MINTED = {
@@ -106,6 +109,23 @@ class LocalMarket:
     def wallet(self, role: str) -> Wallet:
         """Return a role's wallet."""
         return Wallet(self.accounts[role].key)
+
+    def start(self) -> None:
+        """Take all the steps; returns once a request can be served."""
+        for step in (self.start_services, self.deploy, self.list_model, self.register_worker, self.start_programs):
+            step()
+
+    @contextmanager
+    def client(self, deposit: int, *, role: str = "client", papers: PaperStore | None = None) -> Iterator[Market]:
+        """Give a client with an open channel of `deposit`, atomic units, that the gateway has seen."""
+        from market.sdk.client import Market
+
+        wallet = self.wallet(role)
+        with Market(self.gateway_url, wallet, papers=papers) as market:
+            channel = self.chain.open_channel(wallet, self.accounts["gateway"].address, deposit)
+            market.use_channel(channel, self.chain.domain)
+            market.wait_for_channel(channel.digest(self.chain.domain), deposited=deposit)
+            yield market
 
     # --- the steps --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+# More than this is no small model's request.
+MAX_SHORT_BYTES = 32_768
 _START = b"POST /v2/models/"
 _END = b"\r\n\r\n"
 _VERSION = " HTTP/1.1"
@@ -31,7 +33,6 @@ _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,5})\r\n", re.IGNORECASE)
 _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade):", re.IGNORECASE)
 # Most libraries send a body in a segment of its own. A small one is waited for, since it is on its way; after a while
 # uvicorn has what is there, and the client its usual time.
-_MOST_AWAITED = 32_768
 _AWAITED_SECONDS = 0.05
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
@@ -116,7 +117,7 @@ def body_to_come(data: bytes) -> int:
     if length is None or data.find(_END) + len(_END) != len(data) or _FRAMED_OTHERWISE.search(data) is not None:
         return 0
     size = int(length[1])
-    return len(data) + size if size and len(data) + size <= _MOST_AWAITED else 0
+    return len(data) + size if size and len(data) + size <= MAX_SHORT_BYTES else 0
 
 
 class Connection(HttpToolsProtocol):
@@ -194,6 +195,7 @@ class Connection(HttpToolsProtocol):
             data = self._take_part() + data
         idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
         if idle and (whole_bytes := body_to_come(data)):
+            self._unset_keepalive_if_required()
             self._part, self._whole_bytes = data, whole_bytes
             self._awaited = self.loop.call_later(_AWAITED_SECONDS, self._await_no_more)
             return

@@ -22,9 +22,9 @@ from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
 from market.errors import Overloaded, PaymentError
 from market.gateway.body import wanted_encoding
-from market.gateway.connection import read_whole
+from market.gateway.connection import MAX_SHORT_BYTES, read_whole
 from market.gateway.doorman import FORWARDED_FOR, doorman_of
-from market.gateway.headers import PaymentHeaders, read_headers
+from market.gateway.headers import read_headers
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.plain_codec import PlainCodec
@@ -32,13 +32,11 @@ from market.gateway.serving import payment_terms
 from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
 from market.inference.model import Answer, InferenceRequest
 from market.inference.plain import PlainLane
-from market.payments.model import ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
 log = structlog.get_logger(__name__)
 
-MAX_PLAIN_BYTES = 32_768
 _PREFIX = "/v2/models/"
 _SUFFIX = "/infer"
 _END = b"\r\n\r\n"
@@ -59,27 +57,17 @@ _REFUSED_SECONDS = 0.02
 class _Head:
     """What a request's head says; the heads of a client that names no request mostly are the same, byte for byte.
 
-    `header_length` is how much of the body is JSON, as the client writes it. `refusal` is the response to it, without
-    the lines that all have, up to `refused_until` of the monotonic clock.
+    `blank` is the request without its tensors. `header_length` is how much of the body is JSON, as the client writes
+    it. `refusal` is the response to it, without the lines that all have, up to `refused_until` of the monotonic clock.
     """
 
     path: str
-    model: str
-    voucher: ParsedVoucher
-    payment: PaymentHeaders
+    blank: InferenceRequest
     header_length: str | None
     body_bytes: int
     forwarded: str | None
     refused_until: float = 0.0
     refusal: bytes = b""
-
-    @property
-    def has_wishes(self) -> bool:
-        """Whether not every worker will do."""
-        payment = self.payment
-        return not (
-            payment.max_price is None and payment.worker is None and payment.region is None and payment.min_stake == 0
-        )
 
 
 class PlainHttp:
@@ -97,7 +85,7 @@ class PlainHttp:
 
         Returns False where it is not plain: nothing was done then.
         """
-        if len(data) > MAX_PLAIN_BYTES:
+        if len(data) > MAX_SHORT_BYTES:
             return False
         end = data.find(_END) + len(_END)
         head = self._heads.get(data[:end])
@@ -107,7 +95,7 @@ class PlainHttp:
                 return False
         joined = self._joined
         try:
-            listing = find_listing(joined, head.model)
+            listing = find_listing(joined, head.blank.model_ref)
             manifest = require_manifest(joined, listing)
             if self._has_no_room(head, listing):
                 requests_by(Overloaded.code).inc()
@@ -115,9 +103,9 @@ class PlainHttp:
                 response = b"".join((status, common(), head.refusal[len(status) :]))
                 asyncio.get_running_loop().call_soon(done, response)
                 return True
-            codec = self._codecs.get(head.model)
+            codec = self._codecs.get(head.blank.model_ref)
             if codec is None or codec.manifest is not manifest:
-                codec = self._codec(head.model, manifest)
+                codec = self._codec(head.blank.model_ref, manifest)
             with stage("decode"):
                 read = None if head.header_length is not None else codec.decode(data[end:])
                 if read is None:
@@ -126,19 +114,19 @@ class PlainHttp:
         except CodedError:
             return False
         body, blob = read
-        payment = head.payment
+        blank = head.blank
         request = InferenceRequest(
-            head.model,
+            blank.model_ref,
             body.tensors,
-            head.voucher,
+            blank.voucher,
             None,
             body.parameters,
             body.outputs,
-            payment.request_id,
-            payment.max_price,
-            payment.worker,
-            payment.region,
-            payment.min_stake,
+            blank.request_id,
+            blank.max_price,
+            blank.worker,
+            blank.region,
+            blank.min_stake,
         )
         taken = head
 
@@ -146,7 +134,7 @@ class PlainHttp:
             IN_FLIGHT.dec()
             if isinstance(outcome, Answer):
                 requests_by("ok").inc()
-                done(_write(taken.model, codec, body, outcome, common()))
+                done(_write(taken.blank.model_ref, codec, body, outcome, common()))
             else:
                 done(self._refuse(taken.path, request, outcome, common()))
 
@@ -165,11 +153,9 @@ class PlainHttp:
 
     def _has_no_room(self, head: _Head, listing: Listing) -> bool:
         """Tell whether a request is refused unread; what to answer is then in its head."""
-        if head.has_wishes:
-            return False  # what is full for others may not be what it wants
         now = time.monotonic()
         if now >= head.refused_until:
-            refusal = self._lane.no_room(listing, head.voucher)
+            refusal = self._lane.no_room(listing, head.blank)
             if refusal is None:
                 return False
             head.refusal = refusal_bytes(refusal, head.path, b"")
@@ -189,11 +175,19 @@ class PlainHttp:
             return None
         if payment.voucher is None or payment.hedge or payment.trace is not None:
             return None
+        blank = InferenceRequest(
+            model,
+            (),
+            payment.voucher,
+            request_id=payment.request_id,
+            max_price=payment.max_price,
+            worker=payment.worker,
+            region=payment.region,
+            min_stake=payment.min_stake,
+        )
         head = _Head(
             request.path,
-            model,
-            payment.voucher,
-            payment,
+            blank,
             request.headers.get(_HEADER_LENGTH),
             len(request.body),
             request.headers.get(FORWARDED_FOR),

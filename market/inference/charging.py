@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import structlog
 
@@ -20,7 +19,7 @@ from market.errors import DeadlineExceeded, MarketError, RequestIdReused
 from market.inference.countersign import Countersigner
 from market.inference.model import Answer, InferenceRequest
 from market.inference.papers import PapersDesk
-from market.inference.streaming import TokenFeed
+from market.inference.streaming import Spawn, TokenFeed
 from market.inference.timeline import Timeline
 from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
 from market.payments.ports import Ledger, Reservations
@@ -31,7 +30,6 @@ from market.verification.result_check import CheckedResult
 
 ANSWER_KEPT_SECONDS = 3_600.0
 
-_T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 
 
@@ -59,14 +57,6 @@ class Running:
     asking: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
-class Spawns(Protocol):
-    """Lets work go on whoever stops waiting for it; its owner waits for it before the process ends."""
-
-    def __call__(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
-        """Start it."""
-        ...
-
-
 class Cashier:
     """Charges served requests; one per gateway process."""
 
@@ -77,7 +67,7 @@ class Cashier:
         ledger: Ledger,
         reservations: Reservations,
         papers: PapersDesk,
-        spawn: Spawns,
+        spawn: Spawn,
         wall_clock: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:

@@ -28,7 +28,7 @@ from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
 from market.inference.attempt import failure_of
 from market.inference.charging import ANSWER_KEPT_SECONDS
 from market.inference.model import Answer, InferenceRequest, PriceTerms
-from market.inference.plain_parts import Asked, InstantDispatcher, Plain, Unfinished, tell
+from market.inference.plain_parts import Asked, InstantDispatcher, Plain, tell
 from market.inference.rates import By
 from market.inference.service import (
     GENERATION,
@@ -37,7 +37,8 @@ from market.inference.service import (
     InferenceService,
 )
 from market.inference.timeline import Timeline
-from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation, StoredAnswer
+from market.inference.unfinished import Unfinished
+from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
 from market.payments.ports import DuplicateCharge, InstantLedger, InstantReservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
@@ -198,17 +199,18 @@ class PlainLane:
         else:
             tell(done, answer)
 
-    def no_room(self, listing: Listing, voucher: ParsedVoucher) -> Overloaded | None:
-        """Return the refusal that awaits a plain request where its workers have enough waiting; else None.
+    def no_room(self, listing: Listing, blank: InferenceRequest) -> Overloaded | None:
+        """Return the refusal that awaits a plain request, still without tensors, where its workers have enough waiting.
 
-        Asked before it is read: while more comes than can be served, most of the work must not go into refusing.
+        None where it must be read first: what is full for others may not be what one with wishes wants. Asked before
+        it is read: while more comes than can be served, most of the work must not go into refusing.
         """
         parts = self._parts
-        if not parts.placement.is_crowded(listing.model_id):
+        if blank.voucher is None or blank.limits_workers or not parts.placement.is_crowded(listing.model_id):
             return None
         try:
-            payer = parts.authorizer.check(voucher).channel.payer
-            parts.placement.choose(listing, 1, InferenceRequest(listing.name, (), voucher), payer, {})
+            payer = parts.authorizer.check(blank.voucher).channel.payer
+            parts.placement.choose(listing, 1, blank, payer, {})
         except Overloaded as error:
             return error
         except CodedError:

@@ -5,9 +5,8 @@ Decides nothing. Called by `plain`.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,39 +80,6 @@ class Asked:
     units: int
     blob: bytes
     done: Callable[[Answer | Exception], None]
-
-
-class Unfinished:
-    """Tasks, and groups that the ledger has, which must end before the process may."""
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._quiet: asyncio.Event | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def begin(self) -> None:
-        """Note that the ledger was handed a group."""
-        self._open += 1
-
-    def end(self) -> None:
-        """Note that it told what became of one."""
-        self._open -= 1
-        if self._quiet is not None and not self._open:
-            self._quiet.set()
-
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Let something go on by itself."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        """Wait until nothing is left."""
-        while self._tasks or self._open:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            if self._open:
-                self._quiet = asyncio.Event()
-                await self._quiet.wait()
 
 
 def tell(done: Callable[[Answer | Exception], None], outcome: Answer | Exception) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -48,6 +48,7 @@ from market.inference.ports import Dispatcher
 from market.inference.rates import By, Rates
 from market.inference.streaming import TokenFeed, stream
 from market.inference.timeline import Timeline, Timelines
+from market.inference.unfinished import Unfinished
 from market.payments.authorize import Authorizer
 from market.payments.model import ChannelFacts, Reservation
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
@@ -64,7 +65,6 @@ RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
 GENERATION = "text-generation"
 
-_T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 
 
@@ -161,13 +161,13 @@ class InferenceService:
             clock=clock,
         )
         self._hedges = Hedges(self.activity, load, limits.hedge_share)
-        self._background: set[asyncio.Task[Any]] = set()
+        self._unfinished = Unfinished()
         self._cashier = Cashier(
             countersigner=Countersigner(key, domain),
             ledger=ledger,
             reservations=reservations,
             papers=papers,
-            spawn=self._spawn,
+            spawn=self._unfinished.spawn,
             wall_clock=wall_clock,
             clock=clock,
         )
@@ -207,7 +207,7 @@ class InferenceService:
         return stream(
             lambda feed: self.infer(request, feed),
             self._dispatcher,
-            self._spawn,
+            self._unfinished.spawn,
             counted=counted,
             texts=choices(request.parameters),
             stop_after_seconds=0.95 * seconds,
@@ -311,8 +311,7 @@ class InferenceService:
     async def close(self) -> None:
         """Wait for charges that outlived their client."""
         self._hedges.close()
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        await self._unfinished.close()
 
     async def _count(self, rates: Rates, request: InferenceRequest, facts: ChannelFacts) -> None:
         names = [(By.PAYER, request.payer or facts.channel.payer)]
@@ -380,7 +379,7 @@ class InferenceService:
         except asyncio.CancelledError:
             # The client is gone: nothing may wait here, but the money must go back.
             if reservation is not None:
-                self._spawn(self._cashier.give_back(reservation))
+                self._unfinished.spawn(self._cashier.give_back(reservation))
             raise
         except BaseException:
             if reservation is not None:
@@ -497,9 +496,3 @@ class InferenceService:
         if listing is None or not listing.active:
             raise UnknownModel(f"No active listing is called {model_ref!r}.", field="model")
         return listing
-
-    def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task

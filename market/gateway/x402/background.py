@@ -7,10 +7,12 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from market.inference.unfinished import Unfinished
+
 SETTLING_AT_ONCE = 32
 
 _T = TypeVar("_T")
-_background: set[asyncio.Task[Any]] = set()
+_unfinished = Unfinished()
 _threads = ThreadPoolExecutor(max_workers=SETTLING_AT_ONCE, thread_name_prefix="x402")
 
 
@@ -26,19 +28,16 @@ async def on_chain(work: Callable[..., _T], *arguments: Any) -> _T:
 
 async def to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
     """Run to the end even if the client leaves: money has moved or is about to."""
-    task = asyncio.get_running_loop().create_task(work)
-    _background.add(task)
+    task = _unfinished.spawn(work)
     task.add_done_callback(_ended)
     return await asyncio.shield(task)
 
 
 async def settle_background() -> None:
     """Wait for payments that outlived their client; called when the gateway closes."""
-    while _background:
-        await asyncio.gather(*_background, return_exceptions=True)
+    await _unfinished.close()
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
-    _background.discard(task)
     if not task.cancelled():
         task.exception()  # whoever still waits is told; nobody else needs to be
