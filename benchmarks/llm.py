@@ -27,7 +27,6 @@ from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.pricing import Unit
 from market.demo.network import LocalMarket, Options
 from market.sdk.client import Market
-from market.sdk.papers import PaperStore
 from tests.support import llm, models
 from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 
@@ -132,11 +131,7 @@ def main() -> None:
                 local.start_programs,
             ):
                 step()
-            wallet = local.wallet("client")
-            with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-                channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-                market.use_channel(channel, local.chain.domain)
-                market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+            with local.client(DEPOSIT) as market:
                 measure({"alone": Alone(source), "market": Through(local, market)}, options)
 
 

@@ -275,11 +275,7 @@ class OwnMarket:
             MARKET_LOG_LEVEL="warning",
         )
         local = self.local
-        local.start_services()
-        local.deploy()
-        local.list_model()
-        local.register_worker()
-        local.start_programs()
+        local.start()
         self.wallet = local.wallet("client")
         local.chain.mint(local.wallet("deployer"), self.wallet.address, 1_000_000 * ATOMIC_PER_TOKEN)
         self.market = Market(local.gateway_url, self.wallet, papers=PaperStore(None))

@@ -83,11 +83,7 @@ def run(
     """Run it all; `clients` pay by single vouchers, one each within a window, by an API key and by x402."""
     chance, report, began = random.Random(seed), Report(seed), time.monotonic()
     with Arena(folder) as arena:
-        arena.start_services()
-        arena.deploy()
-        arena.list_model()
-        arena.register_worker()
-        arena.start_programs()
+        arena.start()
         users = [*_clients(arena, [*[Client] * clients, WindowClient, KeyClient]), _x402(arena)]
         for user in users:
             user.start()

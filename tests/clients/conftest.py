@@ -17,7 +17,6 @@ from market.demo.network import LocalMarket, Options
 from market.sdk import packages
 from market.sdk.client import Market
 from market.sdk.packages import parse_spec
-from market.sdk.papers import PaperStore
 from market.sdk.tritonclient import Payment
 from tests.support import models
 
@@ -102,14 +101,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models.bfloat16_package(brief)
     options = Options(data_dir=folder / "net", keep_state=False, packages=(echo, brief), grpc=True)
     with LocalMarket(options) as local:
-        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
-            step()
-        local.start_programs()
-        wallet = local.wallet("client")
-        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-            channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-            market.use_channel(channel, local.chain.domain)
-            market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        local.start()
+        with local.client(DEPOSIT) as market:
             address = local.gateway_url.removeprefix("http://")
             weights = local.data_dir / "packages" / minilm.NAME / "model.onnx"
             yield Running(local, market, Payment(market, budget=BUDGET), address, local.grpc_address, weights)

@@ -35,11 +35,7 @@ DOLLAR = 1_000_000
 def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keys")
     with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0, grpc=True)) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         found.save_network_file()
         yield found
 

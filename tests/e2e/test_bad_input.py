@@ -66,9 +66,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         tiny_llm.package(folder / name, contents, options=options)
         packages = (*packages, folder / name)
     with LocalMarket(Options(folder / "net", keep_state=False, packages=packages, grpc=True)) as local:
-        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
-            step()
-        local.start_programs()
+        local.start()
         wallet = local.wallet("client")
         with (
             Market(local.gateway_url, wallet, papers=PaperStore(None)) as market,

@@ -32,9 +32,7 @@ TERMS = ("--min-price", "0.000001", "--max-price", "0.00001", "--royalty-ppm", "
 @pytest.fixture
 def local(tmp_path):
     with LocalMarket(Options(tmp_path / "market", keep_state=False)) as found:
-        for step in (found.start_services, found.deploy, found.list_model, found.register_worker):
-            step()
-        found.start_programs()
+        found.start()
         found.save_network_file()
         yield found
 

@@ -19,7 +19,6 @@ from contracts.protocol.hexes import checksum, hex0x
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.devnet import keys
-from market.sdk.client import Market
 from market.sdk.keys import Keys
 from market.sdk.papers import PaperStore
 from tests.support import models, tiny_llm
@@ -60,22 +59,14 @@ def local(chromium, tmp_path_factory):
         packages=tuple(folder / name for name in packages),
     )
     with LocalMarket(options) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         yield found
 
 
 @pytest.fixture(scope="module")
 def market(local):
     """A client with an open channel."""
-    wallet = local.wallet("client")
-    with Market(local.gateway_url, wallet) as found:
-        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, TOKEN)
-        found.use_channel(channel, local.chain.domain)
-        found.wait_for_channel(channel.digest(local.chain.domain), deposited=TOKEN)
+    with local.client(TOKEN) as found:
         yield found
 
 

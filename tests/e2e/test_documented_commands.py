@@ -114,9 +114,7 @@ def local(tmp_path_factory):
     models.ranker_package(packages[2])
     options = Options(folder / "market", keep_state=False, settle_interval_seconds=3_600.0, packages=packages)
     with LocalMarket(options) as found:
-        for step in (found.start_services, found.deploy, found.list_model, found.register_worker):
-            step()
-        found.start_programs()
+        found.start()
         found.save_network_file()
         yield found
 

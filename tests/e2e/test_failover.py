@@ -33,11 +33,7 @@ DEADLINE_SECONDS = 30
 def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two-workers")
     with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0)) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         yield found
 
 

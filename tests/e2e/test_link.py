@@ -16,7 +16,6 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.typed_data import Voucher
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options, program
-from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from tests.e2e.test_paid_inference import TOKENS
 from tests.support.cutting_proxy import CuttingProxy
@@ -44,11 +43,7 @@ class LinkedMarket(LocalMarket):
 def linked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("linked")
     with LinkedMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0, linked=True)) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         yield found
     found.proxy.close()
 
@@ -62,11 +57,7 @@ def http(linked):
 @pytest.fixture(scope="module")
 def market(linked, tmp_path_factory):
     papers = PaperStore(tmp_path_factory.mktemp("client") / "papers.db")
-    wallet = linked.wallet("client")
-    with Market(linked.gateway_url, wallet, papers=papers) as found:
-        channel = linked.chain.open_channel(wallet, linked.accounts["gateway"].address, DEPOSIT)
-        found.use_channel(channel, linked.chain.domain)
-        found.wait_for_channel(channel.digest(linked.chain.domain), deposited=DEPOSIT)
+    with linked.client(DEPOSIT, papers=papers) as found:
         yield found
     papers.close()
 

@@ -32,11 +32,7 @@ def local(tmp_path_factory):
     tiny_llm.package(folder / "writer")
     options = Options(folder / "market", keep_state=False, packages=(package, folder / "writer"))
     with LocalMarket(options) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         found.save_network_file()
         yield found
 

@@ -23,7 +23,6 @@ from market.demo.network import UNIT_PRICE, LocalMarket, Options
 from market.sdk import packages
 from market.sdk.client import Market
 from market.sdk.errors import GatewayRefused
-from market.sdk.papers import PaperStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -78,14 +77,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             units[name] = packages.load(folder / name).unit
     served_too = tuple(folder / name for name in units)
     with LocalMarket(Options(folder / "net", keep_state=False, packages=served_too)) as local:
-        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
-            step()
-        local.start_programs()
-        wallet = local.wallet("client")
-        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-            channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-            market.use_channel(channel, local.chain.domain)
-            market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        local.start()
+        with local.client(DEPOSIT) as market:
             yield Served(market, units)
 
 

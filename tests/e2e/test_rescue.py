@@ -33,11 +33,7 @@ EARNED = UNIT_PRICE * 85 // 100
 def local(tmp_path, request):
     options = Options(tmp_path / "market", keep_state=False, settle_interval_seconds=3_600.0, linked=request.param)
     with LocalMarket(options) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         yield found
 
 

@@ -15,7 +15,6 @@ from contracts.protocol.money import split_price
 from market.demo.network import ROYALTY_PPM, TOKEN_PRICE, UNIT_PRICE, LocalMarket, Options
 from market.sdk import drafts
 from market.sdk.aio import AsyncMarket
-from market.sdk.client import Market
 from market.sdk.errors import GatewayRefused
 from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
@@ -52,22 +51,14 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     packages = tuple(root / name for name in contents)
     with Distrusting(Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages)) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         yield found
 
 
 @pytest.fixture(scope="module")
 def market(local, tmp_path_factory):
     store = PaperStore(tmp_path_factory.mktemp("client") / "papers.db")
-    wallet = local.wallet("client")
-    with Market(local.gateway_url, wallet, papers=store) as found:
-        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-        found.use_channel(channel, local.chain.domain)
-        found.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+    with local.client(DEPOSIT, papers=store) as found:
         yield found
     store.close()
 

@@ -13,8 +13,6 @@ from contracts.protocol.hexes import hex0x
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
-from market.sdk.client import Market
-from market.sdk.papers import PaperStore
 
 collector = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -74,20 +72,14 @@ def local(tmp_path_factory, otlp):
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         options = Options(folder / "market", keep_state=False, settle_interval_seconds=1.0, packages=(package,))
         with LocalMarket(options) as found:
-            for step in (found.start_services, found.deploy, found.list_model, found.register_worker):
-                step()
-            found.start_programs()
+            found.start()
             found.save_network_file()
             yield found
 
 
 @pytest.fixture(scope="module")
 def market(local):
-    wallet = local.wallet("client")
-    with Market(local.gateway_url, wallet, papers=PaperStore(None)) as found:
-        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, 1_000_000)
-        found.use_channel(channel, local.chain.domain)
-        found.wait_for_channel(channel.digest(local.chain.domain), deposited=1_000_000)
+    with local.client(1_000_000) as found:
         yield found
 
 

@@ -17,9 +17,7 @@ from cohere.core.api_error import ApiError
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from market.demo.network import TOKEN_PRICE, LocalMarket, Options
 from market.sdk import drafts
-from market.sdk.client import Market
 from market.sdk.keys import Keys
-from market.sdk.papers import PaperStore
 from tests.support import models
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
@@ -51,14 +49,8 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranking]:
     (package / "tokenizer.json").write_text(models.pair_tokenizer().to_str())
     drafts.draft(package, task="text-ranking", options={"max_tokens": 16}).write()
     with LocalMarket(Options(folder / "net", keep_state=False, packages=(package,))) as local:
-        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
-            step()
-        local.start_programs()
-        wallet = local.wallet("client")
-        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-            channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-            market.use_channel(channel, local.chain.domain)
-            market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        local.start()
+        with local.client(DEPOSIT) as market:
             keys = Keys(market)
             created = keys.create(limit=1_000_000, name="ranking")
             yield Ranking(local.gateway_url, created.secret, keys)

@@ -13,7 +13,6 @@ from contracts.protocol.pricing import Unit
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.sdk.client import Market
-from market.sdk.papers import PaperStore
 from tests.support import llm, models, tiny_llm
 from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 
@@ -83,14 +82,8 @@ def paying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paying]:
     folder = tmp_path_factory.mktemp("openai")
     packages = build_packages(folder / "packages")
     with LocalMarket(Options(data_dir=folder / "net", keep_state=False, packages=packages, grpc=True)) as local:
-        for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
-            step()
-        local.start_programs()
-        wallet = local.wallet("client")
-        with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-            channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, DEPOSIT)
-            market.use_channel(channel, local.chain.domain)
-            market.wait_for_channel(channel.digest(local.chain.domain), deposited=DEPOSIT)
+        local.start()
+        with local.client(DEPOSIT) as market:
             yield Paying(local, market)
 
 

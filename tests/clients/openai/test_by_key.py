@@ -6,9 +6,7 @@ import openai
 import pytest
 
 from market.demo.network import TOKEN_PRICE
-from market.sdk.client import Market
 from market.sdk.keys import Keys
-from market.sdk.papers import PaperStore
 from tests.clients.openai.conftest import CHAT, EMBEDDER, TINY
 from tests.clients.openai.test_stock_openai import ALPHABET, MESSAGES, settled
 
@@ -21,11 +19,7 @@ CHAT_ASKED = {"model": TINY, "messages": MESSAGES, "temperature": 0}
 def keyed(paying):
     """A channel of its own for keys, beside the one that vouchers spend."""
     local = paying.local
-    wallet = local.wallet("house")
-    with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, CHANNEL_DEPOSIT)
-        market.use_channel(channel, local.chain.domain)
-        market.wait_for_channel(channel.digest(local.chain.domain), deposited=CHANNEL_DEPOSIT)
+    with local.client(CHANNEL_DEPOSIT, role="house") as market:
         yield Keys(market)
 
 

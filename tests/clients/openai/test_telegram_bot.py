@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from market.demo.network import TOKEN_PRICE
-from market.sdk.client import Market
 from market.sdk.keys import Keys
-from market.sdk.papers import PaperStore
 from tests.clients.openai.conftest import TINY
 from tests.support.bot_api import TOKEN, BotApi
 
@@ -24,11 +22,7 @@ ANN, BEN = 11, 22
 @pytest.fixture(scope="module")
 def keys(paying):
     local = paying.local
-    wallet = local.wallet("house")
-    with Market(local.gateway_url, wallet, papers=PaperStore(None)) as market:
-        channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, 5_000_000)
-        market.use_channel(channel, local.chain.domain)
-        market.wait_for_channel(channel.digest(local.chain.domain), deposited=5_000_000)
+    with local.client(5_000_000, role="house") as market:
         yield Keys(market)
 
 

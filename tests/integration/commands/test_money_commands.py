@@ -22,11 +22,7 @@ DAY_SECONDS = 86_400
 def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=1.0)) as found:
-        found.start_services()
-        found.deploy()
-        found.list_model()
-        found.register_worker()
-        found.start_programs()
+        found.start()
         found.save_network_file()
         yield found
 
