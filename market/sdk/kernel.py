@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import orjson
 
@@ -29,7 +29,6 @@ from market.sdk.errors import (
 from market.sdk.exchange import (
     Call,
     Inputs,
-    Limits,
     ModelInfo,
     Outcome,
     check_answer,
@@ -202,9 +201,12 @@ class Kernel:
         parameters: Mapping[str, Any] | None = None,
         hedge: bool = False,
         request_id: bytes | None = None,
-        **limits: Unpack[Limits],
+        max_price: int | None = None,
+        worker: str | None = None,
+        region: str | None = None,
+        min_stake: int = 0,
     ) -> Steps[Outcome]:
-        """Pay for one inference; see `client.Market.infer`."""
+        """Pay for one inference; see `client.Market.infer`. A limit that is misspelt is refused, not dropped."""
         info = yield from self.model(model)
         call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
 
@@ -212,8 +214,8 @@ class Kernel:
             yield from ()
             return self._keep(call, reply, kept)
 
-        wishes = worker_headers(limits, hedge=hedge)
-        return (yield from self.pay(call, info, take, max_price=limits.get("max_price"), wishes=wishes))
+        wishes = worker_headers({"worker": worker, "region": region, "min_stake": min_stake}, hedge=hedge)
+        return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
 
     def pay(
         self,

@@ -50,6 +50,16 @@ def test_limits_are_sent(doorway, name, given, more):
     assert said == [{}, SAID]
 
 
+@pytest.mark.parametrize(("name", "given", "more"), ASKED[:2])
+def test_a_limit_that_is_misspelt_is_refused_before_anything_is_sent(doorway, name, given, more):
+    wallet, channel, transport, said = doorway
+    with Market("http://gateway", wallet, papers=PaperStore(None), transport=transport, retries=0) as market:
+        market.use_channel(channel, DOMAIN)
+        with pytest.raises(TypeError, match="max_prise"):
+            getattr(market, name)("m", *given, max_prise=1, **more)
+    assert said == []
+
+
 @pytest.mark.parametrize(("name", "given", "more"), ASKED)
 async def test_limits_are_sent_from_asyncio(doorway, name, given, more):
     wallet, channel, transport, said = doorway
