@@ -5,6 +5,7 @@ It goes on during a long inference. When it stops the key runs out and the gatew
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 
@@ -16,6 +17,7 @@ from contracts.protocol.messages import (
     ANNOUNCE_KEY_PREFIX,
     ANNOUNCE_TTL_SECONDS,
     ANNOUNCED_SET,
+    PROCESS_BYTES,
     Announcement,
     encode_announcement,
 )
@@ -30,6 +32,7 @@ class Announcer:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._process = secrets.token_bytes(PROCESS_BYTES)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="announce", daemon=True)
         self._offers: tuple[tuple[Offer, bytes], ...] = ()
@@ -88,6 +91,7 @@ class Announcer:
                 max_batch=tuple((model_id, node.sessions.cap(model_id)) for model_id in node.served),
                 provider=node.provider,
                 at=now,
+                process=self._process,
             )
         )
         name = node.key.address.hex()

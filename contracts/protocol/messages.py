@@ -26,6 +26,7 @@ ANNOUNCE_INTERVAL_SECONDS = 2
 REPLY_TTL_SECONDS = 120
 INLINE_LIMIT_BYTES = 65_536
 MAX_PACK_BYTES = 64 << 20
+PROCESS_BYTES = 8
 
 
 def worker_queue(worker: bytes) -> str:
@@ -133,7 +134,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A worker's sign of life: signed offers, the manifests of its models, load. `at` is unix seconds."""
+    """A worker's sign of life: signed offers, the manifests of its models, load. `at` is unix seconds.
+
+    `process` is drawn anew whenever a process of the worker starts, so that a start is seen.
+    """
 
     worker: bytes
     offers: tuple[tuple[Offer, bytes], ...]
@@ -142,6 +146,7 @@ class Announcement:
     max_batch: tuple[tuple[bytes, int], ...]
     provider: str
     at: float
+    process: bytes
 
 
 _D = TypeVar("_D")
@@ -213,8 +218,10 @@ def decode_announcement(data: bytes) -> Announcement:
     Raises:
         MessageError: malformed.
     """
-    worker, offers, manifests, in_flight, max_batch, provider, at = _load(data, 7)
+    worker, offers, manifests, in_flight, max_batch, provider, at, process = _load(data, 8)
     try:
+        if len(process) != PROCESS_BYTES:
+            raise MessageError(f"a process has {PROCESS_BYTES} bytes.", field="process")
         return Announcement(
             worker=bytes(worker),
             offers=tuple((Offer.from_bytes(offer), bytes(signature)) for offer, signature in _pairs(offers)),
@@ -223,6 +230,7 @@ def decode_announcement(data: bytes) -> Announcement:
             max_batch=tuple((bytes(model), int(cap)) for model, cap in _pairs(max_batch)),
             provider=str(provider),
             at=float(at),
+            process=bytes(process),
         )
     except MessageError:
         raise

@@ -98,15 +98,14 @@ class Attempts:
             self.count(live, began, error, raised=True)
             raise
         except BaseException:
-            self._judge(live, fault=None)
+            self._judge(live, began, fault=None)
             raise
         self.count(live, began, outcome if isinstance(outcome, MarketError) else None)
         return outcome
 
     def begin(self, live: LiveOffer) -> float:
         """Note that an attempt begins; returns when, for `count`."""
-        self._breakers.begun(live.offer.worker, live.offer.model_id)
-        return self._clock()
+        return self._breakers.begun(live.offer.worker, live.offer.model_id, live.start)
 
     def count(self, live: LiveOffer, began: float, failure: MarketError | None, *, raised: bool = False) -> None:
         """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker."""
@@ -115,14 +114,14 @@ class Attempts:
             if failure is not None and not isinstance(failure, RequestError):
                 self._activity.record(worker, model_id, self._clock() - began, failure.code)
             # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
-            self._judge(live, fault=True if isinstance(failure, DeadlineExceeded) else None)
+            self._judge(live, began, fault=True if isinstance(failure, DeadlineExceeded) else None)
             return
         self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
-        self._judge(live, fault=_is_fault(failure), grave=isinstance(failure, ReceiptMismatch))
+        self._judge(live, began, fault=_is_fault(failure), grave=isinstance(failure, ReceiptMismatch))
 
-    def _judge(self, live: LiveOffer, *, fault: bool | None, grave: bool = False) -> None:
+    def _judge(self, live: LiveOffer, began: float, *, fault: bool | None, grave: bool = False) -> None:
         worker, model_id = live.offer.worker, live.offer.model_id
-        if self._breakers.ended(worker, model_id, fault=fault, grave=grave):
+        if self._breakers.ended(worker, model_id, began=began, start=live.start, fault=fault, grave=grave):
             log.warning("circuit-opened", worker=worker.hex(), model=model_id.hex())
         if fault is not None:
             self._load.judge(worker, fault=fault)

@@ -55,11 +55,11 @@ class Placement:
         live = {offer.offer.worker: offer for offer in self._offers.offers(listing.model_id)}
         if len(live) == 1 and not failed and not request.limits_workers:
             # The common small market: nothing to compare.
-            (worker,) = live
-            if self._breakers.lets_through(worker, listing.model_id) and not self._busy(
+            ((worker, only),) = live.items()
+            if self._breakers.lets_through(worker, listing.model_id, only.start) and not self._busy(
                 worker, listing.model_id, client
             ):
-                return live[worker], False
+                return only, False
         candidates = [self._candidate(worker, offer, listing.model_id, client) for worker, offer in live.items()]
         limits = Limits(
             max_unit_price=None if request.max_price is None else request.max_price // units,
@@ -93,7 +93,7 @@ class Placement:
             stake=offer.worker.stake,
             region=offer.worker.region,
             reliability=load.reliability(worker),
-            open=not self._breakers.lets_through(worker, model_id),
+            open=not self._breakers.lets_through(worker, model_id, offer.start),
             busy=self._busy(worker, model_id, client),
         )
 

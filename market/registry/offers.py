@@ -7,7 +7,9 @@ that `market.bootstrap` starts; read by the use case and the HTTP routes without
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +30,8 @@ from market.registry.ports import RegistryView
 REFRESH_SECONDS = 1.0
 # An offer about to run out is not sold: the worker re-checks it when the job arrives.
 EXPIRY_MARGIN_SECONDS = 5
+# More than a node has processes (`worker run --workers`).
+MAX_PROCESSES = 128
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +61,25 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class LiveOffer:
-    """An offer that passed every check, with what the chain says of its worker."""
+    """An offer that passed every check, with what the chain says of its worker.
+
+    `start` is the newest start of the worker's process that was seen, a number that grows with each and over all
+    workers.
+    """
 
     offer: Offer
     worker: WorkerRecord
+    start: int = 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A worker's newest announcement, when this process first saw it, and its processes, the last seen last."""
+
+    announcement: Announcement
+    at: float
+    start: int
+    processes: deque[bytes]
 
 
 class LiveOffers:
@@ -84,8 +103,8 @@ class LiveOffers:
         self._fee_ppm = fee_ppm
         self._clock = clock
         self._wall_clock = wall_clock
-        # worker → its newest announcement and when this process first saw it
-        self._seen: dict[bytes, tuple[Announcement, float]] = {}
+        self._seen: dict[bytes, _Seen] = {}
+        self._starts = itertools.count(1)
         self._offers: dict[bytes, list[LiveOffer]] = {}
         self._max_batch: dict[tuple[bytes, bytes], int] = {}
         self._manifests: dict[bytes, Manifest] = {}
@@ -112,11 +131,22 @@ class LiveOffers:
         """
         now = self._clock()
         for announcement in await self._announcements.read():
-            known = self._seen.get(announcement.worker)
-            # A worker's clock may be wrong; that its announcement changed is seen with our own.
-            if known is None or known[0].at != announcement.at:
-                self._seen[announcement.worker] = (announcement, now)
+            self._see(announcement, now)
         self._rebuild()
+
+    def _see(self, announcement: Announcement, now: float) -> None:
+        known = self._seen.get(announcement.worker)
+        if known is None:
+            first = deque([announcement.process], MAX_PROCESSES)
+            self._seen[announcement.worker] = _Seen(announcement, now, next(self._starts), first)
+            return
+        # A worker's clock may be wrong; that its announcement changed is seen with our own.
+        if known.announcement.at != announcement.at:
+            known.announcement, known.at = announcement, now
+        # Processes of one node announce by turns.
+        if announcement.process not in known.processes:
+            known.start = next(self._starts)
+            known.processes.append(announcement.process)
 
     def offers(self, model_id: bytes) -> Sequence[LiveOffer]:
         """Return the live offers for a model."""
@@ -140,7 +170,7 @@ class LiveOffers:
 
     def announcement(self, worker: bytes) -> Announcement | None:
         """Return a live worker's newest announcement."""
-        return self._seen[worker][0] if self.is_live(worker) else None
+        return self._seen[worker].announcement if self.is_live(worker) else None
 
     def workers(self) -> list[bytes]:
         """Name the live workers."""
@@ -149,7 +179,7 @@ class LiveOffers:
     def is_live(self, worker: bytes) -> bool:
         """Tell whether a worker gave a sign of life within the announcement's lifetime."""
         seen = self._seen.get(worker)
-        return seen is not None and self._clock() - seen[1] <= ANNOUNCE_TTL_SECONDS
+        return seen is not None and self._clock() - seen.at <= ANNOUNCE_TTL_SECONDS
 
     def max_batch(self, worker: bytes, model_id: bytes) -> int:
         """Return how many requests of a model the worker runs at once; 1 if it did not say."""
@@ -161,7 +191,8 @@ class LiveOffers:
         max_batch: dict[tuple[bytes, bytes], int] = {}
         genuine: dict[tuple[bytes, bytes], bool] = {}
         reported: dict[tuple[bytes, bytes], str] = {}
-        for announcement, _ in self._seen.values():
+        for seen in self._seen.values():
+            announcement = seen.announcement
             self._learn_manifests(announcement)
             record = self._registry.worker(announcement.worker)
             for model_id, cap in announcement.max_batch:
@@ -176,7 +207,7 @@ class LiveOffers:
                     )
                     fault = None if genuine[key] else "bad-signature"
                 if fault is None and record is not None:
-                    offers.setdefault(offer.model_id, []).append(LiveOffer(offer, record))
+                    offers.setdefault(offer.model_id, []).append(LiveOffer(offer, record, seen.start))
                 elif fault is not None:
                     where = (offer.worker, offer.model_id)
                     reported[where] = fault

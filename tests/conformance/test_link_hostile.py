@@ -168,7 +168,9 @@ async def test_a_result_for_anothers_job_reaches_nobody(lane):
 
 async def test_an_announcement_for_another_worker_ends_the_link(lane):
     node = await RawNode(lane).open()
-    await node.send(Kind.ANNOUNCE, encode_announcement(Announcement(VICTIM, (), (), 0, (), "cpu", time.time())))
+    await node.send(
+        Kind.ANNOUNCE, encode_announcement(Announcement(VICTIM, (), (), 0, (), "cpu", time.time(), bytes(8)))
+    )
     assert await node.closed() == link_hub.CLOSE_BROKEN
     assert all(one.worker != VICTIM or one.at for one in await lane.hub.read())
     assert VICTIM not in {one.worker for one in await lane.hub.read()}

@@ -92,7 +92,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     async def announce(self) -> None:
-        told = Announcement(self.key.address, (), (), 0, (), "cpu", 1.0)
+        told = Announcement(self.key.address, (), (), 0, (), "cpu", 1.0, bytes(8))
         await self._redis.set(ANNOUNCE_KEY_PREFIX + self.key.address.hex(), encode_announcement(told))
 
     async def work(self) -> None:
@@ -177,7 +177,7 @@ async def test_a_job_of_the_other_process_goes_by_the_link_and_comes_back(shared
 
     class Broker:
         async def read(self):
-            return [Announcement(address, (), (), 7, (), "stale", 1.0)]
+            return [Announcement(address, (), (), 7, (), "stale", 1.0, bytes(8))]
 
     await until(b.relay.announcements)
     [told] = await JoinedAnnouncements(Broker(), b.hub, b.relay).read()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 def announcement(worker: bytes) -> Announcement:
     offer = (Offer(worker, b"\x02" * 32, b"\x03" * 20, 5, 6, 7), b"s" * 65)
-    return Announcement(worker, (offer,), (b"{}",), 1, ((b"\x02" * 32, 8),), "cpu", time.time())
+    return Announcement(worker, (offer,), (b"{}",), 1, ((b"\x02" * 32, 8),), "cpu", time.time(), bytes(8))
 
 
 @pytest.fixture

@@ -150,6 +150,7 @@ class FakeWorker:
     served: int = 0
     tamper: object = None
     gate: asyncio.Event | None = None
+    process: bytes = bytes(8)
 
     async def __call__(self, job: Job) -> Result:
         self.served += 1
@@ -247,6 +248,12 @@ class World:
         await self.offers.refresh()
         return made
 
+    async def start_anew(self, worker: FakeWorker) -> None:
+        """Let the gateway see that a worker's process was started again."""
+        worker.process = sha256(worker.process)[:8]
+        self.announcements.current = [self.announcement(one) for one in self.workers]
+        await self.offers.refresh()
+
     def announcement(self, worker: FakeWorker, /, **changes: object) -> Announcement:
         offer = Offer(
             worker.key.address, self.model.model_id, GATEWAY.address, worker.price, FEE_PPM, int(time.time()) + 3_600
@@ -261,6 +268,7 @@ class World:
             max_batch=((self.model.model_id, 8),),
             provider="cpu",
             at=time.time(),
+            process=getattr(worker, "process", bytes(8)),
         )
 
     def request(self, *, pay: int | None = 10**6, rows: int = 1, **changes: object) -> InferenceRequest:

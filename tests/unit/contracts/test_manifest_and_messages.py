@@ -163,8 +163,17 @@ def test_pack_results_and_papers_round_trip():
 
 def test_announcement_round_trip():
     offer = Offer(b"\1" * 20, b"m" * 32, b"\3" * 20, 5, 50_000, 99)
-    said = Announcement(b"\1" * 20, ((offer, b"s" * 65),), (MANIFEST.to_bytes(),), 2, ((b"m" * 32, 8),), "cpu", 1.5)
+    said = Announcement(
+        b"\1" * 20, ((offer, b"s" * 65),), (MANIFEST.to_bytes(),), 2, ((b"m" * 32, 8),), "cpu", 1.5, b"p" * 8
+    )
     assert decode_announcement(encode_announcement(said)) == said
+
+
+@pytest.mark.parametrize("process", [b"", b"p" * 9, "p" * 8, 8, None])
+def test_an_announcement_names_its_process_in_eight_bytes(process):
+    said = Announcement(b"\1" * 20, (), (), 0, (), "cpu", 1.5, process)
+    with pytest.raises(MessageError):
+        decode_announcement(encode_announcement(said))
 
 
 def test_a_field_of_the_wrong_type_is_named():

@@ -27,6 +27,13 @@ def forge(job, result):
     return replace(result, output_hash=b"\x01" * 32)
 
 
+def stopped_clock(world):
+    """Let circuits tell the time by a clock that the test moves."""
+    now = [1000.0]
+    world.service._attempts._breakers._clock = world.service._attempts._clock = lambda: now[0]
+    return now
+
+
 async def test_a_worker_that_hangs_is_not_waited_for_and_is_not_paid(monkeypatch):
     monkeypatch.setattr(load, "LEAST_PATIENCE_SECONDS", 0.05)
     world = World()
@@ -53,8 +60,7 @@ async def test_alone_it_is_waited_for_until_the_deadline(monkeypatch):
 
 async def test_one_that_fails_in_a_row_rests_and_is_probed(monkeypatch):
     world = World()
-    now = [1000.0]
-    world.service._attempts._breakers._clock = lambda: now[0]
+    now = stopped_clock(world)
     bad = await world.add_worker("w1", price=10, tamper=refuse)
     good = await world.add_worker("w2", price=20)
     for _ in range(THRESHOLD + 5):
@@ -66,6 +72,68 @@ async def test_one_that_fails_in_a_row_rests_and_is_probed(monkeypatch):
     bad.tamper = None
     now[0] += 2 * FIRST_PAUSE_SECONDS
     assert (await world.service.infer(world.request())).receipt.worker == bad.key.address
+
+
+async def test_the_only_worker_is_asked_at_once_when_it_was_started_anew():
+    world = World()
+    now = stopped_clock(world)
+    worker = await world.add_worker("w1", tamper=refuse)
+    for pause in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):  # the last one begins a minute's rest
+        now[0] += pause
+        for _ in range(1 if pause else THRESHOLD):
+            with pytest.raises(WorkerFailed):
+                await world.service.infer(world.request())
+    with pytest.raises(NoCapacity):
+        await world.service.infer(world.request())
+    worker.tamper = None
+    await world.start_anew(worker)
+    assert [(await world.service.infer(world.request())).charged for _ in range(3)] == [100] * 3
+
+
+async def test_one_that_fails_after_each_start_is_asked_once_a_minute_for_it():
+    world = World()
+    now = stopped_clock(world)
+    bad = await world.add_worker("w1", price=10, tamper=refuse)
+    good = await world.add_worker("w2", price=20)
+    for _ in range(600):  # ten minutes, a start each second
+        assert (await world.service.infer(world.request())).receipt.worker == good.key.address
+        now[0] += 1.0
+        await world.start_anew(bad)
+    by_itself = 6 + 10  # pauses of 1, 2, 4, 8, 16 and 32 seconds, then of a minute
+    assert bad.served <= THRESHOLD + by_itself + 10
+
+
+async def test_a_start_frees_no_liar():
+    world = World()
+    now = stopped_clock(world)
+    liar = await world.add_worker("w1", tamper=forge)
+    with pytest.raises(ReceiptMismatch):
+        await world.service.infer(world.request())
+    for _ in range(5):
+        await world.start_anew(liar)
+        with pytest.raises(NoCapacity):
+            await world.service.infer(world.request())
+    assert liar.served == 1
+    now[0] += FIRST_PAUSE_SECONDS
+    with pytest.raises(ReceiptMismatch):
+        await world.service.infer(world.request())
+
+
+async def test_good_answers_that_were_under_way_do_not_clear_a_liar():
+    world = World()
+    liar = await world.add_worker("w1", price=10)
+    gate = liar.gate = asyncio.Event()
+    honest = [asyncio.create_task(world.service.infer(world.request())) for _ in range(4)]
+    while liar.served < 4:
+        await asyncio.sleep(0.001)
+    liar.gate, liar.tamper = None, forge
+    with pytest.raises(ReceiptMismatch):
+        await world.service.infer(world.request())
+    liar.tamper = None
+    gate.set()
+    assert {answer.charged for answer in await asyncio.gather(*honest)} == {10}
+    with pytest.raises(NoCapacity):
+        await world.service.infer(world.request())
 
 
 async def test_who_must_not_sign_a_second_answer_is_not_to_blame():

@@ -118,6 +118,23 @@ async def test_worker_that_falls_silent_is_gone_and_comes_back():
     assert offers.offers(world.model.model_id)
 
 
+async def test_a_start_is_seen_once_though_a_nodes_processes_announce_by_turns():
+    world, worker = await world_with()
+
+    async def start(process):
+        worker.process = process
+        world.announcements.current = [world.announcement(worker)]
+        await world.offers.refresh()
+        (live,) = world.offers.offers(world.model.model_id)
+        return live.start
+
+    first = await start(b"process1")
+    second = await start(b"process2")
+    assert second > first, "a second process of the node, or a start"
+    assert [await start(process) for process in (b"process1", b"process2") * 3] == [second] * 6
+    assert await start(b"process3") > second
+
+
 async def test_view_outlives_a_short_absence_of_redis():
     world, worker = await world_with()
 
