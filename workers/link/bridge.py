@@ -7,6 +7,7 @@ are made here. Called by `workers.link.connection`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from itertools import islice
@@ -30,9 +31,11 @@ from contracts.protocol.messages import (
     reply_key,
     worker_queue,
 )
+from workers.link.line import Command, Line
 
 SEEN_SECONDS = 900
 LISTEN_SECONDS = 1
+COMMAND_SECONDS = 15.0
 MAX_JOBS_IN_HAND = 16_384
 GRACE_SECONDS = 10.0
 
@@ -43,18 +46,30 @@ class Bridge:
     """One gateway's traffic through one node's broker."""
 
     def __init__(self, redis_url: str, *, worker: bytes, gateway: bytes) -> None:
-        self._redis = _open(redis_url, timeout=15.0)
-        # Blocks on its connection, so it has a client of its own.
-        self._listening = _open(redis_url, timeout=15.0)
+        self._redis = redis.asyncio.Redis.from_url(
+            redis_url, socket_connect_timeout=5, socket_timeout=COMMAND_SECONDS, protocol=2
+        )
+        self._sending = Line(self._redis)
+        # Blocks on its connection, so it has one of its own.
+        self._listening = Line(self._redis)
         self._queue = worker_queue(worker)
         self._announced = ANNOUNCE_KEY_PREFIX + worker.hex()
         # Several workers may share a broker of their operator's, and one worker several gateways.
         self._reply_to = reply_key(f"link-{gateway.hex()}-{worker.hex()}")
         self._sent = f"{self._reply_to}:sent"
+        # How many replies were ever forgotten, in the broker, and as far as is known here: an answer may be lost.
+        self._count = f"{self._reply_to}:count"
+        self._forgotten = 0
         self._seen_prefix = f"link:seen:{gateway.hex()}:{worker.hex()}:"
         self._bucket = 0
         self._seen: set[bytes] = set()
         self._seen_before: set[bytes] = set()
+        # Whether a pack may lie in the broker although its answer was lost.
+        self._doubtful = False
+        # The same of replies that were to be forgotten; and how many turned out to be, whom nobody has asked again for.
+        self._unsure = False
+        self._ahead = 0
+        self._settling = asyncio.Lock()
         self._in_hand: dict[tuple[bytes, str], float] = {}
         self._large: set[tuple[bytes, str]] = set()
         # What was handed out and not yet acknowledged, in the order of the list `sent`: the names of its blobs.
@@ -66,13 +81,15 @@ class Bridge:
         self._bucket = self._bucket_now()
         self._seen = await self._members(self._bucket)
         self._seen_before = await self._members(self._bucket - 1)
+        self._forgotten = await self._forgotten_there()
         while await self._redis.lmove(self._sent, self._reply_to, "RIGHT", "LEFT") is not None:
             pass
 
     async def close(self) -> None:
         """Drop the connections."""
+        await self._sending.close()
+        await self._listening.close()
         await self._redis.aclose()
-        await self._listening.aclose()
 
     def in_hand(self) -> int:
         """Return how many jobs have come whose results have not, and may still."""
@@ -88,10 +105,13 @@ class Bridge:
 
         Raises:
             LinkRefused: malformed, or more than a gateway may send.
-            redis.RedisError: the broker is away; nothing was queued.
+            redis.RedisError: the broker is away; called again, it queues what was not queued.
         """
         pack = ForwardedPack(data)
         self._turn_buckets()
+        if self._doubtful:
+            self._seen |= await self._members(self._bucket)
+            self._doubtful = False
         names = {(job.request_id, job.attempt): job.request_id + job.attempt.encode() for job in pack.jobs}
         known = {key for key, name in names.items() if name in self._seen or name in self._seen_before}
         if known:
@@ -104,20 +124,21 @@ class Bridge:
             raise LinkRefused(f"more than {MAX_JOBS_IN_HAND} jobs at once.", field="jobs")
         now = time.time()
         fresh = [names[job.request_id, job.attempt] for job in pack.jobs]
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for job, inputs in pack.take_out(INLINE_LIMIT_BYTES, _input_key):
-                life = max(1, int(min(job.deadline_at - now, SEEN_SECONDS)) + 10)
-                pipe.set(_input_key(job.request_id, job.attempt), inputs, ex=life)
-                self._large.add((job.request_id, job.attempt))
-            if fresh:
-                key = self._seen_prefix + str(self._bucket)
-                pipe.sadd(key, *fresh)
-                pipe.expire(key, 2 * SEEN_SECONDS)
-            pipe.lpush(self._queue, task_message(TASK_RUN, pack.to_bytes(self._reply_to), self._queue))
-            await pipe.execute()
-        self._seen.update(fresh)
+        commands: list[Command] = []
+        for job, inputs in pack.take_out(INLINE_LIMIT_BYTES, _input_key):
+            life = max(1, int(min(job.deadline_at - now, SEEN_SECONDS)) + 10)
+            commands.append(("SET", _input_key(job.request_id, job.attempt), inputs, "EX", life))
+            self._large.add((job.request_id, job.attempt))
+        if fresh:
+            key = self._seen_prefix + str(self._bucket)
+            commands += [("SADD", key, *fresh), ("EXPIRE", key, 2 * SEEN_SECONDS)]
+        commands.append(("LPUSH", self._queue, task_message(TASK_RUN, pack.to_bytes(self._reply_to), self._queue)))
         for job in pack.jobs:
             self._in_hand[job.request_id, job.attempt] = min(job.deadline_at, now + SEEN_SECONDS) + GRACE_SECONDS
+        self._doubtful = True
+        await self._sending.together(*commands, seconds=COMMAND_SECONDS)
+        self._doubtful = False
+        self._seen.update(fresh)
 
     async def file_papers(self, data: bytes) -> None:
         """Queue papers that came without jobs.
@@ -146,7 +167,8 @@ class Bridge:
         Raises:
             redis.RedisError: the broker is away; call `resync` when it is back.
         """
-        found = await self._listening.blmove(self._reply_to, self._sent, LISTEN_SECONDS, "LEFT", "RIGHT")
+        command = ("BLMOVE", self._reply_to, self._sent, "LEFT", "RIGHT", LISTEN_SECONDS)
+        (found,) = await self._listening.call(command, seconds=LISTEN_SECONDS + COMMAND_SECONDS)
         return await self._hand_out(found) if isinstance(found, bytes) else None
 
     async def resync(self) -> list[bytes]:
@@ -155,8 +177,10 @@ class Bridge:
         Raises:
             redis.RedisError: the broker is still away.
         """
-        rows = await self._redis.lrange(self._sent, len(self._handed_out), -1)
-        return [await self._hand_out(row) for row in _all_bytes(rows)]
+        async with self._settling:
+            await self._settle()
+            rows = await self._redis.lrange(self._sent, len(self._handed_out), -1)
+            return [await self._hand_out(row) for row in _all_bytes(rows)]
 
     async def again(self) -> list[bytes]:
         """Return all that was handed out and not acknowledged, for a gateway that knows nothing of it.
@@ -164,27 +188,49 @@ class Bridge:
         Raises:
             redis.RedisError: the broker is away.
         """
-        rows = await self._redis.lrange(self._sent, 0, -1)
-        self._handed_out.clear()
-        return [await self._hand_out(row) for row in _all_bytes(rows)]
+        async with self._settling:
+            await self._settle()
+            rows = await self._redis.lrange(self._sent, 0, -1)
+            self._ahead = 0
+            self._handed_out.clear()
+            return [await self._hand_out(row) for row in _all_bytes(rows)]
 
     async def acknowledged(self, count: int) -> None:
         """Forget the oldest replies handed out.
 
         Raises:
-            redis.RedisError: the broker is away; they are still kept.
+            redis.RedisError: the broker is away; called again, it forgets what was not forgotten.
         """
-        count = min(count, len(self._handed_out))
-        if not count:
-            return
-        blobs = [name for names in islice(self._handed_out, count) for name in names]
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.lpop(self._sent, count)
-            if blobs:
-                pipe.unlink(*blobs)
-            await pipe.execute()
+        async with self._settling:
+            await self._settle()
+            ahead = min(count, self._ahead)
+            count = min(count - ahead, len(self._handed_out))
+            if count:
+                blobs = [name for names in islice(self._handed_out, count) for name in names]
+                commands: list[Command] = [("LPOP", self._sent, count), ("INCRBY", self._count, count)]
+                if blobs:
+                    commands.append(("UNLINK", *blobs))
+                self._unsure = True
+                await self._sending.together(*commands, seconds=COMMAND_SECONDS)
+                self._unsure = False
+                self._drop(count)
+            self._ahead -= ahead
+
+    async def _settle(self) -> None:
+        """Find out whether replies were forgotten although the broker's answer was lost."""
+        if self._unsure:
+            gone = min(len(self._handed_out), max(0, await self._forgotten_there() - self._forgotten))
+            self._unsure = False
+            self._ahead += gone
+            self._drop(gone)
+
+    def _drop(self, count: int) -> None:
+        self._forgotten += count
         for _ in range(count):
             self._handed_out.popleft()
+
+    async def _forgotten_there(self) -> int:
+        return int(await self._redis.get(self._count) or 0)
 
     async def announcement(self) -> bytes | None:
         """Return the workers' newest sign of life.
@@ -238,7 +284,3 @@ def _all_bytes(values: Any) -> list[bytes]:
 
 def _input_key(request_id: bytes, attempt: str) -> str:
     return blob_key("in", request_id, attempt)
-
-
-def _open(url: str, *, timeout: float) -> redis.asyncio.Redis:
-    return redis.asyncio.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=timeout, protocol=2)

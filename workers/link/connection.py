@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
@@ -60,6 +61,8 @@ HEALTHY_SECONDS = 5.0
 ANNOUNCE_SECONDS = 1.0
 BROKER_RETRY_SECONDS = 0.2
 ACK_SECONDS = 0.02
+# What the gateway has is forgotten by many at once, and not while a job waits for it.
+FORGET_SECONDS = 0.02
 FRAME_OVERHEAD_BYTES = 256
 # A gateway that closes with these will do so again at once.
 CLOSED_FOR_GOOD_REASON = range(4_401, 4_500)
@@ -88,6 +91,8 @@ class GatewayLink:
         self._queue: asyncio.Queue[Frame] | None = None
         self._linked = asyncio.Event()
         self._pumping = asyncio.Lock()
+        self._delivered = asyncio.Event()
+        self._forgetting = asyncio.Lock()
         self._leaving = False
         self._acknowledged = 0
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -95,7 +100,7 @@ class GatewayLink:
 
     async def run(self) -> None:
         """Keep the link up; returns only by being cancelled."""
-        pump = asyncio.create_task(self._pump())
+        works = [asyncio.create_task(self._pump()), asyncio.create_task(self._forget())]
         delay = FIRST_DELAY_SECONDS
         try:
             while True:
@@ -121,7 +126,7 @@ class GatewayLink:
                 taken = self.connections > before and not persistent
                 delay = min(2 * delay, TAKEN_DELAY_SECONDS if taken else LONGEST_DELAY_SECONDS)
         finally:
-            await _end_all([pump])
+            await _end_all(works)
 
     async def linked(self) -> None:
         """Wait until the gateway has taken the link."""
@@ -204,13 +209,13 @@ class GatewayLink:
         elif welcome.session != self._session:
             raise LinkRefused("another session is resumed than was asked for.", field="session")
         self._session = welcome.session
-        await self._take_acknowledgement(welcome.received)
+        self._take_acknowledgement(welcome.received)
         log.info("linked", gateway=self._url, resumed=welcome.resumed)
         return keys
 
     async def _begin_anew(self) -> None:
         """Number what the gateway did not acknowledge from one again, for a session that knows nothing of it."""
-        async with self._pumping:
+        async with self._pumping, self._forgetting:
             self._outbox, self._inbox, self._results = Outbox(), Inbox(), deque()
             self._acknowledged = 0
             for reply in await self._bridge.again():
@@ -231,7 +236,7 @@ class GatewayLink:
     async def _read(self, socket: ClientConnection, seal: Seal) -> None:
         while True:
             frame = decode_frame(seal.open(await _receive(socket)))
-            await self._take_acknowledgement(frame.ack)
+            self._take_acknowledgement(frame.ack)
             if not frame.seq:
                 continue
             message = self._inbox.take(frame)
@@ -260,14 +265,27 @@ class GatewayLink:
         if self._acknowledged < self._inbox.received:
             self._send(Frame(Kind.ACK, 0, 0, 0, b""))
 
-    async def _take_acknowledgement(self, upto: int) -> None:
+    def _take_acknowledgement(self, upto: int) -> None:
         self._outbox.ack(upto)
-        count = 0
-        while self._results and self._results[0] <= upto:
-            self._results.popleft()
-            count += 1
-        if count:
-            await _until_done(lambda: self._bridge.acknowledged(count))
+        if self._results and self._results[0] <= upto:
+            self._delivered.set()
+
+    async def _forget(self) -> None:
+        """Have the broker forget the replies that the gateway has, for as long as the node lives."""
+        while True:
+            await self._delivered.wait()
+            await asyncio.sleep(FORGET_SECONDS)
+            self._delivered.clear()
+            try:
+                async with self._forgetting:
+                    count = bisect_right(self._results, self._outbox.acknowledged)
+                    await self._bridge.acknowledged(count)
+                    for _ in range(count):
+                        self._results.popleft()
+            except (redis.RedisError, OSError) as error:
+                self._delivered.set()
+                log.warning("broker-away", error=type(error).__name__)
+                await asyncio.sleep(BROKER_RETRY_SECONDS)
 
     def _send(self, frame: Frame) -> None:
         if self._queue is not None:
