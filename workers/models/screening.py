@@ -1,7 +1,7 @@
 """Reads an ONNX file as bytes and says whether a stranger's model may be opened at all; runs nothing of it.
 
 A walk over the file's own structure, with bounds, before any native code sees it. Decides which operators, versions and
-sizes are taken; what the graph computes it does not judge. Called in the child of `workers.models.trial`.
+sizes are taken; what the graph computes it does not judge. Called in the process that opens the model.
 """
 
 from __future__ import annotations
@@ -10,64 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.errors import UnsafePackage
+from workers.models.operators import ALLOWED, OPSETS
 
 MAX_NODES = 200_000
 MAX_DEPTH = 4
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 34
-OPSETS = {"": range(7, 27), "ai.onnx.ml": range(1, 6), "com.microsoft": range(1, 2)}
-# Loops run as long as the model likes; functions and sparse tensors are ways around these checks.
-REFUSED = frozenset({"Loop", "Scan", "SequenceMap", "ImageDecoder", "RegexFullMatch"})
-# Of Microsoft's own operators those that quantised, fused and generative models use; others may do anything.
-MICROSOFT = frozenset(
-    (
-        "Attention",
-        "BiasAdd",
-        "BiasGelu",
-        "BiasSplitGelu",
-        "DecoderMaskedMultiHeadAttention",
-        "DequantizeLinear",
-        "DynamicQuantizeLSTM",
-        "DynamicQuantizeMatMul",
-        "EmbedLayerNormalization",
-        "FastGelu",
-        "FusedConv",
-        "FusedGemm",
-        "FusedMatMul",
-        "GatherBlockQuantized",
-        "Gelu",
-        "GroupQueryAttention",
-        "LayerNormalization",
-        "MatMulBnb4",
-        "MatMulInteger16",
-        "MatMulIntegerToFloat",
-        "MatMulNBits",
-        "MoE",
-        "MultiHeadAttention",
-        "NhwcMaxPool",
-        "PackedAttention",
-        "QAttention",
-        "QEmbedLayerNormalization",
-        "QGemm",
-        "QLinearAdd",
-        "QLinearAveragePool",
-        "QLinearConcat",
-        "QLinearGlobalAveragePool",
-        "QLinearLeakyRelu",
-        "QLinearMul",
-        "QLinearReduceMean",
-        "QLinearSigmoid",
-        "QLinearSoftmax",
-        "QLinearWhere",
-        "QMoE",
-        "QuantizeLinear",
-        "QuickGelu",
-        "RotaryEmbedding",
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-    )
-)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -129,11 +77,7 @@ def _node(data: bytes, name: str, files: frozenset[str], seen: _Seen, depth: int
             domain = _text(value, name)
         elif number == 5:
             _attribute(_bytes(value, name), name, files, seen, depth)
-    if domain == "com.microsoft":
-        taken = operator in MICROSOFT
-    else:
-        taken = domain in ("", "ai.onnx", "ai.onnx.ml") and operator not in REFUSED
-    if not taken:
+    if operator not in ALLOWED.get("" if domain == "ai.onnx" else domain, ()):
         raise UnsafePackage(f"the operator {domain + '.' if domain else ''}{operator} is not taken.", field=name)
 
 

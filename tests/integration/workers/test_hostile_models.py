@@ -20,7 +20,7 @@ from contracts.protocol.pricing import Unit
 from tests.support import demands
 from tests.support.worker import make_mlp, write_package
 from workers.errors import ModelUnusable, UnsafePackage
-from workers.models import sandbox
+from workers.models import operators, sandbox
 from workers.models.isolated.model import try_package
 from workers.models.sandbox import Confinement
 from workers.models.screening import screen
@@ -88,6 +88,12 @@ CORPUS = {
     "one of Microsoft's that is not on the list": model(
         [helper.make_node("Snpe", ["x"], ["y"], domain="com.microsoft")], domains=(("", 17), ("com.microsoft", 1))
     ),
+    "one that no standard has": model([helper.make_node("Run", ["x"], ["y"])]),
+    "a standard one under another domain": model(
+        [helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx.ml")], domains=(("", 17), ("ai.onnx.ml", 3))
+    ),
+    "numbers drawn at random": model([helper.make_node("RandomNormalLike", ["x"], ["y"])]),
+    "a picture to be decoded": model([helper.make_node("ImageDecoder", ["x"], ["y"])]),
     "a function of its own": model([identity()], functions=[FUNCTION]),
     "weights in /etc": outside("/etc/passwd"),
     "weights above the package": outside("../../secret"),
@@ -107,6 +113,13 @@ def test_a_hostile_file_is_refused_by_its_bytes(what):
     with pytest.raises(UnsafePackage) as raised:
         screen(CORPUS[what], "model.onnx", frozenset({"model.onnx", "weights.data"}))
     assert raised.value.field == "model.onnx"
+
+
+def test_the_lists_name_operators_that_there_are():
+    names = {(one.domain, one.name) for one in onnx.defs.get_all_schemas()} | {("", "SimplifiedLayerNormalization")}
+    for domain in ("", "ai.onnx.ml"):
+        assert {(domain, name) for name in operators.ALLOWED[domain]} <= names
+    assert len(operators.STANDARD) > 180
 
 
 def test_weights_in_the_package_and_common_operators_are_taken(tmp_path):
