@@ -23,14 +23,23 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Hash every file of a folder but the manifest itself and what is hidden.
 
     Raises:
-        ManifestError: the folder is missing or empty, or a name is not a plain relative path.
+        ManifestError: the folder is missing or empty, a name is not a plain relative path, or a link leads out.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder} is not a folder.", field="package")
     found = {}
+    whole = folder.resolve()
+    # Hugging Face's cache keeps the files of a snapshot in `blobs` beside it.
+    places = (whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else []))
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != FILENAME and not any(part.startswith(".") for part in name.split("/")):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+                raise ManifestError(
+                    f"{name} is a link out of the folder; what it leads to would be published.",
+                    field=f"files.{name}",
+                    remedy="Put the file itself there, or remove the link.",
+                )
             found[check_path(name)] = _hash_file(path)
     if not found:
         raise ManifestError(f"{folder} holds no files.", field="package")

@@ -222,3 +222,22 @@ def test_every_file_that_disagrees_is_told(tmp_path):
         ("files.more.txt", "is not in the manifest."),
         ("files.tokenizer.json", "was changed."),
     ]
+
+
+def test_a_link_out_of_the_folder_is_not_published(tmp_path):
+    (tmp_path / "secret").write_text("key")
+    folder = lay(tmp_path / "model", {"model.onnx": b"x"})
+    (folder / "weights.data").symlink_to("model.onnx")
+    assert set(packages.hash_files(folder)) == {"model.onnx", "weights.data"}
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(ManifestError, match=r"README\.md is a link out") as refused:
+        packages.hash_files(folder)
+    assert refused.value.field == "files.README.md"
+
+
+def test_a_snapshot_of_hugging_faces_cache_is_a_folder_of_links(tmp_path):
+    snapshot = tmp_path / "snapshots" / "abc"
+    lay(tmp_path / "blobs", {"1": b"x"})
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.onnx").symlink_to("../../blobs/1")
+    assert set(packages.hash_files(snapshot)) == {"model.onnx"}
