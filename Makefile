@@ -15,7 +15,7 @@ UV := UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.ve
 NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 FORGE := cd contracts && toolchain/forge
 
-.PHONY: help demo up install test check lint types imports solidity-format artifacts artifacts-check unit integration \
+.PHONY: help demo up install test python-tests solidity-aside check lint types imports solidity-format artifacts artifacts-check unit integration \
         solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
 
 help: ## list the targets
@@ -29,8 +29,15 @@ up: .venv/.runtime contracts/node_modules/.runtime ## keep the same embedded net
 
 install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev tests/clients/x402/node_modules/.dev console/node_modules/.dev ## install all that tests and checks need
 
-test: check solidity ## everything: checks, contracts, then all Python tests (what CI runs)
+test: check ## everything: checks, then contracts and all Python tests side by side (what CI runs)
+	@$(MAKE) --no-print-directory -j 2 python-tests solidity-aside
+
+python-tests: install
 	$(VENV)/pytest -q -n 2 --dist loadfile tests
+
+# One property after the other, on one core, most of it for the last of them: it takes what the Python tests leave.
+solidity-aside: install
+	cd contracts && nice -n 19 toolchain/forge test
 
 check: install lint types imports solidity-format artifacts-check console-check ## static checks only
 lint:

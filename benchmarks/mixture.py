@@ -6,7 +6,6 @@ time and the market's then weigh about the same.
 """
 
 import json
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from benchmarks.models import Workload
 from benchmarks.servers import OwnMarket, body_of, build_load_generator, pack_request, request_bytes
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.typed_data import Voucher
 from market.demo.network import MIN_PRICE
 
@@ -58,7 +58,7 @@ class Mixture:
         ceiling = AHEAD * MIN_PRICE
         while True:
             ceiling += MIN_PRICE
-            named = {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
+            named = {"Market-Request-Id": hex0x(new_request_id())}
             yield pack_request(self._request("tiny", self.channels[-1], min(ceiling, DEPOSIT), **named), EACH)
 
     def write(self, count: int, *, only: int | None = None) -> Path:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import struct
@@ -20,6 +19,7 @@ from pathlib import Path
 from benchmarks.models import Workload
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.typed_data import Voucher
 from market.demo.network import MIN_PRICE, LocalMarket, Options
 from market.devnet.process import free_port
@@ -248,17 +248,30 @@ class _Cheap(LocalMarket):
         return {**super().worker_environment(), "WORKER_UNIT_PRICE": str(MIN_PRICE)}
 
 
+class _Unpaid(_Cheap):
+    """Runs gateway and worker without all that makes a request paid."""
+
+    def program(self, name: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-P", str(HERE / "unpaid.py"), name, *arguments]
+
+
 class OwnMarket:
     """The whole market on this machine: gateway, one worker, Valkey, SQLite, an EVM node; one funded channel a run."""
 
     def __init__(
-        self, workloads: Sequence[Workload], scratch: Path, *, linked: bool = False, settle_seconds: float = 3_600.0
+        self,
+        workloads: Sequence[Workload],
+        scratch: Path,
+        *,
+        linked: bool = False,
+        unpaid: bool = False,
+        settle_seconds: float = 3_600.0,
     ) -> None:
         self._scratch = scratch
         self._workloads = workloads
-        self.local = _Cheap(
+        self.local = (_Unpaid if unpaid else _Cheap)(
             Options(
-                data_dir=scratch / ("linked" if linked else "market"),
+                data_dir=scratch / ("linked" if linked else "unpaid" if unpaid else "market"),
                 keep_state=False,
                 settle_interval_seconds=settle_seconds,
                 packages=tuple(workload.package for workload in workloads),
@@ -303,7 +316,7 @@ class OwnMarket:
             ceiling = amount if vouchers == 1 else min(amount, (number + 128) * MIN_PRICE)
             signature = self.wallet.key.sign_digest(Voucher(channel_id, ceiling).digest(domain))
             voucher = f"{hex0x(channel_id)};{ceiling};{hex0x(signature)}"
-            named = {} if vouchers == 1 else {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
+            named = {} if vouchers == 1 else {"Market-Request-Id": hex0x(new_request_id())}
             requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named}))
         file = write_requests(self._scratch / f"{name}.bin", requests)
         port = int(local.gateway_url.rpartition(":")[2])

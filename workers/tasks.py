@@ -106,14 +106,16 @@ def _run(data: bytes) -> None:
     telemetry.remember_traces(pack.trace)
     told: set[int] = set()
 
-    def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None) -> None:
-        _deliver(node, served, work, papers)
+    def tell(served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
+        _deliver(node, served, work)
         told.update(id(result) for _, result in served)
 
     results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
     served = [(job, result) for job, result in zip(pack.jobs, results, strict=True) if result is not None]
     left = [pair for pair in served if id(pair[1]) not in told]
-    tell(left, work, pack.papers if _says_something(pack.papers) else None)
+    tell(left, work)
+    # After the answers, for which clients wait: these are of earlier work.
+    _keep_papers(node, pack.papers)
     announcer.in_flight = 0
     telemetry.PACK_SECONDS.observe(time.perf_counter() - started)
 
@@ -125,15 +127,19 @@ def _file_papers(data: bytes) -> None:
     except MessageError as error:
         log.warning("unreadable-papers", detail=error.detail)
         return
-    if _says_something(papers):
-        node.journal.keep((), papers)
+    _keep_papers(node, papers)
 
 
 _HANDLERS: dict[str, Callable[[bytes], None]] = {TASK_RUN: _run, TASK_FILE_PAPERS: _file_papers}
 
 
-def _says_something(papers: Papers) -> bool:
-    return bool(papers.countersigned) or papers.credit_note is not None
+def _keep_papers(node: Node, papers: Papers) -> None:
+    if not papers.countersigned and papers.credit_note is None:
+        return
+    try:
+        node.journal.keep((), papers)
+    except sqlite3.Error as error:
+        log.warning("papers-not-kept", error=str(error))
 
 
 def _cancelled(client: redis.Redis, jobs: Sequence[Job]) -> list[int | None]:
@@ -149,17 +155,15 @@ def _inputs(client: redis.Redis, job: Job) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-def _deliver(
-    node: Node, served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork], papers: Papers | None = None
-) -> None:
+def _deliver(node: Node, served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
     """Keep the receipts and then answer: one that was answered for and not kept is lost if the gateway vanishes.
 
     Where they cannot be kept, the jobs fail and go to another worker: nobody is served for nothing. So does a job to
     which this worker has signed another answer before.
     """
-    if work or papers is not None:
+    if work:
         try:
-            refused = {(one.receipt.request_id, one.worker_signature) for one in node.journal.keep(work, papers)}
+            refused = {(one.receipt.request_id, one.worker_signature) for one in node.journal.keep(work)}
         except sqlite3.Error as error:
             unkept = JournalUnwritable(f"the worker's journal cannot be written: {error}.", field="WORKER_STATE_DIR")
             served = [(job, failed(job, unkept) if result.ok and result.final else result) for job, result in served]

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from contracts.protocol.celery_message import task_message
 from contracts.protocol.errors import MessageError
@@ -33,7 +35,7 @@ from contracts.protocol.messages import (
     worker_queue,
 )
 from market.adapters.packing import SWEEP_SECONDS, PackingDispatcher, Waiting
-from market.adapters.redis_client import open_redis, reachable
+from market.adapters.redis_client import open_redis, reachable, unreachable
 from market.adapters.redis_line import RedisLine
 from market.errors import RedisUnreachable
 from market.inference.ports import PaperSource
@@ -63,6 +65,7 @@ class CeleryDispatcher(PackingDispatcher):
         # The listener blocks on its connection, so it has one of its own.
         self._listening = RedisLine(self._redis)
         self._reply_to = reply_key(process_id)
+        self._delay = SWEEP_SECONDS
 
     @property
     def reply_to(self) -> str:
@@ -94,6 +97,22 @@ class CeleryDispatcher(PackingDispatcher):
         name = blob_key("in", job.request_id, job.attempt)
         return replace(job, inputs=None, inputs_ref=name), (name, job.inputs)
 
+    def _carry_at_once(
+        self, worker: bytes, pack: Pack, entries: Sequence[Waiting], sent: Callable[[Exception | None], None]
+    ) -> bool:
+        if any(entry.blob is not None for entry in entries):
+            return False
+        queue = worker_queue(worker)
+
+        def answered(outcome: object) -> None:
+            if isinstance(outcome, ConnectionLost):
+                # It was closed while nothing was asked, by a restart of Redis, say.
+                self._spawn(self._carry_and_tell(worker, pack, entries, sent))
+            else:
+                sent(unreachable(outcome) if isinstance(outcome, Exception) else None)
+
+        return self._sending.send(("LPUSH", queue, task_message(TASK_RUN, encode_pack(pack), queue)), answered)
+
     async def _carry(self, worker: bytes, pack: Pack, entries: Sequence[Waiting]) -> None:
         queue = worker_queue(worker)
         message = task_message(TASK_RUN, encode_pack(pack), queue)
@@ -117,26 +136,47 @@ class CeleryDispatcher(PackingDispatcher):
     # --- inbound -----------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        delay = SWEEP_SECONDS
         while True:
             try:
                 with reachable():
                     await self._listen_once()
-                delay = SWEEP_SECONDS
             except RedisUnreachable as error:
+                delay = self._delay
                 log.warning("reply-listener-disconnected", code=error.code, retry_in_seconds=delay)
+                self._delay = min(2 * delay, 1.0)
                 await asyncio.sleep(delay)
-                delay = min(2 * delay, 1.0)
 
     async def _listen_once(self) -> None:
-        found = await self._listening.call("BLPOP", self._reply_to, LISTEN_SECONDS)
-        if found is None:
-            return
-        self._take(found[1])
-        if len(self._pending) > 1:
-            more = await self._listening.call("LPOP", self._reply_to, REPLIES_AT_ONCE)
-            for reply in more if isinstance(more, list) else ():
-                self._take(reply)
+        """Take what comes until the connection fails."""
+        await self._listening.open()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def fail(error: Exception) -> None:
+            if not failed.done():
+                failed.set_exception(error)
+
+        def listen() -> None:
+            if not self._listening.send(("BLPOP", self._reply_to, LISTEN_SECONDS), heard):
+                fail(ConnectionLost("Connection closed by server."))
+
+        def heard(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                fail(outcome)
+                return
+            self._delay = SWEEP_SECONDS
+            if outcome is not None:
+                self._take(outcome[1])
+                if len(self._pending) > 1:
+                    self._listening.send(("LPOP", self._reply_to, REPLIES_AT_ONCE), heard_more)
+            listen()
+
+        def heard_more(outcome: Any) -> None:
+            if isinstance(outcome, list):
+                for reply in outcome:
+                    self._take(reply)
+
+        listen()
+        await failed
 
     def _take(self, reply: object) -> None:
         try:

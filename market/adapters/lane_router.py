@@ -114,6 +114,10 @@ class LanePapers:
         """See `PaperSource.take`."""
         return self._papers.take(worker)
 
+    def take_due(self, worker: bytes) -> Papers | None:
+        """See `PaperSource.take_due`."""
+        return self._papers.take_due(worker)
+
     def put_back(self, worker: bytes, papers: Papers) -> None:
         """See `PaperSource.put_back`."""
         self._papers.put_back(worker, papers)

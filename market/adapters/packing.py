@@ -201,6 +201,16 @@ class PackingDispatcher(ABC):
             RedisUnreachable | WorkerGone: it cannot be sent; nothing was.
         """
 
+    def _carry_at_once(
+        self, worker: bytes, pack: Pack, entries: Sequence[Waiting], sent: Callable[[Exception | None], None]
+    ) -> bool:
+        """Send a pack without a task if that is possible now; `sent` is called later with what `_carry` would raise.
+
+        False if nothing was done.
+        """
+        del worker, pack, entries, sent
+        return False
+
     @abstractmethod
     async def _carry_papers(self, worker: bytes, papers: Papers) -> None:
         """Send papers alone.
@@ -236,7 +246,7 @@ class PackingDispatcher(ABC):
             for entry in short:
                 entry.pack = flight
             lane.flights += bool(short)
-            self._spawn(self._send(lane, entries))
+            self._send(lane, entries)
 
     def _next_pack(self, lane: Lane) -> list[Waiting]:
         model_id, queue = next(iter(lane.queues.items()))
@@ -255,19 +265,33 @@ class PackingDispatcher(ABC):
             lane.queues[model_id] = queue
         return entries or (self._next_pack(lane) if lane.waiting else [])
 
-    async def _send(self, lane: Lane, entries: list[Waiting]) -> None:
-        papers = self._papers.take(lane.worker)
+    def _send(self, lane: Lane, entries: list[Waiting]) -> None:
+        papers = self._papers.take_due(lane.worker)
         trace = tuple((entry.job.request_id.hex(), entry.trace) for entry in entries if entry.trace is not None)
         pack = Pack(tuple(entry.job for entry in entries), papers or Papers(), trace)
-        try:
-            await self._carry(lane.worker, pack, entries)
-            for entry in entries:
-                entry.sent = True
-        except (RedisUnreachable, WorkerGone) as error:
+
+        def sent(error: Exception | None) -> None:
+            if error is None:
+                for entry in entries:
+                    entry.sent = True
+                return
             if papers is not None:
                 self._papers.put_back(lane.worker, papers)
             for entry in entries:
                 self._finish(entry, error)
+
+        if not self._carry_at_once(lane.worker, pack, entries, sent):
+            self._spawn(self._carry_and_tell(lane.worker, pack, entries, sent))
+
+    async def _carry_and_tell(
+        self, worker: bytes, pack: Pack, entries: Sequence[Waiting], sent: Callable[[Exception | None], None]
+    ) -> None:
+        try:
+            await self._carry(worker, pack, entries)
+        except (RedisUnreachable, WorkerGone) as error:
+            sent(error)
+        else:
+            sent(None)
 
     async def _send_papers(self, worker: bytes) -> None:
         papers = self._papers.take(worker)

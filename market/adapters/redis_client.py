@@ -38,4 +38,9 @@ def reachable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise RedisUnreachable(f"Redis does not answer: {type(error).__name__}.") from error
+        raise unreachable(error) from error
+
+
+def unreachable(error: Exception) -> RedisUnreachable:
+    """Return the market's word for a failure of Redis."""
+    return RedisUnreachable(f"Redis does not answer: {type(error).__name__}.")

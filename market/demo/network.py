@@ -198,8 +198,8 @@ class LocalMarket:
         metrics_port = free_port()
         self.jobs_metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
         environment["MARKET_METRICS_PORT"] = str(metrics_port)
-        self.supervisor.start("jobs", program("market", "jobs"), environment)
-        gateway = self.supervisor.start("gateway", program("market", "serve"), environment)
+        self.supervisor.start("jobs", self.program("market", "jobs"), environment)
+        gateway = self.supervisor.start("gateway", self.program("market", "serve"), environment)
         worker = self.start_worker()
         self._await(gateway, lambda: self._get("/v2/health/ready") is not None, "GET /v2/health/ready")
         self._await(worker, self._model_ready, "an offer at the gateway")
@@ -208,9 +208,14 @@ class LocalMarket:
         """Start the worker, and return at once."""
         environment = self.worker_environment()
         if not self.options.linked:
-            return self.supervisor.start("worker", program("worker", "run"), environment)
+            return self.supervisor.start("worker", self.program("worker", "run"), environment)
         del environment["WORKER_REDIS_URL"]
-        return self.supervisor.start("worker", program("worker", "run", "--gateway", self.link_url()), environment)
+        linked = self.program("worker", "run", "--gateway", self.link_url())
+        return self.supervisor.start("worker", linked, environment)
+
+    def program(self, name: str, *arguments: str) -> list[str]:
+        """Return the command that runs one of the project's programs."""
+        return program(name, *arguments)
 
     def link_url(self) -> str:
         """Return where a linked worker finds the gateway."""

@@ -22,6 +22,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.receipts import sign_receipts, sign_tree
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import content_hash
 from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
@@ -32,7 +33,6 @@ from market.inference.plain_parts import Asked, InstantDispatcher, Plain, tell
 from market.inference.rates import By
 from market.inference.service import (
     GENERATION,
-    REQUEST_ID_BYTES,
     RESERVATION_GRACE_SECONDS,
     InferenceService,
 )
@@ -136,7 +136,7 @@ class PlainLane:
             request.voucher,
             facts,
             price=terms.price,
-            request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
+            request_id=request.request_id or new_request_id(),
             ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
             remember=request.request_id is not None,
         )

@@ -64,6 +64,10 @@ class PaperSource(Protocol):
         """Return and forget the papers waiting for a worker; None if there are none."""
         ...
 
+    def take_due(self, worker: bytes) -> Papers | None:
+        """Do the same if they are many, or have waited for a moment; else None."""
+        ...
+
     def put_back(self, worker: bytes, papers: Papers) -> None:
         """Keep papers again that could not be sent."""
         ...

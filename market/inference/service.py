@@ -8,7 +8,6 @@ charge twice for one request id. Called by the HTTP gateway; knows no HTTP, no q
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from contracts.protocol.hexes import from_hex
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job
 from contracts.protocol.metering import ceiling_units, choices
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import content_hash, encode_tensors
 from contracts.protocol.typed_data import Domain
@@ -59,7 +59,6 @@ from market.telemetry import stage
 from market.verification.result_check import CheckedResult
 
 MAX_ATTEMPTS = 3
-REQUEST_ID_BYTES = 32
 # A reservation outlives the deadline by this much, so that a charge in progress is never overtaken by its expiry.
 RESERVATION_GRACE_SECONDS = 30.0
 HASH_IN_THREAD_BYTES = 1 << 20
@@ -292,7 +291,7 @@ class InferenceService:
             client=request.payer or facts.channel.payer,
             listing=listing,
             manifest=manifest,
-            request_id=request.request_id or secrets.token_bytes(REQUEST_ID_BYTES),
+            request_id=request.request_id or new_request_id(),
             blob=blob,
             input_hash=input_hash,
             units=ceiling_units(manifest, request.tensors, request.parameters),

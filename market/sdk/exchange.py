@@ -7,7 +7,6 @@ never trusts the gateway's word for what the worker signed. Called by the synchr
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -20,6 +19,7 @@ from contracts.protocol.errors import ProtocolError
 from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.pricing import Unit, count_units, price_up
 from contracts.protocol.receipts import is_receipt_signed_by
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, content_hash, encode_tensors, pack_bytes
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved
@@ -140,7 +140,7 @@ def prepare(
         model_id=info.model_id,
         body=b"".join((head, *(tensor.data for tensor in binary))),
         input_hash=content_hash(encode_tensors(tensors, parameters)),
-        request_id=request_id or secrets.token_bytes(32),
+        request_id=request_id or new_request_id(),
         tensors=tensors,
         header_bytes=len(head) if binary else None,
     )

@@ -11,13 +11,13 @@ within that budget of its own. Each request gets an id, under which the gateway 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator
 
 import httpx
 
 from contracts.protocol.hexes import hex0x
+from contracts.protocol.request_ids import new_request_id
 from market.sdk.client import Market
 from market.sdk.effects import Reply, refusal
 from market.sdk.errors import SpendingLimit
@@ -68,7 +68,7 @@ class MarketAuth(httpx.Auth):
     def _pay(self, request: httpx.Request) -> int:
         ceiling = self._payment.ceiling
         request.headers.update(self._payment.headers())
-        request.headers.setdefault(REQUEST_ID_HEADER, hex0x(secrets.token_bytes(32)))
+        request.headers.setdefault(REQUEST_ID_HEADER, hex0x(new_request_id()))
         return ceiling
 
     def _mended(self, response: httpx.Response, used: int) -> bool:

@@ -7,7 +7,6 @@ others. Called by both clients, which do what the steps yield; it never decides 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import orjson
 
 from contracts.protocol.hexes import hex0x
+from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.sdk.effects import Give, Left, Pause, Read, Reply, Steps, plain_problem
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable
@@ -61,7 +61,7 @@ def prepare_chat(info: ModelInfo, messages: Sequence[Mapping[str, str]], paramet
         model_id=info.model_id,
         body=orjson.dumps(body),
         input_hash=content_hash(encode_tensors(tensors, chat_parameters(sent))),
-        request_id=secrets.token_bytes(32),
+        request_id=new_request_id(),
         tensors=tensors,
         route=ROUTE,
     )

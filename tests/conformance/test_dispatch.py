@@ -11,6 +11,7 @@ import redis as sync_redis
 from contracts.protocol.messages import INLINE_LIMIT_BYTES, Result, encode_results, worker_queue
 from market.adapters.packing import MAX_WAITING
 from market.errors import DeadlineExceeded, Overloaded
+from market.inference.papers import DUE_SECONDS
 from market.inference.ports import WorkerGone
 from tests.conformance.test_celery_dispatch import ROOT, Lane, job
 from tests.support.linked import NOBODY_KEY, WORKER_KEY, LinkedLane
@@ -165,6 +166,7 @@ async def test_overload_is_refused_at_once(lane, plain):
 
 async def test_papers_ride_along_and_are_flushed_when_idle(lane, celery_worker, plain):
     lane.papers.add(WORKER, b"\x01" * 32, b"a" * 65, b"\x0f" * 20, 7)
+    await asyncio.sleep(DUE_SECONDS)
     await run(lane)
     assert plain.hget("noted", b"\x01" * 32) == b"a" * 65
     lane.papers.add(WORKER, b"\x02" * 32, b"b" * 65, b"\x0f" * 20, 9)

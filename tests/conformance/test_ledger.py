@@ -307,3 +307,19 @@ async def test_a_charge_goes_on_soon_after_another_process_lets_go_of_sqlite(tmp
     other.close()
     ledger.close()
     engine.dispose()
+
+
+async def test_small_groups_are_charged_where_it_costs_least(database, engine, monkeypatch):
+    threads, commit = [], database._commit
+
+    def watched(*arguments, **options):
+        threads.append(threading.get_ident())
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(database, "_commit", watched)
+    await database.record(charge(1, 1_000, request=0))
+    assert (threads == [threading.get_ident()]) == (engine.dialect.name == "sqlite")
+    threads.clear()
+    await asyncio.gather(*(database.record(charge(1, 1_000, request=number)) for number in range(1, 200)))
+    assert threading.get_ident() not in threads, "two hundred at once would hold up everybody"
+    assert (await database.account(charge(1, 1, request=0).receipt.channel_id)).charged == 200

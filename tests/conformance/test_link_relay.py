@@ -28,7 +28,7 @@ from market.adapters.lane_router import JoinedAnnouncements
 from market.adapters.link_dispatch import LinkDispatcher
 from market.adapters.link_hub import LinkHub
 from market.adapters.link_relay import LinkRelay
-from market.inference.papers import PapersDesk
+from market.inference.papers import DUE_SECONDS, PapersDesk
 from market.inference.ports import WorkerGone
 from tests.conformance.test_celery_dispatch import job
 from tests.support.linked import LinkServer, Node
@@ -189,6 +189,7 @@ async def test_pieces_stops_and_papers_take_the_same_way(shared):
     pieces = []
     asked = replace(job("link", seconds=30), stream=True)
     b.papers.add(worker.key.address, bytes(32), b"s" * 65, b"p" * 20, 5)
+    await asyncio.sleep(DUE_SECONDS)
     worker.may_answer.clear()
     task = asyncio.create_task(b.lane.run(asked, worker.key.address, pieces.append, long=True))
     await until(node.bridge.in_hand)

@@ -31,8 +31,8 @@ class Executes(Protocol):
         """Run a statement, once or for each of a list of parameters."""
         ...
 
-    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> object:
-        """Run a text of the driver's own."""
+    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> Iterable[Any]:
+        """Run a text of the driver's own; only what returns rows may be iterated."""
         ...
 
 
@@ -56,17 +56,27 @@ class _Compiled:
         return tuple(parameters[name] if name in parameters else next(left) for name in self._names)
 
 
-class DirectConnection:
-    """Implements `Executes` on a connection of SQLite's driver that nobody else uses."""
+class WriterBusy(Exception):
+    """Somebody else writes, and this connection does not wait; nothing was done."""
 
-    def __init__(self, engine: Engine) -> None:
+
+class DirectConnection:
+    """Implements `Executes` on a connection of SQLite's driver that nobody else uses.
+
+    `waits` is whether it waits for another writer to finish; one that does not raises `WriterBusy`.
+    """
+
+    def __init__(self, engine: Engine, *, waits: bool = True) -> None:
         self._dialect = engine.dialect
+        self._waits = waits
         # From the pool, so that it is prepared as all are, and never given back.
         pooled = engine.raw_connection()
         driver: Any = pooled.driver_connection
         pooled.detach()
         self._driver: sqlite3.Connection = driver
-        self._driver.execute(f"PRAGMA busy_timeout = {_LOOK_MS}")
+        self._driver.execute(f"PRAGMA busy_timeout = {_LOOK_MS if waits else 0}")
+        # The log is carried into the database by a thread of its own, see `checkpoints`.
+        self._driver.execute("PRAGMA wal_autocheckpoint = 0")
         self._compiled: dict[tuple[int, int, bool], tuple[Any, _Compiled]] = {}
 
     def close(self) -> None:
@@ -89,7 +99,7 @@ class DirectConnection:
             compiled.row = kind
         return [compiled.row(*row) for row in cursor]
 
-    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> object:
+    def exec_driver_sql(self, statement: str, parameters: Any = None, /) -> Iterable[Any]:
         """See `Executes.exec_driver_sql`."""
         return self._driver.execute(statement, parameters or ())
 
@@ -98,6 +108,7 @@ class DirectConnection:
         """Open a transaction that commits at the end of the block.
 
         Raises:
+            WriterBusy: another writer is at it, and this connection does not wait.
             DatabaseUnreachable: the database does not answer, or another writer holds it for too long.
         """
         with _reachable():
@@ -131,7 +142,11 @@ class DirectConnection:
                 self._driver.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                if not self._waits:
+                    raise WriterBusy from error
+                if time.monotonic() >= until:
                     raise
 
     def _compile(self, statement: Any, parameters: Mapping[str, Any]) -> _Compiled:
@@ -161,8 +176,9 @@ def _reachable() -> Iterator[None]:
 class ThreadsConnection:
     """The connection of one thread that reads or writes, the short way where the database is SQLite."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, waits: bool = True) -> None:
         self._engine = engine
+        self._waits = waits
         self._direct: DirectConnection | None = None
 
     @contextmanager
@@ -194,5 +210,5 @@ class ThreadsConnection:
     def _opened(self) -> DirectConnection:
         if self._direct is None:
             with _reachable():
-                self._direct = DirectConnection(self._engine)
+                self._direct = DirectConnection(self._engine, waits=self._waits)
         return self._direct

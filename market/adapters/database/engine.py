@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from market.errors import DatabaseUnreachable
 
 BUSY_TIMEOUT_MS = 10_000
+# The ledger's inserts have a text for each number of rows.
+STATEMENTS_KEPT = 512
 _READ_ONLY = "market_read_only"
 
 
@@ -29,8 +31,10 @@ def open_engine(url: str) -> Engine:
     for prefix in ("postgres://", "postgresql://"):
         if url.startswith(prefix):
             url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    is_sqlite = url.startswith("sqlite")
+    options: dict[str, Any] = {"connect_args": {"cached_statements": STATEMENTS_KEPT}} if is_sqlite else {}
     try:
-        engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        engine = sa.create_engine(url, pool_pre_ping=not is_sqlite, **options)
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnreachable("The database URL is not understood.", field="MARKET_DATABASE_URL") from error
     if engine.dialect.name == "sqlite":

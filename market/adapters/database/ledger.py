@@ -20,6 +20,8 @@ from sqlalchemy.exc import IntegrityError
 
 from contracts.protocol.typed_data import Channel, Receipt
 from market.adapters.database import tables_ledger as t
+from market.adapters.database.at_once import AtOnce
+from market.adapters.database.checkpoints import Checkpoints
 from market.adapters.database.direct import Executes, ThreadsConnection
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
@@ -71,7 +73,7 @@ class _Statements:
     def __init__(self, dialect: sa.Dialect) -> None:
         insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
         keys: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
-        accounts, totals, receipts, responses = t.channel_accounts, t.payee_totals, t.receipts, t.responses
+        accounts, receipts, responses = t.channel_accounts, t.receipts, t.responses
         self.insert_receipts = RowInsert(receipts, _RECEIPT_COLUMNS, dialect)
         self.insert_responses = RowInsert(responses, ("request_id", "channel_id", "outputs", "expires_at"), dialect)
         self.open_accounts = insert(accounts).on_conflict_do_nothing()
@@ -98,24 +100,16 @@ class _Statements:
         self.known_requests = sa.select(receipts.c.request_id, receipts.c.channel_id).where(
             receipts.c.request_id.in_(keys)
         )
-        self.add_totals = _adding(insert(totals), totals, ("earned",))
-        self.add_earnings = _adding(insert(t.earnings), t.earnings, ("requests", "earned"))
-        self.totals = sa.select(totals.c.payee, totals.c.earned).where(
-            totals.c.gateway == sa.bindparam("gateway"), totals.c.payee.in_(keys)
+        self.add_totals = RowInsert(
+            t.payee_totals, ("gateway", "payee", "earned"), dialect, adding=("earned",), returning=("payee", "earned")
         )
+        self.add_earnings = RowInsert(t.earnings, tuple(t.earnings.c.keys()), dialect, adding=("requests", "earned"))
         same = (responses.c.request_id == receipts.c.request_id) & (responses.c.channel_id == receipts.c.channel_id)
         self.answers = (
             sa.select(receipts, responses.c.outputs)
             .join_from(receipts, responses, same, isouter=True)
             .where(receipts.c.request_id.in_(keys))
         )
-
-
-def _adding(insert: Any, table: sa.Table, columns: tuple[str, ...]) -> Any:
-    return insert.on_conflict_do_update(
-        index_elements=list(table.primary_key.columns),
-        set_={name: table.c[name] + insert.excluded[name] for name in columns},
-    )
 
 
 class DatabaseLedger:
@@ -126,12 +120,29 @@ class DatabaseLedger:
         self._gateway = gateway
         self._statements = _Statements(engine.dialect)
         self._writing, self._reading = ThreadsConnection(engine), ThreadsConnection(engine)
-        self._writer = GroupThread[Charge, Recorded]("ledger-write", self._record_group, max_group=MAX_GROUP)
-        self._reader = GroupThread[_Key, StoredAnswer | None]("ledger-read", self._find_group, max_group=400)
+        is_sqlite = engine.dialect.name == "sqlite"
+        self._at_once = AtOnce(engine) if is_sqlite else None
+        self._writer = GroupThread[Charge, Recorded](
+            "ledger-write",
+            lambda charges: self._record_group(charges, self._writing),
+            max_group=MAX_GROUP,
+            at_once=self._record_at_once if is_sqlite else None,
+        )
+        self._checkpoints = Checkpoints(engine, self._writer.do) if is_sqlite else None
+        self._reader = GroupThread[_Key, StoredAnswer | None](
+            "ledger-read",
+            lambda keys: self._find_group(keys, self._reading),
+            max_group=400,
+            at_once=self._find_at_once if is_sqlite else None,
+        )
 
     def close(self) -> None:
         """Finish what waits and end the threads; the engine stays its owner's."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self._writer.close()
+        if self._at_once is not None:
+            self._at_once.close()
         self._writing.close()
         self._reader.close()
         self._reading.close()
@@ -195,15 +206,25 @@ class DatabaseLedger:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def _record_group(self, charges: list[Charge]) -> Sequence[Recorded | BaseException]:
+    def _record_at_once(self, charges: list[Charge]) -> Sequence[Recorded | BaseException] | None:
+        """Commit in the event loop; None where the thread must, and nothing was done."""
+        assert self._at_once is not None
+        return self._at_once.run(lambda way: self._record_group(charges, way), len(charges))
+
+    def _record_group(self, charges: list[Charge], way: ThreadsConnection) -> Sequence[Recorded | BaseException]:
         try:
-            return self._commit(charges, look_for_duplicates=False)
+            outcomes = self._commit(charges, way, look_for_duplicates=False)
         except IntegrityError:
             # Somewhere in the group a request id is already known: look for it instead of failing its neighbours.
-            return self._commit(charges, look_for_duplicates=True)
+            outcomes = self._commit(charges, way, look_for_duplicates=True)
+        if self._checkpoints is not None:
+            self._checkpoints.count(len(charges))
+        return outcomes
 
-    def _commit(self, charges: list[Charge], *, look_for_duplicates: bool) -> Sequence[Recorded | BaseException]:
-        with self._writing.writing() as connection:
+    def _commit(
+        self, charges: list[Charge], way: ThreadsConnection, *, look_for_duplicates: bool
+    ) -> Sequence[Recorded | BaseException]:
+        with way.writing() as connection:
             accounts = self._lock_accounts(connection, charges)
             keys = self._lock_keys(connection, charges)
             known = self._known_requests(connection, charges) if look_for_duplicates else set()
@@ -272,26 +293,18 @@ class DatabaseLedger:
                 part = parts.setdefault((payee, role, receipt.model_id), [0, 0])
                 part[0] += 1
                 part[1] += amount
-        connection.execute(
-            self._statements.add_totals,
-            [{"gateway": self._gateway, "payee": payee, "earned": totals[payee]} for payee in sorted(totals)],
-        )
-        connection.execute(
-            self._statements.add_earnings,
+        self._statements.add_earnings.execute(
+            connection,
             [
-                {
-                    "gateway": self._gateway,
-                    "payee": payee,
-                    "role": role,
-                    "model_id": model_id,
-                    "requests": parts[payee, role, model_id][0],
-                    "earned": parts[payee, role, model_id][1],
-                }
+                (self._gateway, payee, role, model_id, *parts[payee, role, model_id])
                 for payee, role, model_id in sorted(parts)
             ],
         )
-        found = connection.execute(self._statements.totals, {"gateway": self._gateway, "keys": list(totals)})
-        return {row.payee: row.earned for row in found}
+        return dict(
+            self._statements.add_totals.execute(
+                connection, [(self._gateway, payee, totals[payee]) for payee in sorted(totals)]
+            )
+        )
 
     def _keep_evidence(self, evidence: Evidence) -> None:
         with writing(self._engine) as connection:
@@ -315,8 +328,13 @@ class DatabaseLedger:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def _find_group(self, keys: list[_Key]) -> Sequence[StoredAnswer | None]:
-        with self._reading.reading() as connection:
+    def _find_at_once(self, keys: list[_Key]) -> Sequence[StoredAnswer | BaseException | None] | None:
+        """Look up in the event loop; None where the thread must."""
+        assert self._at_once is not None
+        return self._at_once.run(lambda way: self._find_group(keys, way), len(keys))
+
+    def _find_group(self, keys: list[_Key], way: ThreadsConnection) -> Sequence[StoredAnswer | None]:
+        with way.reading() as connection:
             found = {
                 (row.request_id, row.channel_id): StoredAnswer(_stored(row), row.outputs)
                 for row in connection.execute(self._statements.answers, {"keys": [key[0] for key in keys]})

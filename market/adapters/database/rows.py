@@ -1,7 +1,7 @@
-"""Inserts many rows of one table with few statements, straight through the driver.
+"""Writes many rows of one table with one statement, straight through the driver.
 
-One statement of 64 rows takes the interpreter lock once where 64 statements take it 64 times, which a busy event loop
-in the same process would feel. Used on the ledger's hot path only.
+A statement takes the interpreter lock once, which a busy event loop in the same process feels; so 64 rows go in one, be
+they new or added to what is there. Used on the ledger's hot path only.
 """
 
 from __future__ import annotations
@@ -13,24 +13,48 @@ from sqlalchemy import Dialect, Table
 
 from market.adapters.database.direct import Executes
 
-_GROUPS = (64, 8, 1)
+# Each number of rows has a text of its own, which drivers keep prepared.
+MOST_ROWS = 64
 
 
 class RowInsert:
-    """An INSERT of fixed columns, prepared for groups of 64, 8 and 1 rows."""
+    """An INSERT of fixed columns; what is in `adding` is added to a row of the same primary key."""
 
-    def __init__(self, table: Table, columns: Sequence[str], dialect: Dialect) -> None:
+    def __init__(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        dialect: Dialect,
+        *,
+        adding: Sequence[str] = (),
+        returning: Sequence[str] = (),
+    ) -> None:
         mark = "?" if dialect.paramstyle == "qmark" else "%s"
         names = ", ".join(table.c[name].name for name in columns)
-        row = f"({', '.join([mark] * len(columns))})"
-        head = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608  # names of our own tables
-        self._statements = [(size, head + ", ".join([row] * size)) for size in _GROUPS]
+        self._row = f"({', '.join([mark] * len(columns))})"
+        self._head = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608  # names of our own tables
+        self._tail = ""
+        if adding:
+            keys = ", ".join(column.name for column in table.primary_key.columns)
+            sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in adding)
+            self._tail = f" ON CONFLICT ({keys}) DO UPDATE SET {sums}"
+        self._returns = bool(returning)
+        if returning:
+            self._tail += f" RETURNING {', '.join(returning)}"
+        self._texts: dict[int, str] = {}
 
-    def execute(self, connection: Executes, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert `rows`, each in the order of the columns."""
-        done = 0
-        for size, statement in self._statements:
-            while len(rows) - done >= size:
-                group = rows[done : done + size]
-                connection.exec_driver_sql(statement, tuple(value for row in group for value in row))
-                done += size
+    def execute(self, connection: Executes, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Write `rows`, each in the order of the columns; returns what the statement says it returns."""
+        returned: list[Any] = []
+        for start in range(0, len(rows), MOST_ROWS):
+            part = rows[start : start + MOST_ROWS]
+            found = connection.exec_driver_sql(self._text(len(part)), tuple(value for row in part for value in row))
+            if self._returns:
+                returned += found
+        return returned
+
+    def _text(self, rows: int) -> str:
+        text = self._texts.get(rows)
+        if text is None:
+            text = self._texts[rows] = self._head + ", ".join([self._row] * rows) + self._tail
+        return text
