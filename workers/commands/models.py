@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,11 +54,12 @@ def quantize(
     most_difference: Annotated[
         float, typer.Option(min=0, help="Most that an output may move, as a share of its own length.")
     ] = MOST_DIFFERENCE,
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a package with 8 or 4 bit weights, and show what that costs in accuracy and brings in size and time."""
     with messages(as_json=as_json):
-        _quantize(folder, into, precision, sample, most_difference, as_json=as_json)
+        _quantize(folder, into, precision, sample, most_difference, env_file, as_json=as_json)
 
 
 def convert(
@@ -69,14 +69,25 @@ def convert(
     precision: Annotated[
         str, typer.Option(help="fp32; for text generation also int8 or int4. `worker quantize` is for the others.")
     ] = "fp32",
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a PyTorch or GGUF checkpoint into what `market model init` packs and a worker serves."""
     with messages(as_json=as_json):
-        from workers.models import converting
+        from workers.making.process import make
+        from workers.making.told import read_converted
 
+        settings = load_settings(env_file)
         configure_logging("error", "text")
-        made = converting.convert(path, into, task=task, precision=precision)
+        made = make(
+            "convert",
+            path,
+            into,
+            read=read_converted,
+            confinement=_of_folder(settings),
+            task=task,
+            precision=precision,
+        )
         if as_json:
             print_json(asdict(made) | {"folder": str(into)})
             return
@@ -143,54 +154,58 @@ def _tune(model: str, env_file: Path | None, *, as_json: bool) -> None:
 
 
 def _quantize(
-    folder: Path, into: Path, precision: str, sample: Path | None, most_difference: float, *, as_json: bool
+    folder: Path,
+    into: Path,
+    precision: str,
+    sample: Path | None,
+    most_difference: float,
+    env_file: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Quantise a package, compare it with its original, and print both; what moves too far is removed again.
+    """Quantise a package, compare it with its original, and print both; what moves too far is not kept.
 
     Raises:
         ModelUnusable: it cannot be quantised, or moves further than allowed.
     """
-    from workers import checking
+    from workers.making.process import make
+    from workers.making.told import read_quantised
     from workers.models import quantizing
-    from workers.models.opening import open_model
 
+    settings = load_settings(env_file)
     configure_logging("error", "text")
     if precision not in quantizing.PRECISIONS:
         raise ModelUnusable(f"{precision!r} is not int8 or int4.", field="precision")
     package = _package_in(folder)
-    made = quantizing.quantize(package, into, precision)
-    try:
-        models = [open_model(one, entry=one.manifest.entry, provider="cpu", threads=0) for one in (package, made)]
-        samples = checking.read_samples(models[0], sample)
-        moved = quantizing.differences(models[0], models[1], samples)
-        before, after = (checking.seconds_of(model, samples[0]) for model in models)
-        worst = max(moved, key=lambda one: one.relative)
-        if worst.relative > most_difference:
-            raise ModelUnusable(
-                f"{worst.output} moves by {worst.relative:.4f} of its length, more than {most_difference:g}.",
-                field="most-difference",
-                remedy="Take int8 instead of int4, or publish it as it is, or allow more.",
-            )
-    except BaseException:
-        shutil.rmtree(into)
-        raise
+    told = make(
+        "quantize",
+        folder,
+        into,
+        read=read_quantised,
+        confinement=_of_folder(settings),
+        sample=sample,
+        precision=precision,
+        most_difference=most_difference,
+    )
+    made = _package_in(into)
     facts = {
         "modelId": f"0x{made.model_id.hex()}",
         "folder": str(into),
         "precision": precision,
         "bytes": {"before": package.size, "after": made.size},
-        "runMs": {"before": round(1_000 * before, 3), "after": round(1_000 * after, 3)},
-        "samples": len(samples),
-        "differences": [asdict(one) for one in moved],
+        "runMs": {"before": round(told.before_ms, 3), "after": round(told.after_ms, 3)},
+        "samples": told.samples,
+        "differences": [asdict(one) for one in told.differences],
     }
     if as_json:
         print_json(facts)
         return
     typer.echo(f"bytes        {package.size:>12,} -> {made.size:>12,}   {made.size / package.size:.2f} of it")
-    typer.echo(f"one run, ms  {1_000 * before:12.2f} -> {1_000 * after:12.2f}   {after / before:.2f} of it")
-    for one in moved:
-        told = f"moved by {one.relative:.4f} of its length, cosine {one.cosine:.5f}, a value by {one.largest:.4g}"
-        typer.echo(f"{one.output}: {told} at most, over {len(samples)} sample(s)")
+    share = told.after_ms / told.before_ms
+    typer.echo(f"one run, ms  {told.before_ms:12.2f} -> {told.after_ms:12.2f}   {share:.2f} of it")
+    for one in told.differences:
+        moved = f"moved by {one.relative:.4f} of its length, cosine {one.cosine:.5f}, a value by {one.largest:.4g}"
+        typer.echo(f"{one.output}: {moved} at most, over {told.samples} sample(s)")
     typer.echo(f"model id     0x{made.model_id.hex()}\nin           {into}")
 
 

@@ -64,7 +64,8 @@ def convert(path: Path, into: Path, *, task: str | None = None, precision: str =
     _need(*PACKAGES, *(("onnxruntime_genai",) if source.task == "text-generation" else ()))
     if source.gguf is not None:
         _need("gguf", "accelerate")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+    # Before transformers and PyTorch are imported: nothing is fetched, and of pickles only weights are read.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
     _hush()
     into.mkdir(parents=True, exist_ok=True)
     try:
@@ -116,11 +117,18 @@ def _refused(error: BaseException, doing: str) -> ModelUnusable:
 def _generation(source: Source, into: Path, precision: str) -> Converted:
     with TemporaryDirectory(dir=into.parent, prefix=".convert-") as scratch:
         folder = source.folder if source.gguf is None else _unpacked(source, Path(scratch) / "checkpoint")
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(into)]
+        command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(into)]
         command += ["-p", precision, "-e", "cpu", "-c", str(Path(scratch) / "cache")]
-        quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+        quiet = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
         done = subprocess.run(
-            command, env=quiet, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False, cwd=scratch
+            command,
+            env=quiet,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+            cwd=scratch,
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["it said nothing"]
@@ -135,10 +143,11 @@ def _unpacked(source: Source, into: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
             gguf_file=source.gguf,
+            trust_remote_code=False,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
@@ -164,7 +173,9 @@ def _graph(source: Source, into: Path) -> Converted:
     }
     try:
         loaded: Any = kinds[source.task]
-        model = loaded.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager").eval()
+        model = loaded.from_pretrained(
+            source.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        ).eval()
     except Exception as error:
         raise _refused(error, "loading the checkpoint") from error
     companions(source.folder, into)
@@ -184,7 +195,7 @@ def _tokens(source: Source, into: Path, model: Any) -> dict[str, NDArray[np.int6
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
         if not (into / "tokenizer.json").is_file():
             tokenizer.save_pretrained(into)
         if tokenizer.pad_token is None:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -63,20 +64,24 @@ def quantize(package: Package, into: Path, precision: str) -> Package:
             if name not in left_out:
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(package.folder / name, into / name)
-        return _written(package, into, precision)
+        return _written(package, into, precision, external)
     except BaseException:
         shutil.rmtree(into)
         raise
 
 
-def _written(package: Package, into: Path, precision: str) -> Package:
+def _written(package: Package, into: Path, precision: str, external: set[str]) -> Package:
     manifest = package.manifest
     target = into / manifest.entry
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        runtime.quantize(
-            package.folder / manifest.entry, target, precision, large=package.size > runtime.MAX_INLINE_BYTES
-        )
+        # From a copy: onnxruntime writes beside what it reads.
+        with TemporaryDirectory(dir=into.parent, prefix=".quantize-") as scratch:
+            for name in (manifest.entry, *external):
+                (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(package.folder / name, Path(scratch) / name)
+            large = package.size > runtime.MAX_INLINE_BYTES
+            runtime.quantize(Path(scratch) / manifest.entry, target, precision, large=large)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ModelUnusable(f"onnxruntime cannot quantise it: {line}", field=manifest.entry) from error
@@ -146,7 +151,11 @@ def _weights_beside(package: Package) -> set[str]:
     found = {
         item.value for tensor in model.graph.initializer for item in tensor.external_data if item.key == "location"
     }
-    return {f"{beside}/{name}" if beside else name for name in found}
+    names = {f"{beside}/{name}" if beside else name for name in found}
+    strange = sorted(names - package.manifest.files.keys())
+    if strange:
+        raise ModelUnusable(f"weights in {strange[0][:80]!r}, which is not the package's.", field=entry)
+    return names
 
 
 def _files(folder: Path) -> dict[str, FileEntry]:

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +76,25 @@ def find_bubblewrap() -> Bubblewrap:
 
 
 def start(
-    module: str, said: Mapping[str, Any], *, folder: Path, provider: str, confinement: Confinement
+    module: str,
+    said: Mapping[str, Any],
+    *,
+    folder: Path,
+    provider: str,
+    confinement: Confinement,
+    also: Sequence[Path] = (),
+    writable: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start one of our programs with its orders and a socket; returns the process and the socket's other end.
+
+    It sees `folder`, `also` and, to write to, `writable`; to its `environment` come a few words for Python.
 
     The program calls `limit_here` before it opens anything. Bubblewrap ends it when the calling thread ends.
     """
     cards = provider != "cpu"
     environment = {
+        **(environment or {}),
         "PATH": os.defpath,
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -96,7 +107,7 @@ def start(
     with theirs:
         program = [sys.executable, "-P", "-m", module, json.dumps(orders), str(theirs.fileno())]
         process = subprocess.Popen(
-            [*box(folder, confinement, cards=cards), *program],
+            [*box(folder, confinement, cards=cards, also=also, writable=writable), *program],
             env=environment,
             cwd="/",
             pass_fds=[theirs.fileno()],
@@ -107,28 +118,40 @@ def start(
     return process, ours
 
 
-def box(folder: Path, confinement: Confinement, *, cards: bool = False) -> list[str]:
-    """Return the words before a program that confine it to a folder; none without bubblewrap."""
+def box(
+    folder: Path,
+    confinement: Confinement,
+    *,
+    cards: bool = False,
+    also: Sequence[Path] = (),
+    writable: Path | None = None,
+) -> list[str]:
+    """Return the words before a program that confine it; none without bubblewrap.
+
+    It may read `folder`, `also` and the programs, and write to `writable`.
+    """
     if confinement.bubblewrap is None:
         return []
     shown = {*_SYSTEM, sys.prefix, sys.base_prefix, *(str(ROOT / name) for name in ("contracts", "workers"))}
-    shown.add(str(folder.resolve()))
+    shown.update(str(path.resolve()) for path in (folder, *also))
     binds = [word for path in sorted(shown) if Path(path).exists() for word in ("--ro-bind", path, path)]
     devices = [word for path in _CARDS if cards and Path(path).exists() for word in ("--dev-bind", path, path)]
-    return [confinement.bubblewrap, *_CUT_OFF, *binds, *_ROOM, *devices, "--remount-ro", "/", "--chdir", "/"]
+    written = [] if writable is None else ["--bind", str(writable.resolve()), str(writable.resolve())]
+    return [confinement.bubblewrap, *_CUT_OFF, *binds, *written, *_ROOM, *devices, "--remount-ro", "/", "--chdir", "/"]
 
 
-def limit_here(memory_bytes: int, *, cards: bool) -> None:
+def limit_here(memory_bytes: int, *, cards: bool, writes: int = 0) -> None:
     """Limit this process for good; called by the program before it reads anything of the model.
 
-    CUDA reserves address space by the terabyte, so that with cards its size says nothing: who started this process
-    watches its resident memory then.
+    CUDA reserves address space by the terabyte, and what converts models by many gigabytes, so that with cards, and
+    where `writes` is the most bytes of a file that it makes, its size says nothing: who started this process watches
+    its resident memory then.
     """
     with suppress(OSError):  # if memory runs out, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: MOST_FILES}
-    if not cards:
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: writes, resource.RLIMIT_NOFILE: MOST_FILES}
+    if not cards and not writes:
         limits[resource.RLIMIT_AS] = memory_bytes + EXTRA_MEMORY_BYTES
     for what, most in limits.items():
         _, hard = resource.getrlimit(what)

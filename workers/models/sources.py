@@ -88,10 +88,22 @@ def read_source(path: Path, task: str | None) -> Source:
 
 def companions(source: Path, into: Path) -> None:
     """Copy what says how the model is used, where it is there and what was made does not have it already."""
-    for name in COMPANIONS:
-        if (source / name).is_file() and not (into / name).exists():
-            (into / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, into / name)
+    for file in companion_files(source):
+        copy = into / file.relative_to(source)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+def companion_files(source: Path) -> list[Path]:
+    """Return the files that say how the model in a folder is used; none that a link leads elsewhere.
+
+    Hugging Face's cache keeps the files of a snapshot in `blobs` beside it.
+    """
+    whole = source.resolve()
+    allowed = (whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else []))
+    found = [source / name for name in COMPANIONS if (source / name).is_file()]
+    return [file for file in found if any(file.resolve().is_relative_to(place) for place in allowed)]
 
 
 def _gguf_of(path: Path) -> Path | None:

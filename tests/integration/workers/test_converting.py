@@ -11,11 +11,14 @@ import pytest
 
 from contracts.protocol.tensors import Tensor
 from tests.integration.workers.test_model_commands import run
-from tests.support import models, tiny_llm
+from tests.support import demands, models, tiny_llm
 from workers import checking
 from workers.errors import ModelUnusable
+from workers.making.process import make
+from workers.making.told import read_converted
 from workers.models.converting import convert
 from workers.models.opening import open_model
+from workers.models.sandbox import Confinement
 
 EXTRA = "the extra [convert-torch] is not installed"
 torch = pytest.importorskip("torch", reason=EXTRA)
@@ -219,6 +222,60 @@ def test_what_cannot_be_loaded_is_told_and_leaves_nothing(tmp_path, broken):
     assert refused.value.field == "path"
     assert not (tmp_path / "made").exists()
     assert not (tmp_path / "ran").exists(), "no code of a checkpoint is run"
+
+
+class Payload:
+    """What a pickle may hold that is no weight."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("confined", ["here", "alone", "bubblewrap"])
+@pytest.mark.parametrize("kind", ["embedding", "generation"])
+def test_a_pickle_that_is_more_than_weights_is_refused_unread(tmp_path, confined, kind):
+    work = tmp_path / "work"
+    work.mkdir()
+    model = bert(transformers.BertModel) if kind == "embedding" else llama()
+    tokenizer = models.tokenizer_json() if kind == "embedding" else tiny_llm.tokenizer_json()
+    source = save(work / "checkpoint", model, tokenizer)
+    (source / "model.safetensors").unlink()
+    weights = model.state_dict()
+    torch.save(weights, source / "pytorch_model.bin")
+    orders = {"read": read_converted, "task": None, "precision": "fp32"}
+    orders["confinement"] = None if confined == "here" else Confinement(_sandbox(confined), 1 << 30)
+    if kind == "embedding":
+        assert make("convert", source, work / "good", **orders).apart < 1e-4
+    torch.save({**weights, "more": Payload(work / "ran")}, source / "pytorch_model.bin")
+    with pytest.raises(ModelUnusable) as refused:
+        make("convert", source, work / "made", **orders)
+    assert "weights" in refused.value.detail.lower()
+    assert not (work / "made").exists()
+    assert not (work / "ran").exists()
+
+
+def _sandbox(confined):
+    return demands.sandbox() if confined == "bubblewrap" else None
+
+
+@pytest.mark.parametrize("kind", ["embedding", "gguf"])
+def test_a_checkpoint_is_converted_in_the_sandbox(tmp_path, kind):
+    confinement = Confinement(demands.sandbox(), 1 << 30)
+    if kind == "embedding":
+        path = save(tmp_path / "checkpoint", bert(transformers.BertModel), models.tokenizer_json(), SPECIAL)
+    else:
+        gguf = pytest.importorskip("gguf", reason=EXTRA)
+        pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+        path = tmp_path / "tiny.gguf"
+        write_gguf(gguf, path, llama())
+    orders = {"read": read_converted, "task": None, "precision": "fp32"}
+    said = make("convert", path, tmp_path / "made", confinement=confinement, **orders)
+    assert said.task == ("text-embedding" if kind == "embedding" else "text-generation")
+    assert (tmp_path / "made" / ("config.json" if kind == "embedding" else "genai_config.json")).is_file()
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(["made", path.name])
 
 
 def test_the_commands_convert_and_refuse(tmp_path):

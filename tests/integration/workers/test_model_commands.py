@@ -167,3 +167,20 @@ def test_a_folder_without_a_manifest_is_told(tmp_path):
     assert run(tmp_path, "worker", "tune", tmp_path / "model", status=1)["error"]["field"] == "manifest.json"
     (problem,) = run(tmp_path, "worker", "check", tmp_path / "model", status=1)["problems"]
     assert problem["field"] == "manifest.json"
+
+
+@pytest.mark.parametrize("command", ["quantize", "convert"])
+def test_where_there_is_no_sandbox_that_is_said(tmp_path, command):
+    folder = lay(tmp_path / "model", {"model.onnx": models.wide()})
+    run(tmp_path, "market", "model", "init", folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "MARKET_"))}
+    done = subprocess.run(
+        [PROGRAMS / "worker", command, folder, tmp_path / "made"],
+        env={**environment, "PATH": str(tmp_path), "WORKER_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "bubblewrap is not installed: this runs with limits" in done.stderr
+    assert done.returncode == (0 if command == "quantize" else 1), done.stderr
+    assert (tmp_path / "made").exists() == (command == "quantize")

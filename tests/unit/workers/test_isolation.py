@@ -79,6 +79,10 @@ def test_the_box_shows_the_package_and_programs_only(tmp_path):
     assert not {"/", "/home", "/root", "/etc", "/tmp", "/var", "/proc", "/sys"} & shown
     assert {"--unshare-all", "--die-with-parent", "--new-session", "--remount-ro"} <= set(words)
     assert box(tmp_path, Confinement(None, 1)) == []
+    assert "--bind" not in words
+    words = box(tmp_path, Confinement("/usr/bin/bwrap", 1), also=[tmp_path / "a"], writable=tmp_path / "b")
+    assert words[words.index("--bind") + 1] == words[words.index("--bind") + 2] == str(tmp_path / "b")
+    assert words.index("--bind") > max(i for i, word in enumerate(words) if word == "--ro-bind"), "else it is hidden"
 
 
 # --- a model that dies -----------------------------------------------------------------------------------------------

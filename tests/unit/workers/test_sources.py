@@ -56,6 +56,29 @@ def test_a_gguf_file_is_for_text(tmp_path):
         read_source(path, "text-embedding")
 
 
+def test_a_link_out_of_the_folder_is_no_companion(checkpoint, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("key")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "README.md").symlink_to(outside / "secret")
+    (inside / "config.json").write_text("{}")
+    (inside / "LICENSE").symlink_to(inside / "config.json")
+    companions(inside, tmp_path / "made")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["LICENSE", "config.json"]
+
+
+def test_the_links_of_hugging_faces_cache_are_companions(tmp_path):
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    companions(snapshot, tmp_path / "made")
+    assert (tmp_path / "made" / "config.json").read_text() == "{}"
+
+
 def test_what_is_served_already_is_not_converted(checkpoint):
     folder = checkpoint("BertModel")
     (folder / "onnx").mkdir()
