@@ -22,9 +22,10 @@ SHARE = 0.5
 STRETCH_SECONDS = 0.02
 # The loop must not be held up by one large group.
 MOST_ITEMS = 64
-# One commit that takes longer says that the disk is slow; the thread has the work for so many times that long.
-SLOW_SECONDS = 0.005
-REST = 100
+# A moving mean above this says that the disk is slow; the thread has the work for so long, then it is tried again.
+SLOW_SECONDS = 0.003
+REST_SECONDS = 1.0
+_WEIGHT = 0.1
 
 
 class AtOnce:
@@ -35,6 +36,8 @@ class AtOnce:
         self._clock = clock
         self._seen = clock()
         self._left = STRETCH_SECONDS
+        self._mean = 0.0
+        self._rests_until = 0.0
 
     def close(self) -> None:
         """Close the connection."""
@@ -47,7 +50,7 @@ class AtOnce:
         started = self._clock()
         self._left = min(STRETCH_SECONDS, self._left + (started - self._seen) * SHARE)
         self._seen = started
-        if self._left <= 0 or items > MOST_ITEMS:
+        if self._left <= 0 or items > MOST_ITEMS or started < self._rests_until:
             return None
         try:
             return work(self._way)
@@ -57,4 +60,7 @@ class AtOnce:
             return [error] * items
         finally:
             spent = self._clock() - started
-            self._left -= spent if spent < SLOW_SECONDS else REST * spent * SHARE
+            self._left -= spent
+            self._mean += _WEIGHT * (spent - self._mean)
+            if self._mean > SLOW_SECONDS:
+                self._rests_until, self._mean = started + spent + REST_SECONDS, SLOW_SECONDS / 2
