@@ -26,7 +26,7 @@ from benchmarks.servers import (
     scratch_folder,
 )
 
-OURS = SESSION, EACH = "market, session voucher", "market, voucher and id each"
+OURS = SESSION, EACH, UNPAID = report.OURS
 CONNECTIONS = {"tiny": (1, 16, 64), "embed": (1, 16, 64)}
 EMBED_PEERS = ("triton", "mosec", "kserve")
 WARM_SECONDS = 0.7
@@ -50,7 +50,7 @@ def main() -> None:
     wanted = [name for name in options.workloads.split(",") if name]
     results: dict[str, report.Cells] = {}
     raw: dict[str, list[dict[str, float]]] = {}
-    with OwnMarket(list(workloads.values()), scratch) as own:
+    with OwnMarket(list(workloads.values()), scratch) as own, contextlib.ExitStack() as unpaid:
         facts = {"memory": report.memory_of({c.name: c.pid for c in own.local.supervisor.children})}
         for name in wanted:
             workload = workloads[name]
@@ -58,6 +58,9 @@ def main() -> None:
             servers[0].name = SESSION
             if name == "tiny":
                 servers.append(own.paid(EACH, workload, vouchers=options.vouchers))
+                market = unpaid.enter_context(OwnMarket(list(workloads.values()), scratch, unpaid=True))
+                servers.append(market.paid(UNPAID, workload, vouchers=1))
+                servers[-1].pause()
             servers[0].pause()
             with contextlib.ExitStack() as stack:
                 for peer in PEERS:
@@ -67,7 +70,8 @@ def main() -> None:
                     if running is not None:
                         running.pause()
                         servers.append(running)
-                results[name], raw[name] = _rounds(own, workload, servers, program, options)
+                results[name], raw[name] = _rounds(workload, servers, program, options)
+            unpaid.close()
             servers[0].wake()
             own.wait_awake(workload)
     options.out.mkdir(exist_ok=True)
@@ -76,7 +80,7 @@ def main() -> None:
     print(f"wrote {options.out / 'performance.md'}")
 
 
-def _rounds(own: OwnMarket, workload: Workload, servers: list[Running], program: Path, options):
+def _rounds(workload: Workload, servers: list[Running], program: Path, options):
     cells: report.Cells = {}
     raw: list[dict[str, float]] = []
     for number in range(options.rounds):
@@ -88,7 +92,7 @@ def _rounds(own: OwnMarket, workload: Workload, servers: list[Running], program:
         turn = number % len(servers)
         for server in servers[turn:] + servers[:turn]:
             try:
-                _measure(own, workload, server, program, options, cells)
+                _measure(workload, server, program, options, cells)
             except subprocess.CalledProcessError as error:
                 if server.name in OURS:
                     raise
@@ -99,10 +103,10 @@ def _rounds(own: OwnMarket, workload: Workload, servers: list[Running], program:
     return cells, raw
 
 
-def _measure(own: OwnMarket, workload: Workload, server: Running, program: Path, options, cells: report.Cells) -> None:
+def _measure(workload: Workload, server: Running, program: Path, options, cells: report.Cells) -> None:
     server.wake()
-    if server.name in OURS:
-        own.wait_awake(workload)
+    if server.market is not None:
+        server.market.wait_awake(workload)
     load(program, server, 16, WARM_SECONDS)
     for connections in CONNECTIONS[workload.name]:
         cell = load(program, server, connections, options.seconds * LONGER[workload.name])

@@ -1,5 +1,7 @@
 """What is measured: this market and its peers, each started once and stopped by SIGSTOP while others are measured."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -102,13 +104,14 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
 
 @dataclass
 class Running:
-    """A server that can be measured: where it listens, what to send, which processes to stop and wake."""
+    """A server that can be measured: where it listens, what to send, which processes to stop and wake, whose it is."""
 
     name: str
     port: int
     requests: Path
     groups: list[int] = field(default_factory=list)
     sent: int = 0
+    market: OwnMarket | None = None
 
     def pause(self) -> None:
         for group in self.groups:
@@ -320,7 +323,7 @@ class OwnMarket:
             requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named}))
         file = write_requests(self._scratch / f"{name}.bin", requests)
         port = int(local.gateway_url.rpartition(":")[2])
-        return Running(name, port, file, [child.pid for child in local.supervisor.children])
+        return Running(name, port, file, [child.pid for child in local.supervisor.children], market=self)
 
     def wait_awake(self, workload: Workload) -> None:
         """Return once the gateway sees the worker's offer again."""
