@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -82,7 +84,7 @@ def infer(
     ] = None,
     *,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Sentence for the demonstration's MiniLM; may be repeated.")
+        list[str] | None, typer.Option("--text", help="A text for a model that takes texts; may be repeated.")
     ] = None,
     max_price: Annotated[str | None, typer.Option(help="Most the request may cost, in tokens.")] = None,
     worker: Annotated[str | None, typer.Option(help="Address of the only worker that will do.")] = None,
@@ -106,9 +108,8 @@ def infer(
                 model, tensors, max_price=limit, worker=worker, region=region, min_stake=stake, hedge=hedge
             )
         outputs: dict[str, Any] = {name: _plain(array) for name, array in outcome.outputs.items()}
-        if text:
-            assert isinstance(tensors, dict)
-            vectors = minilm.pool(outcome.outputs["last_hidden_state"], tensors["attention_mask"])
+        vectors = _vectors(outcome.outputs, tensors) if text else None
+        if vectors is not None:
             outputs = {"embeddings": vectors.tolist(), "similarities": (vectors @ vectors.T).tolist()}
         data = {
             "requestId": hex0x(outcome.paper.receipt.request_id),
@@ -119,12 +120,12 @@ def infer(
         }
 
         def show() -> None:
-            if text:
+            if text and vectors is not None:
                 _show_similarities(text, np.array(outputs["similarities"]))
             else:
                 for name, array in outcome.outputs.items():
                     console.print(f"[bold]{name}[/bold] {list(array.shape)}")
-                    console.print(np.array2string(array, threshold=20, precision=5), markup=False)
+                    console.print(_written(array), markup=False)
             print_fields(
                 {
                     "paid": format_amount(outcome.charged),
@@ -137,6 +138,20 @@ def infer(
         emit(data, as_json=as_json, text=show)
 
 
+def _vectors(outputs: Mapping[str, Any], inputs: Inputs) -> Any:
+    """Return the texts' vectors, of length one; None where the model gives none."""
+    if isinstance(inputs, dict) and "last_hidden_state" in outputs and "attention_mask" in inputs:
+        return minilm.pool(outputs["last_hidden_state"], inputs["attention_mask"])
+    found = outputs.get("embedding")
+    return None if found is None else found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+
+
+def _written(array: Any) -> str:
+    if array.dtype != object:
+        return np.array2string(array, threshold=20, precision=5)
+    return "\n".join(item.decode("utf-8", "replace") for item in array.ravel())
+
+
 def _plain(array: Any) -> Any:
     """Return an array as JSON takes it; texts come as bytes."""
     if array.dtype != object:
@@ -146,7 +161,16 @@ def _plain(array: Any) -> Any:
 
 def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str] | None) -> Inputs:
     if sentences:
-        return minilm.tokenize(minilm.load_tokenizer(), sentences)
+        takes = _inputs(market, model)
+        if list(takes.values()) == ["BYTES"]:
+            return {next(iter(takes)): np.array(sentences, dtype=object)}
+        if takes.keys() == {"input_ids", "attention_mask", "token_type_ids"}:
+            return minilm.tokenize(minilm.load_tokenizer(), sentences)
+        raise InvalidRequest(
+            f"{model} takes {', '.join(takes)}, and no text alone.",
+            field="text",
+            remedy="Give a JSON object of its tensors.",
+        )
     if inputs is None:
         raise InvalidRequest(
             "nothing to infer from.", field="inputs", remedy="Give --text or a JSON object of tensors."
@@ -157,8 +181,13 @@ def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str
         raise InvalidRequest(f"{error}.", field="inputs", remedy="Give a JSON object of tensors.") from error
     if not isinstance(raw, dict):
         raise InvalidRequest("expected a JSON object of tensors.", field="inputs")
-    specs = {spec["name"]: spec["datatype"] for spec in market.get(f"/v2/models/{model}")["inputs"]}
+    specs = _inputs(market, model)
     return [_tensor(name, specs.get(name), value) for name, value in raw.items()]
+
+
+def _inputs(market: Market, model: str) -> dict[str, str]:
+    """Return the datatypes of a model's inputs by their names."""
+    return {spec["name"]: spec["datatype"] for spec in market.get(f"/v2/models/{quote(model, safe='')}")["inputs"]}
 
 
 def _tensor(name: str, datatype: str | None, value: Any) -> Tensor:

@@ -17,7 +17,19 @@ from market.demo.network import TOKEN_PRICE, LocalMarket, Options, program
 from market.sdk.client import Market
 from market.sdk.httpx_auth import MarketAuth
 from market.sdk.papers import PaperStore
-from tests.integration.workers.test_converting import EXTRA, llama, torch, write_gguf
+from tests.integration.workers.test_converting import (
+    EXTRA,
+    SPECIAL,
+    bert,
+    llama,
+    save,
+    torch,
+    transformers,
+    write_gguf,
+)
+from tests.support import models
+from tests.support.documents import Reading
+from tests.support.person import Person
 
 gguf = pytest.importorskip("gguf", reason=EXTRA)
 pytest.importorskip("accelerate", reason=EXTRA)
@@ -87,3 +99,14 @@ def test_a_gguf_file_is_published_served_and_paid_for(local, tmp_path):
     assert answer.choices[0].text == likeliest(model)
     assert answer.usage.completion_tokens == LENGTH
     assert paper.receipt.price == answer.usage.total_tokens * TOKEN_PRICE
+
+
+def test_the_commands_of_the_guide_for_owners(tmp_path):
+    owner = Person(tmp_path / "owner", {})
+    save(owner.folder / "bge-small-en", bert(transformers.BertModel), models.tokenizer_json(), SPECIAL)
+    write_gguf(gguf, owner.folder / "Qwen3-0.6B-Q8_0.gguf", llama(), "Q8_0")
+    with Reading("docs/owners.md", "console", of="worker convert") as lines:
+        for line in lines:
+            owner.types(line)
+    assert list((owner.folder / "bge-small-en-onnx").glob("*.onnx"))
+    assert (owner.folder / "qwen" / "genai_config.json").is_file()

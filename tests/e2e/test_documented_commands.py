@@ -4,105 +4,38 @@ The README's and the client guide's are in test_readme_examples; that all others
 """
 
 import json
-import os
-import pty
 import re
-import signal
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
-from pathlib import Path
 
+import httpx
 import pytest
+from eth_account import Account
 
 from contracts.bindings.dispute_manager import DisputeManager
+from contracts.bindings.worker_registry import WorkerRegistry
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.devnet import services
+from market.devnet.process import free_port
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from tests.support import models, tiny_llm
+from tests.support.documents import ROOT, Reading, blocks
+from tests.support.person import Person, until
 
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-DOCS = Path(__file__).parents[2] / "docs"
-SECONDS = 300
+DOCS = ROOT / "docs"
 
 
-def blocks(page, language="console"):
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+class SharedMarket(LocalMarket):
+    """A market beside whose gateway process another one may run."""
 
-
-def commands(page):
-    """Each page's commands in their order, those that go on on the next line in one."""
-    lines = (line for block in blocks(page) for line in block.replace("\\\n", " ").splitlines())
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-
-
-class Person:
-    """Somebody at a terminal in a folder: what is exported stays, what stands for something is put in."""
-
-    def __init__(self, folder, placed, **variables):
-        self.folder, self.placed = folder, placed
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "MARKET_"))}
-        path = f"{Path(sys.executable).parent}:{plain['PATH']}"
-        self.environment = {**plain, "PATH": path, "HOME": str(folder), "COLUMNS": "200", **variables}
-        folder.mkdir(exist_ok=True)
-
-    def types(self, line, *, answers=None, **more):
-        """Run a line to its end; `answers` are typed at a terminal when it asks."""
-        for word, value in {**self.placed, **more}.items():
-            line = line.replace(word, str(value))
-        if found := re.fullmatch(r"export (.*)", line):
-            self.environment |= dict(one.split("=") for one in found[1].split())
-            return ""
-        given = {"stdin": subprocess.DEVNULL}
-        if answers is not None:
-            theirs, ours = pty.openpty()
-            os.write(theirs, "".join(f"{answer}\n" for answer in answers).encode())
-            given = {"stdin": ours}
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            **given,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    @contextmanager
-    def keeps_running(self, line):
-        """Run a line that ends when it is told to."""
-        for word, value in self.placed.items():
-            line = line.replace(word, value)
-        log = self.folder / "running.log"
-        with log.open("wb") as out:
-            child = subprocess.Popen(
-                ["bash", "-c", f"exec {line}"], cwd=self.folder, env=self.environment, stdout=out, stderr=out
-            )
-        try:
-            yield child
-            child.send_signal(signal.SIGTERM)
-            assert child.wait(SECONDS) == 0, log.read_text()
-        finally:
-            child.kill()
-            child.wait()
-
-
-def until(holds, what):
-    deadline = time.monotonic() + SECONDS
-    while not (found := holds()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.3)
-    return found
+    def gateway_environment(self):
+        return {**super().gateway_environment(), "MARKET_SHARED_RESERVATIONS": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +46,7 @@ def local(tmp_path_factory):
     tiny_llm.package(packages[1])
     models.ranker_package(packages[2])
     options = Options(folder / "market", keep_state=False, settle_interval_seconds=3_600.0, packages=packages)
-    with LocalMarket(options) as found:
+    with SharedMarket(options) as found:
         found.start()
         found.save_network_file()
         yield found
@@ -127,8 +60,9 @@ def test_the_guide_for_owners(local, tmp_path):
         (owner.folder / name / "model.onnx").write_bytes(graph)
         (owner.folder / name / "tokenizer.json").write_bytes(models.tokenizer_json())
     (owner.folder / "my-sentences.txt").write_text("the cat sat on the mat\na dog ran home\n")
-    ran = [owner.types(line) for line in commands("owners.md") if not line.startswith("worker convert")]
-    assert len(ran) == 5
+    with Reading("docs/owners.md", "console", but="worker convert") as lines:
+        for line in lines:
+            owner.types(line)
     listed = {row["name"]: row for row in reader(local).get("/market/v1/models")}
     assert listed["my-model"]["maxPrice"] == "10"
     assert "all-minilm-l6-v2" in listed
@@ -149,17 +83,64 @@ def test_the_page_for_openai_clients(local, tmp_path, capsys):
     assert "`market keys create --limit 1.00`" in (DOCS / "clients-openai.md").read_text()
     key = json.loads(person.types("market keys create --limit 1.00 --json"))["key"]
     person.environment["KEY"] = key
-    (curl,) = commands("clients-openai.md")
+    with Reading("docs/clients-openai.md", "console") as lines:
+        curl = lines.next("curl")
     assert len(json.loads(person.types(f"{curl} --silent"))["data"][0]["embedding"]) == minilm.HIDDEN
     papers = PaperStore(local.data_dir / "client" / "papers.db")
-    with Market(local.gateway_url, local.wallet("client"), papers=papers) as market:
+    with (
+        Market(local.gateway_url, local.wallet("client"), papers=papers) as market,
+        Reading("docs/clients-openai.md", "python") as programs,
+    ):
         scope = {"market": market}
-        for block in blocks("clients-openai.md", "python"):
+        for block in programs:
             placed = block.replace("http://127.0.0.1:8080", local.gateway_url).replace("mk_…", key)
             exec(compile(placed, "clients-openai.md", "exec"), scope)
     shown = capsys.readouterr().out
     assert f" {minilm.HIDDEN}\n" in shown
     assert "relevance_score=" in shown
+
+
+def test_the_pages_for_x402(local, tmp_path):
+    """A gateway opens its door as its page says; a client pays at it by the program of the other page."""
+    port, house_target = free_port(), 5_000_000
+    placed = {
+        "https://gateway.example": f"http://127.0.0.1:{port}",
+        "http://127.0.0.1:8080": f"http://127.0.0.1:{port}",
+        "eip155:84532": f"eip155:{local.chain.domain.chain_id}",
+        '"0x…"': f'"{checksum(local.chain.deployment.token)}"',
+    }
+    settings = {name: value for name, value in local.gateway_environment().items() if "X402" not in name}
+    own = {"MARKET_PORT": str(port), "MARKET_GATEWAY_ID": "door"}
+    payer = Account.create()
+    local.chain.mint(local.wallet("deployer"), bytes.fromhex(payer.address[2:]), 2_000_000)
+    person = Person(tmp_path / "gateway", placed, **settings, **own, PAYER_KEY=f"0x{bytes(payer.key).hex()}")
+    (shown,) = [block for block in blocks("docs/gateways-x402.md", "console") if "cat gateway.env" in block]
+    lines = [line for line in shown.splitlines() if line.startswith("MARKET_")]
+    assert f"MARKET_X402_HOUSE_TARGET={house_target}" in lines
+    (person.folder / "gateway.env").write_text(person.placing("\n".join(lines)))
+    with Reading("docs/gateways-x402.md", "console") as said:
+        person.types(said.next("market wallet new"))
+        house = bytes.fromhex(json.loads((person.folder / "house.json").read_text())["address"].removeprefix("0x"))
+        services.rpc(local.rpc_url, "anvil_setBalance", checksum(house), hex(10**19))
+        local.chain.mint(local.wallet("deployer"), house, house_target)
+        assert person.types(said.next("cat gateway.env")).splitlines()[0] == "MARKET_X402_KEYSTORE=house.json"
+        with person.keeps_running(said.next("market serve")) as gateway:
+            metric = re.compile(r"^market_x402_house_units (\S+)$", re.MULTILINE)
+
+            def filled():
+                assert gateway.poll() is None, (person.folder / "running.log").read_text()
+                try:
+                    found = metric.search(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+                except httpx.TransportError:
+                    return False
+                return found and float(found[1]) >= house_target
+
+            until(filled, "the house channel was not filled")
+            until(lambda: minilm.TEXT_NAME in httpx.get(f"http://127.0.0.1:{port}/.well-known/x402").text, "no offer")
+            with Reading("docs/clients-x402.md", "python") as programs:
+                for program in programs:
+                    assert person.runs(program).startswith(f"200 [1, {minilm.HIDDEN}] ")
+    assert local.chain.balance(bytes.fromhex(payer.address[2:])) < 2_000_000
 
 
 def test_the_guide_for_operators(local, tmp_path):
@@ -169,15 +150,14 @@ def test_the_guide_for_operators(local, tmp_path):
         "http://127.0.0.1:8545": local.rpc_url,
         "/etc/valkey/users.acl": "users.acl",
     }
+    with Reading("docs/operators.md", "console") as lines:
+        operate(local, tmp_path, placed, lines.next)
+
+
+def operate(local, tmp_path, placed, following):
     # packages lie in this machine's folders, the gateway is plain HTTP on it
     here = {"WORKER_ALLOW_FILE_URI": "true", "WORKER_ISOLATION": "limits", "WORKER_DRAIN_SECONDS": "1"}
     person = Person(tmp_path / "operator", placed, **here)
-    todo = commands("operators.md")
-
-    def following(start):
-        line = todo.pop(0)
-        assert line.startswith(start), line
-        return line
 
     def address(person):
         path = person.folder / ".config" / "inference-market" / "worker.json"
@@ -234,8 +214,8 @@ def test_the_guide_for_operators(local, tmp_path):
     window = DisputeManager(local.chain._web3, local.chain.deployment.disputes).window() + 10
     request_id = hex0x(asked[0].paper.receipt.request_id)
 
-    def pass_time():
-        services.rpc(local.rpc_url, "evm_increaseTime", window)
+    def pass_time(seconds=window):
+        services.rpc(local.rpc_url, "evm_increaseTime", seconds)
         services.rpc(local.rpc_url, "evm_mine")
 
     pass_time()
@@ -247,10 +227,16 @@ def test_the_guide_for_operators(local, tmp_path):
     other.types(following("worker uphold"), **{"0xREQUEST_ID": request_id})
     for line in rescue:
         other.types(line)
+    for line in ("worker stake 10", "worker unstake 10"):
+        other.types(line)
+    workers = WorkerRegistry(local.chain._web3, local.chain.deployment.worker_registry)
+    pass_time(int(workers.read("thawPeriod")) + 10)
+    held = local.chain.balance(operator)
+    other.types("worker withdraw")
+    assert local.chain.balance(operator) == held + 10 * ATOMIC_PER_TOKEN
 
     other.types(following("market broker-acl"), **{"0xWORKER": worker})
     assert (other.folder / "users.acl").read_text().startswith("user worker-")
     (other.folder / "package").symlink_to(local.data_dir / "packages" / minilm.NAME)
     other.types(following("worker check"))
     other.types(following("worker tune"))
-    assert todo == []

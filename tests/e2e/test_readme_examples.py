@@ -2,26 +2,18 @@
 
 import json
 import re
-import shlex
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from market.cli import app
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from tests.support import tiny_llm
+from tests.support.documents import Reading
+from tests.support.person import Person
 
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
-
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-CLIENTS = ROOT / "docs" / "clients.md"
-# Runs until it is told to stop: the fixture does the same.
-ENDLESS = "up"
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +29,54 @@ def local(tmp_path_factory):
         yield found
 
 
-def test_the_examples_run_in_order(local, capsys):
-    opened = CliRunner().invoke(app, ["channel", "open", "1.00", "--json", "--data-dir", str(local.data_dir)])
-    assert json.loads(opened.output)["deposited"] == "1000000"
-    for page, count in ((README, 4), (CLIENTS, 2)):
-        blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-        assert len(blocks) == count
+@pytest.fixture(scope="module")
+def person(local, tmp_path_factory):
+    """Somebody in the project's folder, whose programs lie on the path here."""
+    placed = {
+        ".venv/bin/": "",
+        "http://127.0.0.1:8080": local.gateway_url,
+        "127.0.0.1:8080": local.gateway_url.removeprefix("http://"),
+    }
+    found = Person(tmp_path_factory.mktemp("person"), placed)
+    (found.folder / ".market").symlink_to(local.data_dir)
+    return found
+
+
+def test_the_commands_run_in_order(person):
+    with Reading("README.md", "console") as lines:
+        shown = {words(line): person.types(line) for line in lines}
+    assert "paid" in shown["infer minilm"]
+    assert "valid" in shown["receipts verify"]
+    receipts = person.types("market receipts list --json")
+    with Reading("docs/clients.md", "console") as lines:
+        for line in lines:
+            shown[words(line)] = person.types(line, **{"0x4cf3…": json.loads(receipts)[-1]["receipt"]["requestId"]})
+    assert "mk_" in shown["keys create"]
+    assert "settled" in shown["trace 0x4cf3…"]
+
+
+def test_texts_go_to_whatever_model_takes_them(person):
+    vectors = json.loads(person.types(f"market infer {minilm.TEXT_NAME} --text 'A cat.' --text 'A kitten.' --json"))
+    assert vectors["outputs"]["similarities"][0][1] > 0.5
+    assert "0." in person.types(f"market infer {minilm.TEXT_NAME} --text 'A cat.' --text 'A kitten.'").split("~")[0]
+    assert "finish_reason" in person.types("market infer writer --text 'the cat'")
+
+
+def words(line):
+    return " ".join(line.split("market ")[1].split()[:2])
+
+
+def test_the_examples_run_in_order(local, person, capsys):
+    def run(programs):
         scope: dict = {}
-        for block in blocks:
-            placed = block.replace("127.0.0.1:8080", local.gateway_url.removeprefix("http://"))
-            exec(compile(placed.replace(".market/", f"{local.data_dir}/"), str(page), "exec"), scope)
+        for program in programs:
+            placed = person.placing(program).replace(".market/", f"{local.data_dir}/")
+            exec(compile(placed, "a program of the documents", "exec"), scope)
         shown = capsys.readouterr().out
         assert re.search(r"^[1-9]\d* receipts checked and kept$", shown, re.MULTILINE), shown
-        if page == README:
-            assert re.search(r"^paid [1-9]\d* for [1-9]\d* tokens$", shown, re.MULTILINE), shown
+        return shown
 
-
-def test_the_commands_run_in_order(local):
-    ran, last = [], {}
-    for page in (README, CLIENTS):
-        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in re.findall(r"^\$ (?:\.venv/bin/)?market (.*)$", block, re.MULTILINE):
-                words = shlex.split(line, comments=True)
-                if words[0] == ENDLESS:
-                    continue
-                if words[0] == "trace":
-                    words[1] = last["infer"]["requestId"]
-                done = CliRunner().invoke(app, [*words, "--json", "--data-dir", str(local.data_dir)])
-                assert done.exit_code == 0, f"market {line}: {done.output}"
-                last[words[0]] = json.loads(done.stdout)
-                ran.append(words[0])
-    assert {"channel", "infer", "receipts", "status", "wallet", "keys", "trace"} <= set(ran)
+    with Reading("README.md", "python") as programs:
+        assert re.search(r"^paid [1-9]\d* for [1-9]\d* tokens$", run(programs), re.MULTILINE)
+    with Reading("docs/clients.md", "python") as programs:
+        run(programs)

@@ -9,6 +9,7 @@ import httpx
 import typer
 
 from contracts.protocol.errors import CodedError
+from contracts.protocol.money import ATOMIC_PER_TOKEN
 from workers.commands.findings import TIMEOUT_SECONDS
 from workers.errors import GatewayNotReady, ModelNotListed, OfferOutsideBounds, StartError
 
@@ -62,6 +63,7 @@ def choose_models(ask: Answers, url: str, given: str | None, price: int | None) 
     if not listed:
         raise ModelNotListed("the gateway knows no active model.", field="models", remedy="Ask an owner to list one.")
     if not ask.quiet:
+        typer.echo(f"Models of this gateway; prices are in atomic units, {ATOMIC_PER_TOKEN:,} of which are a dollar:")
         for name, row in listed.items():
             typer.echo(
                 f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {row['unit']}, "
@@ -100,7 +102,7 @@ def _price(ask: Answers, name: str, own: str, row: dict[str, Any], price: int | 
     least, most = int(row["minPrice"]), int(row["maxPrice"])
     # As low as the lowest offer there is, else the middle of what the owner allows.
     usual = _lowest(row) or (least + most) // 2
-    question = f"Price of a {row['unit']} of {name}, {least} to {most}"
+    question = f"Price of a {row['unit']} of {name}, {least} to {most} units"
     return ask.checked("price", own or price, question, usual, lambda text: _within(text, name, row))
 
 

@@ -4,6 +4,9 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,16 @@ def test_secrets_and_files_of_the_compose_file_are_there_or_asked_for():
                 assert beside.exists() or Path(source).name in said, source
     for name in re.findall(r"\$\{([A-Z_]+)", (DEPLOY / "container" / "compose.yml").read_text()):
         assert f"`{name}`" in said, name
+
+
+@pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.name)
+def test_systemd_takes_the_units(unit, tmp_path):
+    """As they stand, but for the programs, which it looks for."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed")
+    programs = f"{Path(sys.executable).parent}/"
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/opt/inference-market/.venv/bin/", programs))
+    done = subprocess.run([analyze, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_links_between_documents_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_links_to_other_hosts_are_whole():
+    """Nobody follows them here; each has a scheme that nobody reads along the way, and a host."""
+    local = ("127.0.0.1", "localhost")
+    for page in PAGES:
+        for target in re.findall(r"\]\((\w+://[^)]*)\)", page.read_text(encoding="utf-8")):
+            parts = urlsplit(target)
+            assert parts.hostname in local or (parts.scheme == "https" and "." in (parts.hostname or "")), target
+            assert target.isascii(), target
+            assert " " not in target, target
 
 
 def test_no_document_names_a_path_of_somebodys_machine():
