@@ -7,8 +7,6 @@ generator, gateway, Valkey, node and workers share the machine: two workers need
 
 import argparse
 import contextlib
-import os
-import signal
 import statistics
 import time
 from types import SimpleNamespace
@@ -25,7 +23,7 @@ from benchmarks.servers import (
     scratch_folder,
     write_requests,
 )
-from contracts.protocol.hexes import hex0x
+from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.typed_data import Channel, Voucher
 from market.demo.network import MAX_PRICE, MIN_PRICE, STAKE, program
@@ -65,24 +63,39 @@ def _gateway_memory(own: OwnMarket) -> float:
 
 
 def _workers(own: OwnMarket, workloads, program_file, options) -> None:
-    """One worker against several on the same model: the others are stopped by SIGSTOP for the rounds of one."""
-    others = [_start_worker(own, number) for number in range(2, options.workers + 1)]
-    time.sleep(10)  # they load and warm up
+    """One worker against several on the same model: in the rounds of one, each request names it.
+
+    Stopping the others instead would be taken for their failure, for which they are not asked for a minute.
+    """
+    for number in range(2, options.workers + 1):
+        _start_worker(own, number)
+    first = checksum(own.local.accounts["worker"].address)
+    _wait_for_workers(own, options.workers)
     for name, connections in (("embed", 16), ("embed", 64), ("tiny", 64)):
-        server = own.paid(f"workers {name} {connections}", workloads[name], vouchers=1)
-        found: dict[int, list[float]] = {1: [], options.workers: []}
+        servers = {
+            1: own.paid(f"one {name} {connections}", workloads[name], vouchers=1, headers={"Market-Worker": first}),
+            options.workers: own.paid(f"all {name} {connections}", workloads[name], vouchers=1),
+        }
+        found: dict[int, list[float]] = {count: [] for count in servers}
         for _ in range(options.rounds):
-            for count, rates in found.items():
-                _set_running(others, count > 1)
-                time.sleep(4)  # a stopped worker's offer runs out, a woken one's comes back
-                rates.append(_cell(program_file, server, connections, options.seconds)["rps"])
+            for count, server in servers.items():
+                found[count].append(_cell(program_file, server, connections, options.seconds)["rps"])
         one, many = (statistics.median(rates) for rates in found.values())
         print(
             f"workers {name} c={connections}: 1 worker {one:.0f}/s, {options.workers} workers {many:.0f}/s, "
             f"ratio {many / one:.2f}",
             flush=True,
         )
-    _set_running(others, running=True)
+
+
+def _wait_for_workers(own: OwnMarket, count: int) -> None:
+    deadline = time.monotonic() + INDEX_SECONDS
+    while time.monotonic() < deadline:
+        found = own.market.get("/market/v1/workers")
+        if sum(bool(worker["live"]) for worker in found) >= count:
+            return
+        time.sleep(0.5)
+    raise SystemExit("the workers did not come up")
 
 
 def _start_worker(own: OwnMarket, number: int):
@@ -99,12 +112,6 @@ def _start_worker(own: OwnMarket, number: int):
         "WORKER_METRICS_PORT": "0",
     }
     return local.supervisor.start(f"worker{number}", program("worker", "run"), environment)
-
-
-def _set_running(children, running: bool) -> None:
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGCONT if running else signal.SIGSTOP)
 
 
 # --- channels ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -304,7 +304,15 @@ class OwnMarket:
         self.market.close()
         self.local.stop()
 
-    def paid(self, name: str, workload: Workload, *, vouchers: int, deposit: int = 20_000) -> Running:
+    def paid(
+        self,
+        name: str,
+        workload: Workload,
+        *,
+        vouchers: int,
+        deposit: int = 20_000,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running:
         """Open a channel and write paid requests: one session voucher, or so many vouchers, one a named request."""
         local, domain = self.local, self.local.chain.domain
         amount = deposit * ATOMIC_PER_TOKEN
@@ -320,7 +328,7 @@ class OwnMarket:
             signature = self.wallet.key.sign_digest(Voucher(channel_id, ceiling).digest(domain))
             voucher = f"{hex0x(channel_id)};{ceiling};{hex0x(signature)}"
             named = {} if vouchers == 1 else {"Market-Request-Id": hex0x(new_request_id())}
-            requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named}))
+            requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named, **(headers or {})}))
         file = write_requests(self._scratch / f"{name}.bin", requests)
         port = int(local.gateway_url.rpartition(":")[2])
         return Running(name, port, file, [child.pid for child in local.supervisor.children], market=self)
