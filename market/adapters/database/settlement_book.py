@@ -5,6 +5,7 @@ The only writer of `receipts.epoch` and `receipts.leaf_index`, and of the batche
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,20 @@ from market.settlement.ports import Backlog, Batch, Due, DueChannel, DueReceipt,
 
 _ID_BYTES = 32
 _IN_GROUP = 500  # SQLite bounds the parameters of a statement
+
+
+# One statement for all receipts of a batch, in the order of its leaves: charges wait as long as it takes.
+_TAKE = {
+    "sqlite": sa.text(
+        "UPDATE receipts SET epoch = :epoch, leaf_index = taken.key FROM json_each(:positions) AS taken"
+        " WHERE receipts.position = taken.value AND receipts.epoch IS NULL"
+    ),
+    "postgresql": sa.text(
+        "UPDATE receipts SET epoch = :epoch, leaf_index = taken.number - 1"
+        " FROM json_array_elements_text(CAST(:positions AS json)) WITH ORDINALITY AS taken (position, number)"
+        " WHERE receipts.position = CAST(taken.position AS bigint) AND receipts.epoch IS NULL"
+    ),
+}
 
 
 class _Taken(Exception):
@@ -111,12 +126,8 @@ class DatabaseSettlementBook:
             )
         )
         if due:
-            taken = connection.execute(
-                sa.update(receipts)
-                .where(receipts.c.position == sa.bindparam("at"), receipts.c.epoch.is_(None))
-                .values(epoch=batch.epoch, leaf_index=sa.bindparam("leaf")),
-                [{"at": receipt.position, "leaf": index} for index, receipt in enumerate(due)],
-            )
+            positions = json.dumps([receipt.position for receipt in due])
+            taken = connection.execute(_TAKE[connection.dialect.name], {"epoch": batch.epoch, "positions": positions})
             if taken.rowcount != len(due):
                 raise _Taken
         _save_totals(connection, batch.gateway, totals)
