@@ -72,16 +72,4 @@ contract DepositTest is Fixture {
         vm.prank(payer);
         escrow.deposit(channel, 10);
     }
-
-    function test_RevertWhen_TokenIsZero() public {
-        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowZeroAddress.selector));
-        vm.deployCode("InferenceEscrow.sol", abi.encode(address(0), EXIT_DELAY, RESERVE_THAW));
-    }
-
-    function testFuzz_IdBindsEveryField(IInferenceEscrow.Channel memory other) public view {
-        vm.assume(
-            other.payer != payer || other.signer != signer || other.gateway != gateway || other.salt != channel.salt
-        );
-        assertTrue(escrow.channelId(other) != id, "another channel, another id");
-    }
 }

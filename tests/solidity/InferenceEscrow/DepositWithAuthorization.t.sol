@@ -55,6 +55,8 @@ contract DepositWithAuthorizationTest is Fixture {
             abi.encodeWithSelector(TestUSD.TestUSDAuthorizationUsed.selector, payer, keccak256(abi.encode(id, SALT)))
         );
         escrow.depositWithAuthorization(channel, 70, 0, block.timestamp + 1, SALT, signature);
+        assertBalance(payer, 70);
+        assertBalance(address(escrow), 70);
     }
 
     function test_RevertWhen_SignedByAnother() public {
@@ -62,5 +64,29 @@ contract DepositWithAuthorizationTest is Fixture {
         bytes memory signature = _authorize(SIGNER_KEY, id, 70, block.timestamp + 1);
         vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDInvalidSignature.selector, payer));
         escrow.depositWithAuthorization(channel, 70, 0, block.timestamp + 1, SALT, signature);
+    }
+
+    function test_RevertWhen_Expired() public {
+        token.mint(payer, 70);
+        uint256 validBefore = block.timestamp + 1;
+        bytes memory signature = _authorize(PAYER_KEY, id, 70, validBefore);
+        vm.warp(validBefore);
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDAuthorizationExpired.selector, validBefore, validBefore));
+        escrow.depositWithAuthorization(channel, 70, 0, validBefore, SALT, signature);
+        assertBalance(payer, 70);
+        assertBalance(address(escrow), 0);
+    }
+
+    function test_RevertWhen_NotYetValid() public {
+        uint256 now_ = block.timestamp;
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDAuthorizationNotYetValid.selector, now_, now_));
+        escrow.depositWithAuthorization(channel, 70, now_, now_ + 1, SALT, "");
+    }
+
+    function test_RevertWhen_AmountIsChanged() public {
+        token.mint(payer, 71);
+        bytes memory signature = _authorize(PAYER_KEY, id, 70, block.timestamp + 1);
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDInvalidSignature.selector, payer));
+        escrow.depositWithAuthorization(channel, 71, 0, block.timestamp + 1, SALT, signature);
     }
 }

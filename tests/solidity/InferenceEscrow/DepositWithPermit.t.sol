@@ -42,4 +42,14 @@ contract DepositWithPermitTest is Fixture {
         vm.prank(STRANGER);
         escrow.depositWithPermit(channel, 50, block.timestamp, v, r, s);
     }
+
+    function test_RevertWhen_ThePermitExpired() public {
+        token.mint(payer, 50);
+        (uint8 v, bytes32 r, bytes32 s) = _permit(50, block.timestamp - 1);
+        vm.expectRevert(
+            abi.encodeWithSignature("ERC20InsufficientAllowance(address,uint256,uint256)", address(escrow), 0, 50)
+        );
+        vm.prank(payer);
+        escrow.depositWithPermit(channel, 50, block.timestamp - 1, v, r, s);
+    }
 }

@@ -2,7 +2,6 @@
 pragma solidity 0.8.37;
 
 import {IInferenceEscrow} from "@market/interfaces/IInferenceEscrow.sol";
-import {Packed} from "../support/Packed.sol";
 
 import {Fixture} from "../support/Fixture.sol";
 
@@ -179,13 +178,5 @@ contract SettleBatchTest is Fixture {
         uint256 available = expected + reserve;
         assertEq(_credited(operator), credit < available ? credit : available, "credited");
         assertEq(uint256(_reserve()) + _credited(operator), available, "conserved");
-    }
-
-    function testFuzz_PairKeepsItsHalves(uint128 a, uint128 b, uint128 c) public pure {
-        Packed.checkPair(a, b, c);
-    }
-
-    function testFuzz_GatewayStateKeepsItsFields(uint128 a, uint64 b, uint64 c, uint128 d) public pure {
-        Packed.checkGatewayState(a, b, c, d);
     }
 }

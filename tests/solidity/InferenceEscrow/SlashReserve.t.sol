@@ -42,25 +42,4 @@ contract SlashReserveTest is Fixture {
         vm.prank(STRANGER);
         escrow.slashReserve(gateway, 1, STRANGER);
     }
-
-    function test_TheDeployerNamesItOnce() public {
-        IInferenceEscrow fresh = IInferenceEscrow(
-            vm.deployCode("InferenceEscrow.sol", abi.encode(address(token), EXIT_DELAY, RESERVE_THAW))
-        );
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowNotDeployer.selector, address(this), STRANGER)
-        );
-        vm.prank(STRANGER);
-        fresh.setDisputeManager(STRANGER);
-        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowZeroAddress.selector));
-        fresh.setDisputeManager(address(0));
-        vm.expectEmit(address(fresh));
-        emit IInferenceEscrow.DisputeManagerSet(address(disputes));
-        fresh.setDisputeManager(address(disputes));
-        vm.expectRevert(
-            abi.encodeWithSelector(IInferenceEscrow.InferenceEscrowDisputeManagerSet.selector, address(disputes))
-        );
-        fresh.setDisputeManager(STRANGER);
-        assertEq(fresh.disputeManager(), address(disputes), "manager");
-    }
 }

@@ -47,6 +47,9 @@ contract ListTest is Listings {
         _list(keccak256("a"), "a");
         _list(keccak256("b"), "0.9_z-");
         _list(keccak256("c"), "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0");
+    }
+
+    function test_RevertWhen_TheNameIsInvalid() public {
         string[7] memory bad =
             ["", "-a", ".a", "_a", "A", "a b", "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz01"];
         for (uint256 i = 0; i < bad.length; ++i) {

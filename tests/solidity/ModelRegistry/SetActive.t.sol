@@ -21,4 +21,9 @@ contract SetActiveTest is Listings {
         vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotOwner.selector, owner, address(this)));
         models.setActive(MODEL, false);
     }
+
+    function test_RevertWhen_NotListed() public {
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryNotListed.selector, bytes32(0)));
+        models.setActive(0, false);
+    }
 }

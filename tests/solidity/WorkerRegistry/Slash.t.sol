@@ -46,25 +46,4 @@ contract SlashTest is Fixture {
         vm.prank(STRANGER);
         workers.slash(worker, 1, STRANGER);
     }
-
-    function test_TheDeployerNamesItOnce() public {
-        IWorkerRegistry fresh = IWorkerRegistry(
-            vm.deployCode("WorkerRegistry.sol", abi.encode(address(token), address(escrow), MIN_STAKE, THAW_PERIOD))
-        );
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotDeployer.selector, address(this), STRANGER)
-        );
-        vm.prank(STRANGER);
-        fresh.setDisputeManager(STRANGER);
-        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryZeroAddress.selector));
-        fresh.setDisputeManager(address(0));
-        fresh.setDisputeManager(address(disputes));
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryDisputeManagerSet.selector, address(disputes))
-        );
-        fresh.setDisputeManager(STRANGER);
-        assertEq(fresh.disputeManager(), address(disputes), "manager");
-        assertEq(fresh.token(), address(token), "token");
-        assertEq(fresh.escrow(), address(escrow), "escrow");
-    }
 }

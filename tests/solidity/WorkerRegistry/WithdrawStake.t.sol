@@ -30,37 +30,6 @@ contract WithdrawStakeTest is Fixture {
         assertBalance(operator, 30);
     }
 
-    function test_ZeroTakesTheThawBack() public {
-        register();
-        _thaw(30);
-        _thaw(0);
-        assertTrue(workers.isActive(worker), "active again");
-        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNothingThawing.selector, worker));
-        _withdraw();
-    }
-
-    function test_DeregisteringThawsAll() public {
-        register();
-        uint64 thawedAt = uint64(block.timestamp) + THAW_PERIOD;
-        vm.expectEmit(address(workers));
-        emit IWorkerRegistry.WorkerDeregistered(worker, MIN_STAKE, thawedAt);
-        vm.prank(operator);
-        workers.deregister(worker);
-        assertTrue(!workers.isActive(worker), "inactive");
-        vm.warp(thawedAt);
-        _withdraw();
-        assertBalance(operator, MIN_STAKE);
-    }
-
-    function test_RevertWhen_DeregisteredTwice() public {
-        register();
-        vm.startPrank(operator);
-        workers.deregister(worker);
-        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotRegistered.selector, worker));
-        workers.deregister(worker);
-        vm.stopPrank();
-    }
-
     function test_RevertWhen_NotThawed() public {
         register();
         _thaw(30);
@@ -72,25 +41,18 @@ contract WithdrawStakeTest is Fixture {
         _withdraw();
     }
 
-    function test_RevertWhen_ThawingMoreThanThereIs() public {
+    function test_RevertWhen_NothingThaws() public {
         register();
-        vm.expectRevert(
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryInsufficientStake.selector, MIN_STAKE, MIN_STAKE + 1)
-        );
-        _thaw(MIN_STAKE + 1);
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNothingThawing.selector, worker));
+        _withdraw();
     }
 
     function test_RevertWhen_NotTheOperator() public {
         register();
-        bytes memory expected =
-            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, worker);
-        vm.startPrank(worker);
-        vm.expectRevert(expected);
-        workers.thaw(worker, 1);
-        vm.expectRevert(expected);
+        _thaw(30);
+        vm.warp(block.timestamp + THAW_PERIOD);
+        vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistryNotOperator.selector, operator, worker));
+        vm.prank(worker);
         workers.withdrawStake(worker);
-        vm.expectRevert(expected);
-        workers.deregister(worker);
-        vm.stopPrank();
     }
 }

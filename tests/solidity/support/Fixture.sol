@@ -88,6 +88,17 @@ abstract contract Fixture is Test {
         return abi.encodePacked(r, s, v);
     }
 
+    /// @dev Whose signature it would be of `digest`: what an error names when something else was signed.
+    function signerOf(bytes32 digest, bytes memory signature) internal pure returns (address) {
+        bytes32 r;
+        bytes32 s;
+        assembly ("memory-safe") {
+            r := mload(add(signature, 0x20))
+            s := mload(add(signature, 0x40))
+        }
+        return ecrecover(digest, uint8(signature[64]), r, s);
+    }
+
     function debitRow(uint256 key, IInferenceEscrow.Channel memory of_, uint128 claimTotal, uint128 voucherAmount)
         internal
         view

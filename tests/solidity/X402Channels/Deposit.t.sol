@@ -2,10 +2,9 @@
 pragma solidity 0.8.37;
 
 import {TestUSD} from "@market/mocks/TestUSD.sol";
-import {ERC3009DepositCollector} from "@market/x402/ERC3009DepositCollector.sol";
 import {IDepositCollector, IX402Channels} from "@market/x402/IX402Channels.sol";
 
-import {X402Fixture} from "./X402Fixture.sol";
+import {X402Fixture} from "../support/X402Fixture.sol";
 
 /// @notice Brings less than it was asked for.
 contract ShortCollector is IDepositCollector {
@@ -36,21 +35,6 @@ contract X402DepositTest is X402Fixture {
         assertEq(token.balanceOf(AT), 100, "held");
     }
 
-    function test_RevertWhen_AnAuthorizationIsUsedAgain() public {
-        deposit(60);
-        token.mint(payer, 60);
-        bytes memory again = authorization(id, 60, 1);
-        vm.expectPartialRevert(TestUSD.TestUSDAuthorizationUsed.selector);
-        channels.deposit(config, 60, address(collector), again);
-    }
-
-    function test_RevertWhen_AnAuthorizationIsForAnotherChannel() public {
-        token.mint(payer, 60);
-        bytes memory other = authorization(bytes32(uint256(1)), 60, 1);
-        vm.expectRevert(abi.encodeWithSelector(TestUSD.TestUSDInvalidSignature.selector, payer));
-        channels.deposit(config, 60, address(collector), other);
-    }
-
     function test_RevertWhen_TheCollectorBringsLess() public {
         address short = address(new ShortCollector());
         vm.expectRevert(abi.encodeWithSelector(IX402Channels.X402ChannelsCollected.selector, 59, 60));
@@ -63,31 +47,36 @@ contract X402DepositTest is X402Fixture {
         channels.deposit(config, 60, nesting, "");
     }
 
-    function test_RevertWhen_SomebodyElseCollects() public {
-        vm.expectRevert(
-            abi.encodeWithSelector(ERC3009DepositCollector.ERC3009DepositCollectorNotChannels.selector, address(this))
-        );
-        collector.collect(payer, address(token), 1, id, "");
+    function test_RevertWhen_AmountIsZero() public {
+        vm.expectRevert(abi.encodeWithSelector(IX402Channels.X402ChannelsZeroAmount.selector));
+        channels.deposit(config, 0, address(collector), "");
     }
 
-    function test_RevertWhen_TheConfigIsBad() public {
-        vm.expectRevert(IX402Channels.X402ChannelsZeroAmount.selector.asBytes());
-        channels.deposit(config, 0, address(collector), "");
+    function test_RevertWhen_TheDelayIsOutOfBounds() public {
         uint40[2] memory delays = [DELAY - 1, 30 days + 1];
         for (uint256 i = 0; i < delays.length; ++i) {
             config.withdrawDelay = delays[i];
-            vm.expectRevert(IX402Channels.X402ChannelsBadConfig.selector.asBytes());
-            channels.deposit(config, 1, address(collector), "");
+            _expectBadConfig();
         }
-        config.withdrawDelay = DELAY;
+    }
+
+    function test_RevertWhen_AnAddressIsZero() public {
+        IX402Channels.ChannelConfig memory whole = config;
+        config.payer = address(0);
+        _expectBadConfig();
+        config = whole;
+        config.receiver = address(0);
+        _expectBadConfig();
+        config = whole;
         config.receiverAuthorizer = address(0);
-        vm.expectRevert(IX402Channels.X402ChannelsBadConfig.selector.asBytes());
+        _expectBadConfig();
+        config = whole;
+        config.token = address(0);
+        _expectBadConfig();
+    }
+
+    function _expectBadConfig() private {
+        vm.expectRevert(abi.encodeWithSelector(IX402Channels.X402ChannelsBadConfig.selector));
         channels.deposit(config, 1, address(collector), "");
     }
 }
-
-function asBytes(bytes4 selector) pure returns (bytes memory) {
-    return abi.encodePacked(selector);
-}
-
-using {asBytes} for bytes4;

@@ -6,7 +6,7 @@ import {ERC3009DepositCollector} from "@market/x402/ERC3009DepositCollector.sol"
 import {IX402Channels} from "@market/x402/IX402Channels.sol";
 import {X402Channels} from "@market/x402/X402Channels.sol";
 
-import {Test} from "../support/Test.sol";
+import {Test} from "./Test.sol";
 
 /// @notice The channels contract at the SDKs' address, one channel's parties, and the papers they sign.
 abstract contract X402Fixture is Test {
@@ -88,6 +88,11 @@ abstract contract X402Fixture is Test {
     function claim(uint128 ceiling, uint128 total) internal {
         IX402Channels.VoucherClaim[] memory rows = row(SESSION_KEY, ceiling, total);
         channels.claimWithSignature(rows, signDigest(SELLER_KEY, channels.getClaimBatchDigest(rows)));
+    }
+
+    function refund(uint128 amount, uint256 nonce) internal {
+        bytes memory signature = signDigest(SELLER_KEY, channels.getRefundDigest(id, nonce, amount));
+        channels.refundWithSignature(config, amount, nonce, signature);
     }
 
     function assertChannel(uint128 balance, uint128 claimed) internal view {
