@@ -145,7 +145,10 @@ contract WorkerRegistry is IWorkerRegistry, ReentrancyGuardTransient {
     function authorizeSession(address worker, address sessionKey, uint64 expiry, bytes calldata signature) external {
         require(sessionKey != address(0), WorkerRegistryZeroAddress());
         require(expiry > block.timestamp, WorkerRegistrySessionExpired(expiry, block.timestamp));
-        require(expiry > _revoked[worker][sessionKey], WorkerRegistrySessionExpired(expiry, block.timestamp));
+        require(
+            expiry > _revoked[worker][sessionKey] && expiry >= _sessions[worker][sessionKey],
+            WorkerRegistrySessionExpired(expiry, block.timestamp)
+        );
         require(_stakes[worker].registered, WorkerRegistryNotRegistered(worker));
         _checkSigner(TypedData.hashWorkerSession(worker, sessionKey, expiry), signature, worker);
         _sessions[worker][sessionKey] = expiry;

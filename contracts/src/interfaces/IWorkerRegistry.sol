@@ -95,8 +95,8 @@ interface IWorkerRegistry {
 
     /// @notice Lets `sessionKey` speak for the worker until `expiry`, so that the worker's key can stay cold. Anyone may
     /// relay the worker key's signature of `WorkerSession(worker, sessionKey, expiry)`.
-    /// @dev Receipts are always signed by the worker's own key. A revoked session cannot be authorized again by a
-    /// signature of the same expiry.
+    /// @dev Receipts are always signed by the worker's own key. An earlier signature, sent again by anybody, neither
+    /// shortens a session nor brings a revoked one back; `revokeSession` alone ends it before its time.
     function authorizeSession(address worker, address sessionKey, uint64 expiry, bytes calldata signature) external;
 
     /// @notice Worker or its operator: ends a session at once.

@@ -33,6 +33,20 @@ contract AuthorizeSessionTest is Sessions {
         workers.authorizeSession(worker, KEY, expiry, signature);
     }
 
+    /// @dev What the worker signed earlier is known to everybody; sent again, it must not cut the session short.
+    function test_RevertWhen_AnEarlierSignatureWouldShortenIt() public {
+        bytes memory earlier = sessionSignature(WORKER_KEY, expiry);
+        authorize(expiry);
+        authorize(expiry + 1);
+        vm.expectRevert(
+            abi.encodeWithSelector(IWorkerRegistry.WorkerRegistrySessionExpired.selector, expiry, block.timestamp)
+        );
+        vm.prank(STRANGER);
+        workers.authorizeSession(worker, KEY, expiry, earlier);
+        authorize(expiry + 1);
+        assertEq(workers.sessionExpiry(worker, KEY), expiry + 1, "expiry");
+    }
+
     function test_RevertWhen_Expired() public {
         uint64 now_ = uint64(block.timestamp);
         vm.expectRevert(abi.encodeWithSelector(IWorkerRegistry.WorkerRegistrySessionExpired.selector, now_, now_));
