@@ -6,7 +6,7 @@ A row is durable before any node has seen its bytes; that is what lets a restart
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,10 @@ class Outbox(Protocol):
         """Return what is not done, by nonce."""
         ...
 
+    def at(self, account: bytes, nonce: int) -> Outgoing | None:
+        """Return what was last sent with a nonce, done or not."""
+        ...
+
     def add(self, outgoing: Outgoing) -> bool:
         """Insert, durably before returning; False, and nothing done, if the purpose is known or the nonce taken."""
         ...
@@ -51,6 +55,12 @@ class Outbox(Protocol):
     def drop(self, account: bytes, purpose: str) -> None:
         """Forget a transaction that never can be mined."""
         ...
+
+
+def last_at(rows: Iterable[Outgoing], account: bytes, nonce: int) -> Outgoing | None:
+    """Return the newest of these rows with an account's nonce."""
+    found = [row for row in rows if (row.account, row.nonce) == (account, nonce)]
+    return max(found, key=lambda row: row.sent_at, default=None)
 
 
 class MemoryOutbox:
@@ -68,6 +78,10 @@ class MemoryOutbox:
         """See `Outbox.pending`."""
         rows = [row for row in self._rows.values() if row.account == account and not row.done]
         return sorted(rows, key=lambda row: row.nonce)
+
+    def at(self, account: bytes, nonce: int) -> Outgoing | None:
+        """See `Outbox.at`."""
+        return last_at(self._rows.values(), account, nonce)
 
     def add(self, outgoing: Outgoing) -> bool:
         """See `Outbox.add`."""

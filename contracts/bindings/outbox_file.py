@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.bindings.errors import ChainError
-from contracts.bindings.outbox import Outgoing
+from contracts.bindings.outbox import Outgoing, last_at
 
 Rows = dict[str, Outgoing]
 
@@ -40,6 +40,10 @@ class FileOutbox:
     def pending(self, account: bytes) -> Sequence[Outgoing]:
         """See `Outbox.pending`."""
         return _pending(self._read(), account)
+
+    def at(self, account: bytes, nonce: int) -> Outgoing | None:
+        """See `Outbox.at`."""
+        return last_at(self._read().values(), account, nonce)
 
     def add(self, outgoing: Outgoing) -> bool:
         """See `Outbox.add`."""

@@ -84,7 +84,8 @@ def named(url: str = "the RPC URL") -> Iterator[None]:
         raise NodeUnreachable(
             f"no answer from the node at {url}.", field="rpc_url", remedy="Start the node or name another."
         ) from error
-    except Web3Exception as error:
+    except (Web3Exception, ValueError, TypeError, LookupError, AttributeError) as error:
+        # web3 reads unchecked JSON: what it stumbles over, where nothing but calls of it stand, is the answer.
         raise NodeUnreachable(
             f"the node's answer makes no sense: {_first_line(str(error))}.", field="rpc_url"
         ) from error

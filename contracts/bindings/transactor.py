@@ -31,12 +31,16 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.signing import PrivateKey
 
 GAS_MARGIN_PERCENT = 20
+LEAST_GAS = 21_000  # of any transaction on any chain
 FEE_BUMP_PERCENT = 25  # nodes demand at least 10 % for a replacement
 # A replacement offers at most so many times what the node asks for now: beyond that, fees are not why it waits.
 FEE_CEILING = 8
 STUCK_SECONDS = 45.0
+# So many missing nonces are used at one look.
+GAP_AT_ONCE = 16
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 300.0
+_FILLING = "gap:"
 _KNOWN = ("already known", "already imported", "known transaction")
 _NONCE = ("nonce too low", "nonce is too low", "invalid nonce", "nonce too high")
 
@@ -60,6 +64,27 @@ class Mined:
     contract: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A receipt as the node gave it."""
+
+    mined: Mined
+    succeeded: bool
+
+
+def _found(receipt: Any) -> _Found:
+    address = receipt.get("contractAddress")
+    mined = Mined(
+        tx_hash=bytes(receipt["transactionHash"]),
+        block_number=int(receipt["blockNumber"]),
+        block_hash=bytes(receipt["blockHash"]),
+        gas_used=int(receipt["gasUsed"]),
+        logs=receipt["logs"],
+        contract=bytes.fromhex(address[2:]) if address else None,
+    )
+    return _Found(mined, succeeded=receipt["status"] == 1)
+
+
 class Transactor:
     """Sends for one account; safe to use from several threads."""
 
@@ -70,6 +95,7 @@ class Transactor:
         *,
         outbox: Outbox | None = None,
         confirmations: int = 0,
+        chain_id: int | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         stuck_seconds: float = STUCK_SECONDS,
@@ -82,7 +108,7 @@ class Transactor:
         self._clock = clock
         self._sleep = sleep
         self._stuck_seconds = stuck_seconds
-        self._chain_id: int | None = None
+        self._chain_id = chain_id
         self._lock = threading.Lock()
 
     def run(self, purpose: str, to: bytes | None, data: bytes, *, wait_seconds: float = WAIT_SECONDS) -> Mined:
@@ -142,7 +168,10 @@ class Transactor:
         if to is not None:
             call["to"] = checksum(to)
         with named():
-            return self.web3.eth.estimate_gas(call) * (100 + GAS_MARGIN_PERCENT) // 100  # type: ignore[arg-type]
+            gas = int(self.web3.eth.estimate_gas(call))  # type: ignore[arg-type]
+        if gas < LEAST_GAS:
+            raise NodeUnreachable(f"the node's answer makes no sense: {gas} gas for a transaction.", field="rpc_url")
+        return gas * (100 + GAS_MARGIN_PERCENT) // 100
 
     def wait(self, purpose: str, *, wait_seconds: float = WAIT_SECONDS) -> Mined:
         """Wait until a submitted transaction is confirmed; resend and replace it as needed."""
@@ -182,7 +211,8 @@ class Transactor:
                 if found is not None:
                     return self._mined(outgoing, found)
             if self._clock() - outgoing.sent_at > self._stuck_seconds:
-                self._replace(outgoing)
+                if not self._closed_gap(outgoing):
+                    self._replace(outgoing)
             elif self._lost(outgoing):
                 self._broadcast(outgoing)
             return None
@@ -214,14 +244,17 @@ class Transactor:
 
     def _next_nonce(self) -> int:
         with named():
-            mined = self.web3.eth.get_transaction_count(checksum(self.address), "latest")  # type: ignore[arg-type]
-        ours = [row.nonce for row in self._outbox.pending(self.address)]
-        return max([mined, *(nonce + 1 for nonce in ours)])
+            mined = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
+        ours = self._outbox.pending(self.address)
+        for row in ours:
+            if row.purpose.startswith(_FILLING) and row.nonce < mined:
+                self._outbox.drop(self.address, row.purpose)
+        return max([mined, *(row.nonce + 1 for row in ours)])
 
     def _fees(self) -> tuple[int, int]:
         with named():
-            base = self.web3.eth.get_block("latest").get("baseFeePerGas", 0)
-            priority = self.web3.eth.max_priority_fee
+            base = int(self.web3.eth.get_block("latest").get("baseFeePerGas", 0))
+            priority = int(self.web3.eth.max_priority_fee)
         return 2 * base + priority, priority
 
     def _signed(self, outgoing: Outgoing) -> Outgoing:
@@ -246,7 +279,10 @@ class Transactor:
         )
 
     def _served_chain(self) -> int:
-        """Return the chain's id as it was first told: a node that changes its chain must not get signatures for it."""
+        """Return the id of the chain to sign for, by the node only if nobody said it.
+
+        The first answer counts: a node that changes its chain must not get signatures for it.
+        """
         if self._chain_id is None:
             with named():
                 self._chain_id = int(self.web3.eth.chain_id)
@@ -279,9 +315,9 @@ class Transactor:
         """Sign the same purpose with another nonce, but only where none of our versions can be what used this one."""
         account: Any = checksum(self.address)
         with named():
-            head = self.web3.eth.block_number
+            head = int(self.web3.eth.block_number)
             # A node may count a transaction before it shows its receipt: trust the count of an older block only.
-            settled = self.web3.eth.get_transaction_count(account, max(0, head - max(1, self.confirmations)))
+            settled = int(self.web3.eth.get_transaction_count(account, max(0, head - max(1, self.confirmations))))
         if not fresh and settled <= outgoing.nonce:
             return
         if any(self._receipt(tx_hash) is not None for tx_hash in outgoing.tx_hashes):
@@ -295,6 +331,45 @@ class Transactor:
         self._outbox.put(again)
         with named():
             self.web3.eth.send_raw_transaction(again.raw)
+
+    def _closed_gap(self, outgoing: Outgoing) -> bool:
+        """Use the nonces below one that waits, as far as nothing of ours waits with them; False if there is no gap.
+
+        A node that said too much left them, or a reorganisation deeper than we wait. What had such a nonce goes out
+        again; where nothing had, a transaction to ourselves that moves nothing uses it. Signing the waiting one anew
+        with a lower nonce instead could have its effect twice.
+        """
+        with named():
+            mined = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
+        held = {row.nonce for row in self._outbox.pending(self.address) if not row.purpose.startswith(_FILLING)}
+        missing = [nonce for nonce in range(mined, min(outgoing.nonce, mined + GAP_AT_ONCE)) if nonce not in held]
+        for nonce in missing:
+            using = self._outbox.at(self.address, nonce) or self._filling(nonce)
+            if using is not None:
+                self._offer(using)
+        if missing:
+            self._outbox.put(replace(outgoing, sent_at=self._clock()))
+        return bool(missing)
+
+    def _filling(self, nonce: int) -> Outgoing | None:
+        max_fee, priority = self._fees()
+        gas = self.estimate(self.address, b"")
+        filling = self._signed(
+            Outgoing(
+                *(self.address, f"{_FILLING}{nonce}", self.address, b"", gas, nonce, max_fee, priority, b"", ()),
+                self._clock(),
+            )
+        )
+        return filling if self._outbox.add(filling) else None
+
+    def _offer(self, outgoing: Outgoing) -> None:
+        """Give signed bytes to the node; if it has them or another with their nonce, all the better."""
+        with named():
+            try:
+                self.web3.eth.send_raw_transaction(outgoing.raw)
+            except Web3RPCError as error:
+                if not any(words in str(error).lower() for words in (*_KNOWN, *_NONCE)):
+                    raise
 
     def _replace(self, outgoing: Outgoing) -> None:
         """Offer more, up to a ceiling; from there on send the same again."""
@@ -329,38 +404,29 @@ class Transactor:
             raise
         return False
 
-    def _receipt(self, tx_hash: bytes) -> Any | None:
+    def _receipt(self, tx_hash: bytes) -> _Found | None:
         try:
             with named():
-                return self.web3.eth.get_transaction_receipt(hex0x(tx_hash))  # type: ignore[arg-type]
+                return _found(self.web3.eth.get_transaction_receipt(hex0x(tx_hash)))  # type: ignore[arg-type]
         except NodeUnreachable as error:
             if isinstance(error.__cause__, TransactionNotFound):
                 return None
             raise
 
-    def _mined(self, outgoing: Outgoing, receipt: Any) -> Mined | None:
+    def _mined(self, outgoing: Outgoing, found: _Found) -> Mined | None:
         with named():
-            head = self.web3.eth.block_number
-        if head - receipt["blockNumber"] < self.confirmations:
+            head = int(self.web3.eth.block_number)
+        if head - found.mined.block_number < self.confirmations:
             return None
-        if receipt["status"] != 1:
-            self._outbox.put(replace(outgoing, done=True))
-            raise self._why(outgoing, receipt["blockNumber"])
         self._outbox.put(replace(outgoing, done=True))
-        address = receipt.get("contractAddress")
-        return Mined(
-            tx_hash=bytes(receipt["transactionHash"]),
-            block_number=int(receipt["blockNumber"]),
-            block_hash=bytes(receipt["blockHash"]),
-            gas_used=int(receipt["gasUsed"]),
-            logs=receipt["logs"],
-            contract=bytes.fromhex(address[2:]) if address else None,
-        )
+        if not found.succeeded:
+            raise self._why(outgoing, found.mined.block_number)
+        return found.mined
 
     def _too_poor(self) -> NotEnoughGasMoney:
         account = checksum(self.address)
         with named():
-            balance = self.web3.eth.get_balance(account)  # type: ignore[arg-type]
+            balance = int(self.web3.eth.get_balance(account))  # type: ignore[arg-type]
         return NotEnoughGasMoney(
             f"{account} holds {balance} wei of the chain's own currency, too little for gas.",
             field="account",

@@ -41,12 +41,11 @@ class Web3ChainReader:
         """See `ChainReader.block`."""
         try:
             with _reachable():
-                found = self._web3.eth.get_block(number)
+                return _block(self._web3.eth.get_block(number))
         except ChainUnreachable as error:
             if isinstance(error.__cause__, NodeUnreachable) and isinstance(error.__cause__.__cause__, BlockNotFound):
                 return None
             raise
-        return _block(found)
 
     def events_in(self, block: Block) -> Sequence[ChainEvent]:
         """See `ChainReader.events_in`."""
@@ -59,7 +58,10 @@ class Web3ChainReader:
     def _events(self, where: dict[str, Any]) -> list[ChainEvent]:
         query: Any = {**where, "address": [checksum(address) for address in self._bindings]}
         with _reachable():
-            logs = self._web3.eth.get_logs(query)
+            found = self._decoded(self._web3.eth.get_logs(query))
+        return [self._with_credits(event, found) for event in found]
+
+    def _decoded(self, logs: Sequence[Any]) -> list[ChainEvent]:
         found = []
         for log in sorted(logs, key=lambda log: (log["blockNumber"], log["logIndex"])):
             if log.get("removed"):
@@ -80,7 +82,7 @@ class Web3ChainReader:
                     log_index=int(log["logIndex"]),
                 )
             )
-        return [self._with_credits(event, found) for event in found]
+        return found
 
     def _with_credits(self, event: ChainEvent, events: Sequence[ChainEvent]) -> ChainEvent:
         if event.name != "BatchSettled":
@@ -92,10 +94,11 @@ class Web3ChainReader:
         }
         with _reachable():
             transaction = self._web3.eth.get_transaction(hex0x(event.tx_hash))  # type: ignore[arg-type]
-        if bytes(transaction.get("blockHash") or b"") != event.block_hash:
+            block_hash, call_data = bytes(transaction.get("blockHash") or b""), bytes(transaction["input"])
+        if block_hash != event.block_hash:
             raise ChainUnreachable("the node moved a settlement to another block while it was read.")
         direct = transaction.get("to") == checksum(self._escrow.address)
-        rows = (self._escrow.decode_credits(bytes(transaction["input"])) or []) if direct else []
+        rows = (self._escrow.decode_credits(call_data) or []) if direct else []
         totals = tuple((row.payee, min(row.cumulative, short.get(row.payee, row.cumulative))) for row in rows)
         return ChainEvent(
             contract=event.contract,

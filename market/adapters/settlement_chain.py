@@ -73,7 +73,7 @@ class EscrowSettlementChain:
         """See `SettlementChain.is_lost`."""
         try:
             with named():
-                head = self._transactor.web3.eth.block_number
+                head = int(self._transactor.web3.eth.block_number)
             return head >= (batch.block_number or 0) and self.last_epoch() < batch.epoch
         except ChainError as error:
             raise ChainUnreachable(error.detail) from error

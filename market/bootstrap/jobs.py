@@ -95,6 +95,7 @@ def build_jobs(settings: MarketSettings) -> Jobs:
             services.key,
             outbox=DatabaseOutbox(services.engine),
             confirmations=settings.confirmations,
+            chain_id=services.deployment.chain_id,
         )
         transactor.resume()
     except ChainError as error:

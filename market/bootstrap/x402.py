@@ -44,7 +44,11 @@ def build_x402(
     name, version = token_domain(services.web3, token, chain_id)
     merchant = Merchant(chain_id, token, key.address, MIN_WITHDRAW_SECONDS)
     transactor = Transactor(
-        services.web3, key, outbox=DatabaseOutbox(services.engine), confirmations=settings.confirmations
+        services.web3,
+        key,
+        outbox=DatabaseOutbox(services.engine),
+        confirmations=settings.confirmations,
+        chain_id=chain_id,
     )
     try:
         transactor.resume()

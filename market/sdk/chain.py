@@ -161,6 +161,10 @@ class Chain:
         """Return what a gateway's settlements credited a payee in all, atomic units."""
         return self._bound.escrow.credits(gateway, payee)[0]
 
+    def last_epoch(self, gateway: bytes) -> int:
+        """Return how many batches a gateway has settled."""
+        return self._bound.escrow.last_epoch(gateway)
+
     def gas_used(self, tx_hash: bytes) -> int:
         """Return the gas of a mined transaction."""
         with named():
@@ -226,6 +230,11 @@ class Chain:
         """Take money out of a channel at once, as its gateway signed; the escrow pays the channel's payer."""
         data = self._bound.escrow.refund(channel, refund.nonce, refund.amount, gateway_signature)
         return self._send(wallet, "refund", self.deployment.escrow, data)
+
+    def plan_refund(self, wallet: Wallet, channel: Channel, refund: Refund) -> None:
+        """Put into `planned` what `refund` would send; its gas is not known before the gateway has signed."""
+        data = self._bound.escrow.refund(channel, refund.nonce, refund.amount, bytes(65))
+        self.planned.append(Planned("refund", wallet.address, self.deployment.escrow, data, None, None))
 
     def withdraw(self, wallet: Wallet, gateway: bytes, amount: int) -> Mined:
         """Draw what a gateway's settlements credited the wallet."""
@@ -304,7 +313,9 @@ class Chain:
         if sender is None:
             known, folder = self.deployment, self._outbox_dir
             outbox = None if folder is None else outbox_of(folder, known.chain_id, known.escrow)
-            sender = self._senders[wallet.address] = Transactor(self._web3, wallet.key, outbox=outbox)
+            sender = self._senders[wallet.address] = Transactor(
+                self._web3, wallet.key, outbox=outbox, chain_id=known.chain_id
+            )
         if self._outbox_dir is not None:
             return act(sender, what, to, data)
         # Without a place to remember, each call is a purpose of its own.

@@ -47,7 +47,11 @@ class Gateway:
             first_block=chain.deployment.block,
         )
         self.transactor = Transactor(
-            chain.web3, key(self.name), outbox=DatabaseOutbox(self.engine), confirmations=self.confirmations
+            chain.web3,
+            key(self.name),
+            outbox=DatabaseOutbox(self.engine),
+            confirmations=self.confirmations,
+            chain_id=chain.deployment.chain_id,
         )
         self.book = DatabaseSettlementBook(self.engine)
         self.settler = Settler(

@@ -91,4 +91,5 @@ def open_operator(side: nodes.ChainSide, keystore: Path, password_file: Path | N
     Raises:
         KeystoreError: its file does not open.
     """
-    return Transactor(side.contracts.escrow.web3, load_keystore(keystore, password_file))
+    key = load_keystore(keystore, password_file)
+    return Transactor(side.contracts.escrow.web3, key, chain_id=side.domain.chain_id)

@@ -53,7 +53,7 @@ class _Operator:
             settings.state_dir.expanduser() / "outbox", self.side.domain.chain_id, self.side.domain.escrow
         )
         self._web3 = self.side.contracts.escrow.web3
-        self._sender = Transactor(self._web3, key, outbox=outbox)
+        self._sender = Transactor(self._web3, key, outbox=outbox, chain_id=self.side.domain.chain_id)
 
     def register(self, stake: int, region: str, hardware: str, endpoint: str) -> bytes | None:
         """Stake atomic units for the worker's key and register it; returns the transaction's hash."""

@@ -33,6 +33,13 @@ class DatabaseOutbox:
         with reading(self._engine) as connection:
             return [_outgoing(row) for row in connection.execute(query)]
 
+    def at(self, account: bytes, nonce: int) -> Outgoing | None:
+        """See `Outbox.at`."""
+        query = sa.select(table).where(table.c.account == account, table.c.nonce == nonce)
+        with reading(self._engine) as connection:
+            row = connection.execute(query.order_by(table.c.sent_at.desc()).limit(1)).one_or_none()
+        return None if row is None else _outgoing(row)
+
     def add(self, outgoing: Outgoing) -> bool:
         """See `Outbox.add`."""
         try:

@@ -189,6 +189,42 @@ def test_a_stuck_transaction_is_sent_again_dearer(chain, sender, outbox):
     assert minted(chain) == 1
 
 
+def test_nonces_that_a_node_made_us_leave_out_are_used(chain, sender, outbox, monkeypatch):
+    """A node that counted too many of our transactions: what waits above the gap must not wait for ever."""
+    now = [1_000.0]
+    sending = transactor(chain, outbox, clock=lambda: now[0], stuck_seconds=30)
+    with monkeypatch.context() as patched:
+        patched.setattr(sending.web3.eth, "get_transaction_count", lambda *_: 3)
+        waiting = sending.submit("a", *mint(chain))
+    assert waiting.nonce == 3
+    assert sending.poll("a") is None
+    now[0] += 31
+    assert sending.poll("a") is None
+    assert sending.poll("a").tx_hash == waiting.tx_hashes[0]
+    sending.run("b", *mint(chain), wait_seconds=10)
+    assert minted(chain) == 2
+    assert outbox.get(sender.address, "b").nonce == 4
+
+
+def test_what_a_deep_reorganisation_took_from_below_is_sent_again(chain, sender, outbox):
+    now = [1_000.0]
+    sending = transactor(chain, outbox, clock=lambda: now[0], stuck_seconds=30)
+    first = sending.run("a", *mint(chain, 10))
+    chain.rpc("evm_setAutomine", False)
+    try:
+        sending.submit("b", *mint(chain))
+        chain.reorg(1)
+        assert minted(chain) == 0
+        now[0] += 31
+        assert sending.poll("b") is None
+        chain.mine()
+        assert sending.poll("b") is not None
+    finally:
+        chain.rpc("evm_setAutomine", True)
+    assert chain.rpc("eth_getTransactionReceipt", hex0x(first.tx_hash))["status"] == "0x1"
+    assert minted(chain) == 11
+
+
 def test_what_stays_stuck_is_not_bid_up_for_ever(chain, sender, outbox):
     """A node that mines nothing for a day must not turn the fee into all that the account has."""
     chain.rpc("evm_setAutomine", False)
