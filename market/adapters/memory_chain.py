@@ -57,7 +57,7 @@ class MemoryRegistryStore:
         for event in events:
             self._events[event.tx_hash, event.block_hash, event.log_index] = event
         kept = [Block(block.number, block.hash, block.timestamp) for block in blocks]
-        self._blocks = [*self._blocks, *kept][-KEPT_BLOCKS:]
+        self._blocks = [*self._blocks, *kept][-KEPT_BLOCKS - 1 :]
         self._refold()
         return True
 

@@ -109,7 +109,7 @@ class Indexer:
         """Return the newest blocks of the range, each the child of the one before; none if the node wavers."""
         blocks: list[Block] = []
         before = cursor
-        for number in range(max(first, last - KEPT_BLOCKS + 1), last + 1):
+        for number in range(max(first, last - KEPT_BLOCKS), last + 1):
             block = self._chain.block(number)
             if block is None:
                 return []

@@ -64,7 +64,8 @@ class Settler:
             ChainUnreachable: try again later; nothing is lost.
             SettlementRefused: the contract refuses; it is tried again, but a person must look.
         """
-        batch = self._book.open_batch(self.gateway) or self._lost_batch()
+        # A lost batch first: none that follows it can be settled before it is there again.
+        batch = self._lost_batch()
         if batch is None:
             newest = self._book.newest_confirmed(self.gateway)
             if newest is not None and self._standing.batch(newest.epoch) is None:
@@ -109,7 +110,7 @@ class Settler:
         return backlog.receipts > 0 and self._clock() - self._waiting[1] >= self._rhythm.interval_seconds
 
     def _lost_batch(self) -> Batch | None:
-        """Open the batches that a reorganisation took off the chain again; returns the oldest."""
+        """Open the batches that a reorganisation took off the chain again; returns the oldest that is open."""
         while (newest := self._book.newest_confirmed(self.gateway)) is not None:
             if self._standing.batch(newest.epoch) is not None or not self._chain.is_lost(newest):
                 break

@@ -111,7 +111,7 @@ def test_a_restart_goes_on_where_it_was(chain, kept):
     assert kept.state()[3][0].settled == 5
 
 
-@pytest.mark.parametrize("depth", [1, 3, 20])
+@pytest.mark.parametrize("depth", [1, 3, 20, KEPT_BLOCKS])
 def test_another_branch_takes_the_place_of_the_old_one(chain, kept, depth):
     for _ in range(30):
         chain.mine()
@@ -160,6 +160,7 @@ def test_a_reorganisation_below_the_kept_blocks_is_refused(chain, kept):
     for _ in range(KEPT_BLOCKS + 50):
         chain.mine()
     follow(chain, kept)
+    assert len(kept.store.known_blocks()) == KEPT_BLOCKS + 1
     chain.drop(KEPT_BLOCKS + 1)
     for _ in range(KEPT_BLOCKS + 5):
         chain.mine()

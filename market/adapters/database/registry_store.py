@@ -109,7 +109,7 @@ class DatabaseRegistryStore:
                 [{"number": b.number, "hash": b.hash, "timestamp": b.timestamp} for b in blocks],
             )
             last = blocks[-1]
-            connection.execute(sa.delete(chain_blocks).where(chain_blocks.c.number <= last.number - KEPT_BLOCKS))
+            connection.execute(sa.delete(chain_blocks).where(chain_blocks.c.number < last.number - KEPT_BLOCKS))
             _move(connection, row, last, version, generation=0 if row is None else row.generation)
         return True
 

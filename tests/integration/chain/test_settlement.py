@@ -1,6 +1,7 @@
 """Index, settle, reorganise on a real node: the money adds up to the last unit after each step."""
 
 import asyncio
+import contextlib
 
 import pytest
 from eth_abi.abi import encode as abi_encode
@@ -12,7 +13,9 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.signing import to_compact
 from contracts.protocol.typed_data import SettleBatch
 from market.adapters.database.proofs import DatabaseProofs
+from market.registry.indexer import KEPT_BLOCKS, ReorgTooDeep
 from market.registry.model import PayeeCredit
+from market.settlement.settle import SettlementRefused
 from tests.support.chain import key
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, assert_money_adds_up
 from workers.rescue import collect
@@ -133,9 +136,10 @@ def test_a_default_is_claimed_once_the_payer_deposits_again(chain, gateway):
     assert_money_adds_up(chain, gateway.view)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("depth", [1, 3, KEPT_BLOCKS])
 def test_a_reorganisation_of_folded_blocks_is_followed(chain, gateway, depth):
     channel = chain.deposit(1_000)
+    chain.mine(depth)
     gateway.index()
     before = gateway.view.channel(channel.digest(chain.domain))
     chain.send("payer", chain.escrow.address, chain.escrow.initiate_exit(channel, 1_000))
@@ -149,9 +153,25 @@ def test_a_reorganisation_of_folded_blocks_is_followed(chain, gateway, depth):
     assert_money_adds_up(chain, gateway.view)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+def test_a_reorganisation_beyond_the_limit_is_said_and_changes_nothing(chain, gateway):
+    channel = chain.deposit(1_000)
+    chain.mine(KEPT_BLOCKS)
+    chain.send("payer", chain.escrow.address, chain.escrow.initiate_exit(channel, 1_000))
+    chain.mine(KEPT_BLOCKS)
+    gateway.index()
+    before = gateway.store.cursor(), gateway.view.channel(channel.digest(chain.domain))
+    assert before[1].exit_amount == 1_000
+    chain.reorg(KEPT_BLOCKS + 1)
+    with pytest.raises(ReorgTooDeep):
+        gateway.index()
+    gateway.view.refresh()
+    assert (gateway.store.cursor(), gateway.view.channel(channel.digest(chain.domain))) == before
+
+
+@pytest.mark.parametrize("depth", [1, 3, KEPT_BLOCKS])
 def test_a_settlement_that_a_reorganisation_undid_is_sent_again(chain, gateway, depth):
     channel = chain.deposit(1_000)
+    chain.mine(depth)
     gateway.record(chain.charge(channel, 500, 500))
     assert gateway.settle().epoch == 1
     chain.mine(depth - 1)
@@ -168,6 +188,27 @@ def test_a_settlement_that_a_reorganisation_undid_is_sent_again(chain, gateway, 
     assert_money_adds_up(chain, gateway.view)
     gateway.record(chain.charge(channel, 100, 600))
     assert gateway.settle().epoch == 2
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_a_batch_lost_under_an_open_one_is_sent_again_first(chain, gateway):
+    """The next batch is decided already when a reorganisation takes the last one: it has to wait for its turn."""
+    channel = chain.deposit(1_000)
+    gateway.record(chain.charge(channel, 500, 500))
+    assert gateway.settle().epoch == 1
+    gateway.record(chain.charge(channel, 100, 600))
+    decided, gateway.settler._carry_on = gateway.settler._carry_on, lambda _: None  # the process dies before it sends
+    gateway.index()
+    gateway.settler.step(force=True)
+    gateway.settler._carry_on = decided
+    assert gateway.book.open_batch(GATEWAY).epoch == 2
+    chain.reorg(1)
+    for _ in range(4):
+        with contextlib.suppress(SettlementRefused):
+            gateway.settle()
+    assert [s.epoch for s in gateway.view.settlements(GATEWAY)] == [1, 2]
+    assert gateway.view.channel(channel.digest(chain.domain)).settled == 600
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 480
     assert_money_adds_up(chain, gateway.view)
 
 
