@@ -24,7 +24,8 @@ def table(kind: type[BaseSettings], title: str) -> str:
     prefix = kind.model_config["env_prefix"]
     rows = [f"\n## {title}\n", "| setting | default | meaning |", "|---|---|---|"]
     for name, field in kind.model_fields.items():
-        rows.append(f"| `{prefix}{name.upper()}` | {_default(field.default)} | {field.description} |")
+        default = "" if field.default_factory is not None else _default(field.default)
+        rows.append(f"| `{prefix}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.deployments.networks import confirmations_of
 from contracts.protocol.errors import ProtocolError
 from contracts.protocol.hexes import address_from_hex
 from market.errors import ConfigurationError
@@ -38,7 +39,14 @@ class MarketSettings(BaseSettings):
     model_registry: str | None = Field(None, description="Address of ModelRegistry, over the deployment file.")
     token: str | None = Field(None, description="Address of the payment token, over the deployment file.")
     disputes: str | None = Field(None, description="Address of DisputeManager, over the deployment file.")
-    confirmations: int = Field(1, ge=0, description="Blocks on top of an event before it counts.")
+    confirmations: int = Field(
+        default_factory=lambda given: confirmations_of(given.get("chain_id", 0)),
+        ge=0,
+        description=(
+            "Blocks on top of an event before it counts; default 1 on devnet, 3 on Ethereum Sepolia, 5 on Base Sepolia "
+            "and elsewhere."
+        ),
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: queues, reservations, health.")
     shared_reservations: bool = Field(

@@ -33,6 +33,16 @@ NETWORKS = {
 }
 
 
+# For a chain that is not known: as deep as the deepest of those that are.
+DEEP_ENOUGH = max(network.confirmations for network in NETWORKS.values())
+
+
+def confirmations_of(chain_id: int) -> int:
+    """Return how many blocks must be on top of one before it counts on a chain."""
+    known = (network.confirmations for network in NETWORKS.values() if network.chain_id == chain_id)
+    return next(known, DEEP_ENOUGH)
+
+
 def network(name: str) -> Network:
     """Return a known network.
 
