@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from contracts.protocol.hashing import keccak256
 
+# Root of a batch that only makes good what was unpaid: not zero, which means no batch, and nothing proves under it.
+NO_RECEIPTS_ROOT = keccak256(b"no receipts")
+
 
 def leaf(digest: bytes) -> bytes:
     """Return the standard leaf of one bytes32 value."""

@@ -94,6 +94,12 @@ class MemoryLedger:
         mine = [stored for (_, channel), stored in self.stored.items() if channel == channel_id]
         return [stored for stored in mine if stored.position > after][:limit]
 
+    async def batch(self, epoch: int, *, after: int = -1, limit: int = 100) -> Sequence[StoredReceipt]:
+        """See `Ledger.batch`."""
+        mine = [stored for stored in self.stored.values() if stored.epoch == epoch]
+        placed = sorted((stored.leaf_index, stored) for stored in mine if stored.leaf_index is not None)
+        return [stored for index, stored in placed if index > after][:limit]
+
     async def earned(self, payee: bytes) -> int:
         """See `Ledger.earned`."""
         return self.owed.get(payee, 0)

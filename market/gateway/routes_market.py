@@ -10,7 +10,7 @@ import asyncio
 from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
@@ -142,6 +142,17 @@ async def settlement(request: Request, epoch: int) -> Any:
         if found.epoch == epoch:
             return views.settlement(found, booked.get(epoch))
     raise ReceiptNotFound(f"epoch {epoch} is not settled.", field="epoch", remedy="GET /market/v1/settlements.")
+
+
+@router.get("/settlements/{epoch}/receipts", response_model=list[schemas.Leaf])
+async def settlement_receipts(
+    request: Request,
+    epoch: Annotated[int, Path(ge=1, lt=2**63)],
+    after: Annotated[int, Query(ge=-1, lt=2**31)] = -1,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+) -> Any:
+    """List a batch's receipts in the order of its leaves, those beyond leaf `after`; all of them rebuild its root."""
+    return [views.leaf(one) for one in await runtime(request).ledger.batch(epoch, after=after, limit=limit)]
 
 
 @router.get("/payees/{address}", response_model=schemas.Payee)

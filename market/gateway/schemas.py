@@ -256,6 +256,16 @@ class Settlement(Schema):
     gas_per_receipt: int | None
 
 
+class Leaf(Schema):
+    """One receipt of a batch; `index` is its place among the leaves from which the root is built."""
+
+    index: int
+    receipt: dict[str, str]
+    digest: str
+    worker_signature: str
+    gateway_signature: str
+
+
 class Payee(Schema):
     """What a payee earned with this gateway."""
 

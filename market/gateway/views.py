@@ -134,6 +134,17 @@ def receipt(stored: StoredReceipt, settlement: dict[str, Any] | None) -> dict[st
     }
 
 
+def leaf(stored: StoredReceipt) -> dict[str, Any]:
+    """Return a receipt with its place in its batch."""
+    return {
+        "index": stored.leaf_index,
+        "receipt": stored.receipt.to_json(),
+        "digest": hex0x(stored.digest),
+        "workerSignature": hex0x(stored.worker_signature),
+        "gatewaySignature": hex0x(stored.gateway_signature),
+    }
+
+
 def settlement(found: SettlementRecord, booked: BatchFacts | None) -> dict[str, Any]:
     """Return one settled batch; money and gas are null where the gateway's own book does not have them."""
     gas = None if booked is None else booked.gas_used

@@ -75,6 +75,10 @@ class Ledger(Protocol):
         """Return a channel's receipts in order of position, those beyond `after`."""
         ...
 
+    async def batch(self, epoch: int, *, after: int = -1, limit: int = 100) -> Sequence[StoredReceipt]:
+        """Return the receipts that a settlement took, in the order of its leaves, those beyond leaf `after`."""
+        ...
+
     async def earned(self, payee: bytes) -> int:
         """Return what this gateway owes a payee in all since the beginning."""
         ...

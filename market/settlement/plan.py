@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from contracts.protocol.commitments import MerkleTree
-from contracts.protocol.hashing import keccak256
+from contracts.protocol.commitments import NO_RECEIPTS_ROOT, MerkleTree
 from market.settlement.ports import Due, DueChannel, DueReceipt, Standing
 
 MAX_RECEIPTS = 4096
@@ -22,8 +21,6 @@ CREDIT_GAS = 6_500
 FIRST_CREDIT_GAS = CREDIT_GAS + 17_100
 # EIP-7825 allows a transaction 16.7M, of which the sender keeps a sixth as a margin and the call itself takes 0.1M.
 MAX_ROWS_GAS = 13_800_000
-# Root of a batch that only makes good what was unpaid: not zero, which means no batch, and nothing proves under it.
-NO_RECEIPTS_ROOT = keccak256(b"no receipts")
 CHANNEL_ID_BYTES = 32
 
 

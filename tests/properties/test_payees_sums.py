@@ -23,6 +23,8 @@ from contracts.protocol.commitments import verify
 from contracts.protocol.messages import Papers
 from contracts.protocol.typed_data import Receipt
 from market.adapters.database.proofs import DatabaseProofs
+from market.sdk.audit import audit as payee_audit
+from market.sdk.chain import Chain as Books
 from market.settlement.settle import SettlementRefused
 from tests.support.chain import Chain, running_anvil
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, Gateway, assert_money_adds_up
@@ -58,6 +60,7 @@ class PayeesSums(RuleBasedStateMachine):
         self.chain.forget_senders()
         self.folder = Path(tempfile.mkdtemp(prefix="payees-"))
         self.gateway = Gateway(self.chain, self.folder)
+        self.chain.list_model()
         self.disputes = DisputeManager(self.chain.web3, self.chain.deployment.disputes)
         self.journal = self.open_journal()
         self.channels = [self.chain.deposit(10**6, self.chain.channel(salt=n)) for n in range(CHANNELS)]
@@ -234,9 +237,18 @@ class PayeesSums(RuleBasedStateMachine):
         assert all(one.short == 0 for one in self.standings())
 
     def the_owner_adds_up(self) -> None:
-        """It holds no papers: the gateway's list names its leaves, and the chain proves that they are all settled."""
+        """It holds no papers: the gateway shows the leaves of its batches, and each root proves that these are all."""
         proven = self.proven()
         assert self.chain.escrow.credits(GATEWAY, OWNER)[0] == FOR_OWNER * len(proven)
+        found = payee_audit(Books(self.chain.web3, self.chain.deployment), self.leaves, GATEWAY, OWNER)
+        assert found.short == 0
+        assert bool(found.withheld) == bool(self.shortened), "receipts that were changed rebuild no root"
+        if not self.shortened:
+            assert found.due == found.credited
+            assert {one.digest for one in found.receipts} == proven
+
+    def leaves(self, epoch):
+        return [stored.receipt for stored in asyncio.run(self.gateway.ledger.batch(epoch, limit=1_000))]
 
     # --- parts ------------------------------------------------------------------------------------------------
 

@@ -188,6 +188,13 @@ class DatabaseLedger:
         query = sa.select(t.receipts).where(wanted).order_by(c.position).limit(limit)
         return await asyncio.to_thread(self._receipts, query)
 
+    async def batch(self, epoch: int, *, after: int = -1, limit: int = 100) -> Sequence[StoredReceipt]:
+        """See `Ledger.batch`."""
+        c = t.receipts.c
+        wanted = (c.gateway == self._gateway) & (c.epoch == epoch) & (c.leaf_index > after)
+        query = sa.select(t.receipts).where(wanted).order_by(c.leaf_index).limit(limit)
+        return await asyncio.to_thread(self._receipts, query)
+
     async def earned(self, payee: bytes) -> int:
         """See `Ledger.earned`."""
         return await asyncio.to_thread(self._earned, payee)

@@ -92,6 +92,18 @@ def test_what_was_earned_is_settled_shown_and_withdrawn(local, market):
     assert royalty["withdrawn"] == str(UNIT_PRICE // 10)
 
 
+def test_every_payee_adds_up_its_receipts_from_the_roots_on_chain(local, market, tmp_path):
+    for role, paid in (("owner", UNIT_PRICE // 10), ("operator", UNIT_PRICE * 85 // 100)):
+        file = tmp_path / f"{role}.json"
+        found = market("audit", "--role", role, "--proof", str(file))
+        assert (found["due"], found["credited"], found["short"]) == (str(paid), str(paid), "0")
+        assert (found["receipts"], found["withheld"]) == (1, [])
+        (row,) = json.loads(file.read_text())["receipts"]
+        digest, *proof = (bytes.fromhex(text[2:]) for text in (row["digest"], *row["proof"]))
+        gateway = local.accounts["gateway"].address
+        assert local.chain.receipt_is_included(gateway, int(row["epoch"]), digest, proof)
+
+
 def test_a_listing_is_changed_taken_down_and_put_up_again(local, market):
     changed = market("model", "update", minilm.NAME, "--max-price", "0.02")
     assert (changed["minPrice"], changed["maxPrice"]) == ("100", "20000")

@@ -16,6 +16,7 @@ INLINE = re.compile(r"`((?:market|worker)\s[a-z][^`]*)`")
 MODULE = re.compile(r"`python -m (benchmarks\.\w+)")
 # Commands that stand in a sentence and in no block, with a test that runs each.
 NAMED = {
+    "market audit": "integration/commands/test_money_commands.py",
     "market channel exit": "integration/commands/test_money_commands.py",
     "market channel refund": "integration/commands/test_money_commands.py",
     "market channel status": "e2e/test_local_network.py",
