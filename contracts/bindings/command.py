@@ -33,7 +33,7 @@ class EarlierCommand(ChainError):
 class Planned:
     """A transaction that a dry run would send; `to` is None where it makes a contract.
 
-    `gas` is None where it cannot be known before the ones above it.
+    `gas` is None where it cannot be known yet: the ones above it are not mined, or somebody else has still to sign.
     """
 
     what: str

@@ -47,9 +47,6 @@ def _show(rows: list[dict[str, Any]], fields: Mapping[str, Any]) -> None:
     print_table(
         "would be signed and sent",
         ("what", "contract", "gas", "fee in wei"),
-        [
-            (row["what"], row["contract"], str(row["gas"] or "after the first"), str(row["feeWei"] or ""))
-            for row in rows
-        ],
+        [(row["what"], row["contract"], str(row["gas"] or "not known yet"), str(row["feeWei"] or "")) for row in rows],
     )
     print_fields(fields)

@@ -8,7 +8,7 @@ import typer
 
 from contracts.bindings.remedies import date_of
 from contracts.protocol.hexes import address_from_hex, hex0x
-from contracts.protocol.money import both, format_amount, parse_money
+from contracts.protocol.money import both, parse_money
 from contracts.protocol.typed_data import Refund
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
@@ -126,7 +126,9 @@ def channel_refund(
         refund = Refund(kept.channel_id, chain.refund_nonce(kept.channel_id), units)
         data = {"channelId": hex0x(kept.channel_id), "amount": str(units)}
         fields = {"channel": hex0x(kept.channel_id), "refund": both(units)}
-        if not dry_run:  # what is asked for is promised at once, and no longer spendable
+        if dry_run:
+            chain.plan_refund(wallet, kept.channel, refund)
+        else:  # what is asked for is promised at once, and no longer spendable
             chain.refund(wallet, kept.channel, refund, market.ask_refund(refund))
     finish(chain, data, fields, as_json=as_json)
 
@@ -179,7 +181,7 @@ def _channel_in_use(profile: Profile) -> KeptChannel:
 
 
 def _show_channel(seen: dict[str, str]) -> None:
-    amounts = {name: format_amount(int(seen[name])) for name in ("deposited", "settled", "charged", "available")}
+    amounts = {name: both(int(seen[name])) for name in ("deposited", "settled", "charged", "available")}
     if int(seen["exitAmount"]):
-        amounts["leaving"] = format_amount(int(seen["exitAmount"]))
+        amounts["leaving"] = both(int(seen["exitAmount"]))
     print_fields({"channel": seen["channelId"], "gateway": seen["gateway"], **amounts})

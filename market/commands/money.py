@@ -10,7 +10,7 @@ import typer
 
 from contracts.bindings.keystore import KeystoreError, write_secret
 from contracts.protocol.hexes import address_from_hex, checksum
-from contracts.protocol.money import both, format_amount, parse_money
+from contracts.protocol.money import both, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
@@ -64,7 +64,7 @@ def wallet_show(
     chain = profile.chain()
     tokens, native = chain.balance(wallet.address), chain.native_balance(wallet.address)
     data = {"address": wallet.checksum_address, "tokens": str(tokens), "wei": str(native)}
-    fields = {"address": wallet.checksum_address, "tokens": format_amount(tokens), "wei": str(native)}
+    fields = {"address": wallet.checksum_address, "tokens": both(tokens), "wei": str(native)}
     emit(data, as_json=as_json, text=lambda: print_fields(fields))
 
 
@@ -92,7 +92,7 @@ def mint(
     emit(
         data,
         as_json=as_json,
-        text=lambda: console.print(f"{checksum(receiver)} now holds {format_amount(balance)} test dollars"),
+        text=lambda: console.print(f"{checksum(receiver)} now holds {both(balance)} test dollars"),
     )
 
 

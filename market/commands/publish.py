@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import FILENAME
-from contracts.protocol.money import parse_money
+from contracts.protocol.money import both, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.model_package import CHECK_SECONDS, Guessing, ask_worker, draft_package, problems_of
@@ -118,11 +118,15 @@ def model_publish(
         "owner": wallet.checksum_address,
         "folder": str(folder),
         "task": manifest.task,
+        "minPrice": str(low),
+        "maxPrice": str(high),
+        "royaltyPpm": str(royalty_ppm),
         **({"converted": converted} if converted else {}),
         **({"quantised": said} if said else {}),
         "guesses": [{"field": one.field, "value": one.value, "why": one.why} for one in guesses],
     }
     fields = {name: value for name, value in data.items() if name not in ("guesses", "quantised", "converted")}
+    fields |= {"minPrice": both(low), "maxPrice": both(high)}
     fields |= {f"guessed {one.field}": f"{one.value} ({one.why})" for one in guesses} | _told(said)
     finish(chain, data, fields, as_json=as_json)
 
