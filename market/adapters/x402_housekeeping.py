@@ -92,10 +92,6 @@ class Housekeeping:
             self._looked_at = now
             await asyncio.to_thread(self._watch, now - self._claimed_at >= self._claim_interval_seconds)
 
-    def claim_all(self) -> int:
-        """Claim everything that is charged now; returns how many channels."""
-        return self._claim([channel for channel in self._book.channels() if channel.charged > channel.total_claimed])
-
     # --- parts --------------------------------------------------------------------------------------------------
 
     async def _close(self, request_id: bytes, lost_by: float | None = None) -> None:

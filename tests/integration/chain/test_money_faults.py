@@ -1,5 +1,6 @@
 """Faults around the money, each on a real node: at the end everybody's account is added up."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,13 @@ from contracts.bindings.rpc import connect
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum
 from contracts.protocol.typed_data import Domain, SettleBatch, Voucher
+from market.adapters.memory_ledger import MemoryLedger
+from market.adapters.memory_reservations import MemoryReservations
 from market.devnet.services import rpc
-from market.errors import ChainUnreachable
+from market.errors import ChainUnreachable, ExposureLimit
+from market.inference.channel_facts import RegistryChannels
+from market.payments.authorize import Authorizer
+from market.payments.model import ParsedVoucher
 from market.settlement.settle import SettlementRefused
 from tests.support.chain import EXIT_DELAY, key, running_anvil
 from tests.support.refusing_token import refusing
@@ -202,6 +208,48 @@ def test_a_deposit_that_a_reorganisation_took_costs_the_reserve_until_it_is_made
         gateway.settle()
     assert gateway.view.channel(channel_id).settled == 500
     assert gateway.view.reserve(GATEWAY).amount == 1_000 + 50
+    assert_money_adds_up(chain, gateway.view)
+
+
+def test_what_a_lost_deposit_can_cost_is_bounded_by_the_cap(chain, gateway):
+    """Service began on a deposit that the chain forgot: no more was lent than the cap, and the reserve bears that alone."""
+    cap, price = 1_500, 500
+    chain.give_tokens("gateway", 5_000)
+    chain.send("gateway", chain.escrow.address, chain.escrow.fund_reserve(GATEWAY, 5_000))
+    chain.give_tokens("payer", 10_000)
+    channel = chain.channel()
+    chain.send("payer", chain.escrow.address, chain.escrow.deposit(channel, 10_000))
+    gateway.index()
+    channel_id = channel.digest(chain.domain)
+    reservations = MemoryReservations(MemoryLedger())
+    authorizer = Authorizer(
+        domain=chain.domain,
+        gateway=GATEWAY,
+        channels=RegistryChannels(gateway.view),
+        reservations=reservations,
+        exposure_cap=cap,
+    )
+
+    async def serve(total: int) -> None:
+        signature = key("signer").sign_digest(Voucher(channel_id, total).digest(chain.domain))
+        voucher = ParsedVoucher(channel_id, total, signature)
+        asked = {"price": price, "request_id": total.to_bytes(32, "big"), "ttl_seconds": 60, "remember": False}
+        held = await authorizer.reserve(voucher, authorizer.check(voucher), **asked)
+        await gateway.ledger.record(chain.charge(channel, price, total))
+        await reservations.commit(held, total)
+
+    for total in range(price, cap + 1, price):
+        asyncio.run(serve(total))
+    with pytest.raises(ExposureLimit):
+        asyncio.run(serve(cap + price))
+    chain.reorg(1)
+    chain.forget_senders()
+    gateway.restart()
+    gateway.settle()
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == cap * 8 // 10
+    assert gateway.view.credits(GATEWAY, OWNER).credited == cap // 10
+    assert gateway.view.reserve(GATEWAY).amount == 5_000 - cap * 9 // 10
+    assert balance(chain, "payer") == 10_000
     assert_money_adds_up(chain, gateway.view)
 
 

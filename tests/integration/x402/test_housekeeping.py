@@ -136,6 +136,10 @@ def funded_channel(shop, desk, name):
     return config
 
 
+def held_by_x402(shop) -> int:
+    return shop.chain.contracts.token.balance_of(bytes.fromhex(BATCH_SETTLEMENT_ADDRESS[2:]))
+
+
 async def test_channels_are_claimed_on_time_and_swept(shop, kept):
     desk, keeping, now = kept
     funded_channel(shop, desk, "gita")
@@ -167,3 +171,21 @@ async def test_a_payer_who_starts_to_leave_is_claimed_from_at_once(shop, kept):
     [channel] = desk.book.channels()
     assert channel.withdraw_requested_at > 0
     assert channel.total_claimed == PRICE
+
+
+async def test_a_deposit_that_a_reorganisation_took_is_claimed_from_once_it_is_there_again(shop, kept):
+    """It costs the house what was served meanwhile and no more, and holds up nobody else's claim."""
+    desk, keeping, now = kept
+    names = ("house", "indu", "jaya")
+    funded_channel(shop, desk, "indu")
+    funded_channel(shop, desk, "jaya")
+    all_money = sum(map(shop.balance, names)) + held_by_x402(shop)
+    shop.chain.reorg(1)  # jaya's deposit; she was served a request
+    shop.chain.forget_senders()
+    before = shop.balance("house")
+    now[0] += 300
+    await keeping.watch()
+    assert (shop.balance("house"), shop.balance("jaya")) == (before + PRICE, 2_000_000)
+    owed = {channel.config.payer: channel.charged - channel.total_claimed for channel in desk.book.channels()}
+    assert owed == {key("indu").address: 0, key("jaya").address: PRICE}
+    assert sum(map(shop.balance, names)) + held_by_x402(shop) == all_money

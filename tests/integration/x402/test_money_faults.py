@@ -1,5 +1,7 @@
 """Faults around x402 money on a real node: what was not taken stays the payer's, what was paid arrives in the end."""
 
+import time
+
 import pytest
 from eth_account import Account
 from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
@@ -87,6 +89,30 @@ def test_what_was_claimed_while_the_house_was_blocked_is_swept_by_the_next_claim
     assert seen.total_claimed == PRICE, "claimed, though not swept"
     assert anew(shop).claim([seen]) == []
     assert (shop.balance("house"), held_by_x402(shop)) == (house + PRICE, held - PRICE)
+
+
+def test_an_expired_authorization_moves_nothing_and_a_replayed_one_nothing_more(shop):
+    shop.chain.give_tokens("eve", 3 * PACK)
+    everybody = ("eve", "house", "stranger", "gateway")
+    before = {name: shop.balance(name) for name in everybody}
+    stale, requirements = paid_within(shop, "eve", seconds=1)
+    time.sleep(max(0.0, int(stale["payload"]["authorization"]["validBefore"]) - time.time() + 1))
+    shop.chain.mine()  # the chain's clock, too, is past it
+    with pytest.raises(PaymentRefused):
+        anew(shop).settle(stale, requirements)
+    assert {name: shop.balance(name) for name in everybody} == before
+
+    fresh, requirements = paid_within(shop, "eve", seconds=300)
+    first = anew(shop).settle(fresh, requirements)
+    for _ in range(3):
+        assert anew(shop).settle(fresh, requirements).transaction == first.transaction
+    moved = {name: shop.balance(name) - before[name] for name in everybody}
+    assert moved == {"eve": -PACK, "house": PACK, "stranger": 0, "gateway": 0}
+
+
+def paid_within(shop, name, *, seconds):
+    requirements = {**terms(shop, "exact", PACK), "maxTimeoutSeconds": seconds}
+    return paid(ExactEvmScheme(account(name)), requirements), requirements
 
 
 def held_by_x402(shop):
