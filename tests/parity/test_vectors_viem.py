@@ -4,14 +4,16 @@ import json
 import pathlib
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from contracts.protocol.commitments import MerkleTree
-from contracts.protocol.hashing import keccak256
+from contracts.protocol.typed_data import Domain, Receipt
 
 HERE = pathlib.Path(__file__).parent
 VECTORS = json.loads((HERE / "vectors.json").read_text())
+DOMAIN = Domain(VECTORS["domain"]["chainId"], bytes.fromhex(VECTORS["domain"]["verifyingContract"][2:]))
 
 
 def run_node(*args: str) -> dict:
@@ -44,7 +46,8 @@ def test_openzeppelin_builds_the_same_root(answer: dict) -> None:
 
 
 def test_openzeppelin_verifies_every_proof_of_a_full_batch(tmp_path: pathlib.Path) -> None:
-    digests = [keccak256(i.to_bytes(4, "big")) for i in range(4096)]
+    paper = Receipt.from_json(VECTORS["structs"]["Receipt"]["fields"])
+    digests = [replace(paper, request_id=i.to_bytes(32, "big"), seq=i).digest(DOMAIN) for i in range(4096)]
     tree = MerkleTree(digests)
     batch = {
         "digests": ["0x" + d.hex() for d in digests],
