@@ -21,6 +21,8 @@ class RedisAnnouncements:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = open_redis(redis_url, max_connections=2)
+        # What cannot be read and why, so that each is said once and not at every look.
+        self._unreadable: dict[str, str] = {}
 
     async def close(self) -> None:
         """Drop the connections."""
@@ -37,17 +39,20 @@ class RedisAnnouncements:
             if gone:
                 # Workers that come back add themselves again.
                 await self._redis.srem(ANNOUNCED_SET, *gone)
-        found = []
+        found, unreadable = [], {}
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, bytes):
                 continue
             try:
                 announcement = decode_announcement(value)
             except MessageError as error:
-                log.warning("unreadable-announcement", worker=name, detail=error.detail)
+                unreadable[name] = error.detail
+                if self._unreadable.get(name) != error.detail:
+                    log.warning("unreadable-announcement", worker=name, detail=error.detail)
                 continue
             if announcement.worker.hex() == name:
                 found.append(announcement)
+        self._unreadable = unreadable
         return found
 
 

@@ -2,6 +2,7 @@ import time
 
 import pytest
 import redis as sync_redis
+from structlog.testing import capture_logs
 
 from contracts.protocol.messages import ANNOUNCE_KEY_PREFIX, ANNOUNCED_SET, Announcement, encode_announcement
 from contracts.protocol.typed_data import Offer
@@ -47,6 +48,20 @@ async def test_rubbish_and_impostors_are_left_out_and_the_gone_forgotten(redis_u
     assert (b"\x03" * 20).hex().encode() not in plain.smembers(ANNOUNCED_SET)
     plain.flushall()
     assert list(await reader.read()) == []
+    await reader.close()
+
+
+async def test_what_cannot_be_read_is_said_once(redis_url, plain):
+    reader = RedisAnnouncements(redis_url)
+    with capture_logs() as said:
+        for _ in range(3):
+            publish(plain, b"\x01" * 20, b"rubbish")
+            await reader.read()
+        publish(plain, b"\x01" * 20, encode_announcement(announcement(b"\x01" * 20)))
+        await reader.read()
+        publish(plain, b"\x01" * 20, b"rubbish")
+        await reader.read()
+    assert [row["event"] for row in said] == ["unreadable-announcement"] * 2
     await reader.close()
 
 
