@@ -26,6 +26,9 @@ export function share(value: number | null | undefined): string {
   return value === 1 ? "100 %" : `${(Math.floor(value * 1000) / 10).toFixed(1)} %`;
 }
 
+/** What a price is for. */
+export const unitName = (unit: string): string => (unit === "second" ? "second of audio" : unit);
+
 export function ppm(value: number): string {
   return `${(value / 10_000).toLocaleString("en", { maximumFractionDigits: 2 })} %`;
 }

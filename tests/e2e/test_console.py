@@ -8,10 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,6 +31,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 SENTENCES = ["A cat sits on the mat.", "A kitten rests on a rug."]
 TOKEN = 1_000_000
+GAIN = {"name": "gain", "datatype": "FP32", "shape": [1], "data": [2]}
 ROOT = Path(__file__).parents[2]
 HAS_LLM = find_spec("onnxruntime_genai") is not None
 
@@ -47,6 +50,8 @@ def local(chromium, tmp_path_factory):
         "embedder": models.embedding_package,
         "sentiment": models.text_classifier_package,
         "pictures": models.image_classifier_package,
+        "reranker": models.ranker_package,
+        "loudness": models.loudness_package,
     }
     if HAS_LLM:
         packages["chatter"] = tiny_llm.package
@@ -100,7 +105,10 @@ def test_models_are_found_by_words_and_show_price_speed_and_success(visit, paid)
     assert " ms" in said
     assert "in local" in said
     visit.page.get_by_label("Search").fill("no such thing")
-    visit.page.get_by_text(f"0 models of {5 if HAS_LLM else 4}").wait_for()
+    visit.page.get_by_text(f"0 models of {7 if HAS_LLM else 6}").wait_for()
+    visit.page.get_by_label("Search").fill("")
+    visit.page.get_by_label("Order").select_option("Success")
+    assert visit.page.get_by_role("article").first.get_by_role("heading").inner_text() == minilm.NAME
     visit.page.get_by_label("Search").fill("MINI local")
     visit.page.get_by_role("link", name=minilm.NAME).click()
     visit.page.get_by_role("table", name="Workers that serve this model").get_by_text("cpu").wait_for()
@@ -176,6 +184,34 @@ def test_operators_and_owners_see_their_earnings(visit, local, paid):
         visit.page.get_by_text(dollars).first.wait_for()
     visit.page.get_by_text("As a table: Calls, last day").click()
     assert visit.page.get_by_role("table").count() == 2
+    visit.open(f"operators/{checksum(local.accounts['operator'].address)}")
+    row = visit.page.get_by_role("row").filter(has=visit.page.get_by_role("link", name=minilm.NAME))
+    row.get_by_text("100 %").wait_for()
+    assert row.get_by_role("cell").all_inner_texts()[1] == "$0.001 per row"
+
+
+@pytest.mark.parametrize(("page", "wanted"), [("owners", "No royalty"), ("operators", "Nothing was earned")])
+def test_what_is_not_read_yet_is_not_called_empty(visit, page, wanted):
+    asked = []
+    visit.page.route("**/market/v1/activity?**", lambda route: asked.append(route))
+    address = "0x" + "11" * 20
+    visit.open(f"{page}/{address}")
+    visit.page.get_by_text("Loading …").first.wait_for()
+    assert visit.page.get_by_text(wanted).count() == 0
+    visit.page.unroute_all()
+    for route in asked:
+        route.continue_()
+    visit.page.get_by_text(wanted).wait_for()
+
+
+@pytest.mark.parametrize("page", ["owners/0x12", "operators/0x12", "models/nothing"])
+def test_what_is_not_there_is_said_and_nothing_is_called_empty(visit, page):
+    visit.expected_status |= {400, 404}
+    visit.open(page)
+    visit.page.get_by_role("alert").get_by_role("code").wait_for()
+    assert visit.page.get_by_role("heading", level=1).count() == 1
+    for word in ("$0.00", "No royalty", "Nothing was earned", "has no"):
+        assert word not in text_of(visit)
 
 
 def test_the_past_is_the_ledgers(local, paid):
@@ -299,6 +335,45 @@ def test_texts_are_classified_by_their_labels(payer):
     assert sum(scores) == pytest.approx(1, abs=0.01)
 
 
+def test_documents_are_ranked(payer):
+    payer.open("playground/reranker")
+    payer.page.get_by_label("Rank by").fill("the cat")
+    payer.page.get_by_label("Documents, one a line").fill("a dog ran far away\nthe cat sat on the mat\nhome")
+    said = run(payer)
+    assert "charged $0.000" in said
+    rows = payer.page.get_by_label("Documents, the best first").get_by_role("listitem").all_inner_texts()
+    assert len(rows) == 3
+    scores = [float(row.split()[-1]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert payer.violations() == []
+    payer.page.get_by_label("Rank by").fill(" ")
+    payer.page.get_by_text("Type what to rank the documents by.").wait_for()
+
+
+def recording(folder, name="a tone.wav", seconds=1.5, rate=16_000):
+    """Write a tone of half the full scale, in two channels."""
+    samples = (np.sin(np.arange(int(seconds * rate)) * 0.05) * 16_384).astype("<i2")
+    with wave.open(str(folder / name), "wb") as out:
+        out.setparams((2, 2, rate, 0, "NONE", ""))
+        out.writeframes(np.repeat(samples, 2).tobytes())
+    return folder / name
+
+
+def test_a_recording_is_brought_to_the_models_rate_and_priced_by_the_second(payer, tmp_path):
+    payer.open("playground/loudness")
+    payer.page.get_by_text("Choose a recording.").wait_for()
+    payer.page.get_by_label("Recording").set_input_files(recording(tmp_path))
+    payer.page.get_by_text("1.5 seconds, sent as 12,000 samples of one channel, 8,000 a second.").wait_for()
+    payer.page.get_by_label("The other input tensors, as JSON").fill(json.dumps([GAIN]))
+    assert "charged $0.002" in run(payer), "of two seconds, begun"
+    power = float(payer.page.get_by_label("Values of power").inner_text())
+    assert power == pytest.approx(2 * 0.5**2 / 2, rel=0.02)
+    assert payer.violations() == []
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    payer.page.get_by_label("Recording").set_input_files(tmp_path / "broken.wav")
+    payer.page.get_by_text("This browser cannot read broken.wav as sound.").wait_for()
+
+
 def test_a_picture_is_dropped_and_classified(payer):
     payer.open("playground/pictures")
     picture = io.BytesIO()
@@ -342,6 +417,8 @@ def test_a_chat_is_streamed_paid_by_the_token_and_verified(payer, local):
         .count()
     )
     assert payer.violations() == []
+    payer.page.get_by_role("button", name="Start over").click()
+    assert payer.page.locator(".said li").count() == 0
 
 
 @pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
@@ -435,6 +512,39 @@ def test_the_curl_shown_sends_the_picture(payer, local, market, tmp_path):
     assert b"scores" in (tmp_path / "answer.bin").read_bytes(), done
 
 
+def test_the_calls_shown_send_the_same_recording(payer, local, market, as_copied, tmp_path):
+    payer.open("playground/loudness")
+    payer.page.get_by_label("Recording").set_input_files(recording(tmp_path))
+    payer.page.get_by_label("The other input tensors, as JSON").fill(json.dumps([GAIN]))
+    with payer.page.expect_download() as saved:
+        payer.page.get_by_role("link", name="Save them as a tone.f32").click()
+    saved.value.save_as(tmp_path / "a tone.f32")
+    code = payer.page.get_by_label("The call in curl").inner_text()
+    environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 20_000)}
+    done = subprocess.run(["bash", "-c", code], capture_output=True, env=environment, cwd=tmp_path)
+    (power,) = json.loads(done.stdout)["outputs"][0]["data"]
+    assert power == pytest.approx(0.25, rel=0.02)
+    payer.page.get_by_role("button", name="Python").click()
+    assert f"array([{str(power)[:7]}" in as_copied(payer.page.get_by_label("The call in Python").inner_text()).decode()
+
+
+def test_the_calls_shown_rank_the_same_documents(payer, local, market, as_copied):
+    payer.open("playground/reranker")
+    payer.page.get_by_label("Rank by").fill('the cat\'s "mat"')
+    payer.page.get_by_role("button", name="curl").click()
+    code = payer.page.get_by_label("The call in curl").inner_text()
+    environment = {**os.environ, "MARKET_VOUCHER": voucher_for(local, market, 200_000)}
+    done = subprocess.run(["bash", "-c", code], capture_output=True, env=environment)
+    assert len(json.loads(done.stdout)["results"]) == 3, done
+    payer.page.get_by_role("button", name="Cohere").click()
+    environment["MARKET_VOUCHER"] = voucher_for(local, market, 200_000)
+    code = payer.page.get_by_label("The call in Cohere").inner_text()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.stdout.count(b"relevance_score=") == 3, done.stderr
+    payer.page.get_by_role("button", name="Python").click()
+    assert b"scores" in as_copied(payer.page.get_by_label("The call in Python").inner_text())
+
+
 @pytest.mark.parametrize(("model", "said"), [("embedder", b"[8]"), ("chatter", b"")])
 def test_the_openai_client_shown_makes_the_same_call(payer, local, market, model, said):
     if model == "chatter" and not HAS_LLM:
@@ -447,6 +557,15 @@ def test_the_openai_client_shown_makes_the_same_call(payer, local, market, model
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout != b""
+
+
+def test_the_node_of_a_wallet_is_asked_instead_of_the_gateway(payer, paid):
+    payer.page.reload()
+    payer.open(f"receipts/{paid['request']}")
+    payer.page.get_by_text("The chain itself was read through the gateway").wait_for()
+    payer.page.get_by_role("button", name="Ask the node of Test wallet").click()
+    payer.page.get_by_text("The chain was read by your wallet's own node").wait_for()
+    payer.page.get_by_text("Verified", exact=True).wait_for()
 
 
 def test_the_deposit_grows_and_the_rest_comes_back(payer, local):
@@ -509,6 +628,8 @@ def test_no_page_has_an_accessibility_violation(chromium, local, paid, scheme, v
             "playground/embedder",
             "playground/pictures",
             "playground/chatter",
+            "playground/reranker",
+            "playground/loudness",
         ),
         *("receipts", f"receipts/{paid['request']}", f"receipts/{paid['channel']}", "settlement"),
         *("operators", f"operators/{checksum(local.accounts['operator'].address)}"),

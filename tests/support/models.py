@@ -144,6 +144,23 @@ def wide(size=256) -> bytes:
     )
 
 
+def loudness() -> bytes:
+    """audio float[batch, samples], gain float[1] → power float[batch]: each recording's mean square, times the gain."""
+    return _save(
+        [
+            helper.make_node("Mul", ["audio", "audio"], ["squares"]),
+            helper.make_node("ReduceMean", ["squares"], ["mean"], axes=[1], keepdims=0),
+            helper.make_node("Mul", ["mean", "gain"], ["power"]),
+        ],
+        [
+            helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", "samples"]),
+            helper.make_tensor_value_info("gain", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("power", TensorProto.FLOAT, ["batch"])],
+        {},
+    )
+
+
 def bfloat16() -> bytes:
     """x bfloat16[batch, 2] → y, the same; z float[batch, 2]."""
     shape = ["batch", 2]
@@ -231,6 +248,20 @@ def image_classifier_package(folder, **options) -> Manifest:
         unit=Unit.ROW,
         max_batch=16,
         options={"labels": LABELS, **options},
+    )
+
+
+def loudness_package(folder) -> Manifest:
+    """Priced by the second of audio, at 8,000 samples a second."""
+    return write(
+        folder,
+        {"model.onnx": loudness()},
+        task="tensor",
+        inputs=(TensorSpec("audio", "FP32", (-1, -1)), TensorSpec("gain", "FP32", (1,))),
+        outputs=(TensorSpec("power", "FP32", (-1,)),),
+        unit=Unit.SECOND,
+        batch_axis=None,
+        options={"sample_rate": 8_000, "audio_input": "audio"},
     )
 
 

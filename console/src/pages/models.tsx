@@ -4,14 +4,31 @@ import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
 import { useRead, type Model, type ModelInsight, type Past } from "../api.ts";
-import { milliseconds, money, number, plural, ppm, share } from "../format.ts";
+import { milliseconds, money, number, plural, ppm, share, unitName } from "../format.ts";
 import { href } from "../route.ts";
-import { Badge, Card, Copy, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
+import { Badge, Card, Copied, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 import { Plot } from "../ui/plot.tsx";
 import { lastHour, overTime } from "../ui/series.ts";
 
 export function Models({ argument }: PageProps): JSX.Element {
   return argument ? <OneModel name={argument} /> : <AllModels />;
+}
+
+/** In what order models are listed; what is not known, and what is delisted, comes last. */
+const ORDERS: Record<string, { title: string; by: (model: Model) => number | string }> = {
+  name: { title: "Name", by: (model) => model.name },
+  price: { title: "Price of a unit", by: (model) => Number(cheapest(model) ?? Infinity) },
+  time: { title: "Answer time", by: (model) => model.performance.p50Ms ?? Infinity },
+  success: { title: "Success", by: (model) => -(model.performance.successRate ?? -1) },
+};
+
+function inOrder(models: Model[], order: string): Model[] {
+  const by = ORDERS[order]!.by;
+  return [...models].sort((a, b) => {
+    if (a.active !== b.active) return a.active ? -1 : 1;
+    const [one, other] = [by(a), by(b)];
+    return one < other ? -1 : one > other ? 1 : a.name.localeCompare(b.name);
+  });
 }
 
 const cheapest = (model: Model): bigint | null =>
@@ -24,6 +41,7 @@ function AllModels(): JSX.Element {
   const { data, error } = useRead<Model[]>("/market/v1/models", 5_000);
   const [words, setWords] = useState("");
   const [task, setTask] = useState("");
+  const [order, setOrder] = useState("name");
   const tasks = useMemo(() => [...new Set((data ?? []).map((model) => model.task).filter((t) => t !== null))].sort(), [data]);
   const found = (data ?? []).filter((model) => {
     if (task && model.task !== task) return false;
@@ -58,6 +76,16 @@ function AllModels(): JSX.Element {
             ))}
           </select>
         </div>
+        <div class="field">
+          <label for="order">Order</label>
+          <select id="order" value={order} onChange={(event) => setOrder(event.currentTarget.value)}>
+            {Object.entries(ORDERS).map(([name, { title }]) => (
+              <option key={name} value={name}>
+                {title}
+              </option>
+            ))}
+          </select>
+        </div>
       </search>
       {error && <Failure error={error} />}
       {!data && !error && <Loading />}
@@ -65,7 +93,7 @@ function AllModels(): JSX.Element {
         {data && `${plural(found.length, "model")}${found.length === data.length ? "" : ` of ${data.length}`}`}
       </p>
       <ul class="grid">
-        {found.map((model) => (
+        {inOrder(found, order).map((model) => (
           <li key={model.modelId}>
             <ModelCard model={model} />
           </li>
@@ -88,7 +116,7 @@ function ModelCard({ model }: { model: Model }): JSX.Element {
       </div>
       <p class="price">
         {price === null ? `${money(model.minPrice)} – ${money(model.maxPrice)}` : money(price)}{" "}
-        <small>per {model.unit}</small>
+        <small>per {unitName(model.unit)}</small>
       </p>
       <Facts
         class="compact"
@@ -110,7 +138,17 @@ function OneModel({ name }: { name: string }): JSX.Element {
   const model = useRead<Model>(`/market/v1/models/${path}`, 5_000);
   const insight = useRead<ModelInsight>(`/market/v1/models/${path}/performance`, 5_000);
   const past = useRead<Past>(`/market/v1/activity?model=${path}&hours=24&stepSeconds=1800`, 15_000);
-  if (model.error && !model.data) return <Failure error={model.error} />;
+  if (model.error && !model.data) {
+    return (
+      <>
+        <p class="crumb">
+          <a href={href("models")}>All models</a>
+        </p>
+        <Heading title={name} />
+        <Failure error={model.error} />
+      </>
+    );
+  }
   if (!model.data) return <Loading />;
   const found = model.data;
   const price = cheapest(found);
@@ -131,7 +169,7 @@ function OneModel({ name }: { name: string }): JSX.Element {
       <div class="strip">
         <Facts
           facts={[
-            { name: `Price per ${found.unit}`, value: price === null ? "–" : money(price) },
+            { name: `Price per ${unitName(found.unit)}`, value: price === null ? "–" : money(price) },
             { name: "Answer time, median", value: milliseconds(found.performance.p50Ms) },
             { name: "Slowest twentieth", value: milliseconds(found.performance.p95Ms) },
             { name: "Success, last hour", value: share(found.performance.successRate) },
@@ -153,7 +191,7 @@ function OneModel({ name }: { name: string }): JSX.Element {
             { name: "Success", number: true, cell: (row) => share(row.performance.successRate) },
             { name: "Stake", number: true, cell: (row) => money(row.stake) },
           ]}
-          rows={insight.data?.servedBy ?? []}
+          rows={insight.data?.servedBy}
         />
       </Card>
       <div class="halves">
@@ -161,7 +199,7 @@ function OneModel({ name }: { name: string }): JSX.Element {
           <Plot
             title="Mean answer time, last hour"
             kind="line"
-            points={insight.data ? lastHour(insight.data.history, (minute) => minute.meanMs, null) : []}
+            points={insight.data && lastHour(insight.data.history, (minute) => minute.meanMs, null)}
             format={milliseconds}
             empty="No request was served in the last hour."
           />
@@ -169,7 +207,7 @@ function OneModel({ name }: { name: string }): JSX.Element {
         <Card>
           <Plot
             title="Paid requests, last day"
-            points={past.data ? overTime(past.data, (bucket) => bucket.requests) : []}
+            points={past.data && overTime(past.data, (bucket) => bucket.requests)}
             format={number}
             empty="No request was paid in the last day."
           />
@@ -179,10 +217,10 @@ function OneModel({ name }: { name: string }): JSX.Element {
         <Card title="Listing">
           <Details
             rows={[
-              ["Model id", <Hash key="id" value={found.modelId} />],
+              ["Model id", <Copied key="id" value={found.modelId} />],
               ["Owner", <Hex key="owner" value={found.owner} page="owners" />],
               ["Royalty", ppm(found.royaltyPpm)],
-              ["Price bounds", `${money(found.minPrice)} to ${money(found.maxPrice)} per ${found.unit}`],
+              ["Price bounds", `${money(found.minPrice)} to ${money(found.maxPrice)} per ${unitName(found.unit)}`],
               ["Task", found.task ?? "known once a worker serves it"],
               ["License", found.license || "–"],
               ["Files", found.uri],
@@ -211,15 +249,6 @@ function Shape({ spec }: { spec: { datatype: string; shape: number[] } }): JSX.E
   return (
     <span class="mono">
       {spec.datatype}[{spec.shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]
-    </span>
-  );
-}
-
-function Hash({ value }: { value: string }): JSX.Element {
-  return (
-    <span class="row">
-      <Hex value={value} />
-      <Copy text={value} />
     </span>
   );
 }

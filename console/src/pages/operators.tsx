@@ -3,8 +3,8 @@
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
-import { useRead, type Past, type Payee, type Worker, type WorkerInsight } from "../api.ts";
-import { milliseconds, money, number, plural, share } from "../format.ts";
+import { useRead, type Model, type Past, type Payee, type Worker, type WorkerInsight } from "../api.ts";
+import { milliseconds, money, number, plural, share, unitName } from "../format.ts";
 import { href } from "../route.ts";
 import { Badge, Card, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 import { Plot } from "../ui/plot.tsx";
@@ -66,10 +66,11 @@ function OneOperator({ address }: { address: string }): JSX.Element {
   const workers = useRead<Worker[]>(`/market/v1/workers?operator=${path}`, 5_000);
   const payee = useRead<Payee>(`/market/v1/payees/${path}`, 5_000);
   const past = useRead<Past>(`/market/v1/activity?operator=${path}&hours=24&stepSeconds=1800`, 15_000);
-  const error = workers.error ?? payee.error;
+  const models = useRead<Model[]>("/market/v1/models", 15_000);
+  const error = workers.error ?? payee.error ?? past.error;
   const found = workers.data ?? [];
   const waiting = payee.data ? BigInt(payee.data.earned) - BigInt(payee.data.credited) : null;
-  return (
+  const heading = (
     <>
       <p class="crumb">
         <a href={href("operators")}>All operators</a>
@@ -78,6 +79,12 @@ function OneOperator({ address }: { address: string }): JSX.Element {
         <span class="mono wide">{address}</span>
       </Heading>
       {error && <Failure error={error} />}
+    </>
+  );
+  if (error && !workers.data) return heading;
+  return (
+    <>
+      {heading}
       <div class="strip">
         <Facts
           facts={[
@@ -96,7 +103,7 @@ function OneOperator({ address }: { address: string }): JSX.Element {
         <Card>
           <Plot
             title="Earned, last day"
-            points={past.data ? overTime(past.data, (bucket) => Number(bucket.workerAmount)) : []}
+            points={past.data && overTime(past.data, (bucket) => Number(bucket.workerAmount))}
             format={(value) => money(BigInt(Math.round(value)))}
             empty="Nothing was earned in the last day."
           />
@@ -104,21 +111,21 @@ function OneOperator({ address }: { address: string }): JSX.Element {
         <Card>
           <Plot
             title="Requests, last day"
-            points={past.data ? overTime(past.data, (bucket) => bucket.requests) : []}
+            points={past.data && overTime(past.data, (bucket) => bucket.requests)}
             format={number}
             empty="No request was served in the last day."
           />
         </Card>
       </div>
-      {workers.data?.length === 0 && <p class="quiet">This address has no workers.</p>}
+      {workers.data?.length === 0 && <p class="quiet after">This address has no workers.</p>}
       {found.map((worker) => (
-        <WorkerCard key={worker.worker} worker={worker} />
+        <WorkerCard key={worker.worker} worker={worker} models={models.data ?? []} />
       ))}
     </>
   );
 }
 
-function WorkerCard({ worker }: { worker: Worker }): JSX.Element {
+function WorkerCard({ worker, models }: { worker: Worker; models: Model[] }): JSX.Element {
   const { data, error } = useRead<WorkerInsight>(`/market/v1/workers/${worker.worker}`, 5_000);
   const errors = Object.entries(data?.performance.errors ?? {});
   return (
@@ -137,7 +144,6 @@ function WorkerCard({ worker }: { worker: Worker }): JSX.Element {
               ["Hardware", [...new Set([worker.hardware, worker.provider])].filter(Boolean).join(" · ") || "–"],
               ["Stake", `${money(worker.stake)}${worker.thawing === "0" ? "" : `, ${money(worker.thawing)} thawing`}`],
               ["In flight", number(worker.inFlight)],
-              ["Models", number(worker.models.length)],
               ["Last hour", data ? `${number(data.performance.served)} answered, ${share(data.performance.successRate)}` : "–"],
               ["Answer time", `${milliseconds(data?.performance.p50Ms)} median, ${milliseconds(data?.performance.p95Ms)} slowest twentieth`],
               [
@@ -160,18 +166,66 @@ function WorkerCard({ worker }: { worker: Worker }): JSX.Element {
           <Plot
             title="Mean answer time, last hour"
             kind="line"
-            points={data ? lastHour(data.history, (minute) => minute.meanMs, null) : []}
+            points={data && lastHour(data.history, (minute) => minute.meanMs, null)}
             format={milliseconds}
             empty="No answer in the last hour."
           />
           <Plot
             title="Failures, last hour"
-            points={data ? lastHour(data.history, (minute) => minute.failed, 0) : []}
+            points={data && lastHour(data.history, (minute) => minute.failed, 0)}
             format={number}
             empty="No failure in the last hour."
           />
         </div>
       </div>
+      <h3>Models, last hour</h3>
+      <ModelsTable worker={worker} insight={data} models={models} />
     </Card>
+  );
+}
+
+/** What the worker offers, and how it served each. */
+function ModelsTable({
+  worker,
+  insight,
+  models,
+}: {
+  worker: Worker;
+  insight: WorkerInsight | undefined;
+  models: Model[];
+}): JSX.Element {
+  const served = new Map((insight?.byModel ?? []).map((row) => [row.modelId, row.performance]));
+  const rows = [...new Set([...worker.models, ...served.keys()])].map((modelId) => {
+    const model = models.find((one) => one.modelId === modelId);
+    const offer = model?.offers.find((one) => one.worker === worker.worker);
+    return { modelId, model, offer, performance: served.get(modelId) };
+  });
+  return (
+    <Table
+      caption={`Models of worker ${worker.worker}`}
+      empty="It offers no model now."
+      columns={[
+        {
+          name: "Model",
+          cell: ({ modelId, model }) => (
+            <a href={href("models", model?.name ?? modelId)}>{model?.name ?? <Hex value={modelId} />}</a>
+          ),
+        },
+        {
+          name: "Price",
+          number: true,
+          cell: ({ model, offer }) => (model && offer ? `${money(offer.unitPrice)} per ${unitName(model.unit)}` : "–"),
+        },
+        { name: "Answered", number: true, cell: ({ performance }) => number(performance?.served ?? 0) },
+        { name: "Success", number: true, cell: ({ performance }) => share(performance?.successRate) },
+        { name: "Median", number: true, cell: ({ performance }) => milliseconds(performance?.p50Ms) },
+        {
+          name: "Errors",
+          number: true,
+          cell: ({ performance }) => number(Object.values(performance?.errors ?? {}).reduce((sum, one) => sum + one, 0)),
+        },
+      ]}
+      rows={rows}
+    />
   );
 }

@@ -52,10 +52,10 @@ function OneOwner({ address }: { address: string }): JSX.Element {
   const earnings = useRead<Earnings>(`/market/v1/owners/${path}/earnings`, 5_000);
   const payee = useRead<Payee>(`/market/v1/payees/${path}`, 5_000);
   const past = useRead<Past>(`/market/v1/activity?owner=${path}&hours=24&stepSeconds=1800`, 15_000);
-  const error = models.error ?? earnings.error;
+  const error = models.error ?? earnings.error ?? payee.error ?? past.error;
   const byModel = new Map((earnings.data?.models ?? []).map((row) => [row.modelId, row]));
   const calls = (earnings.data?.models ?? []).reduce((sum, row) => sum + row.requests, 0);
-  return (
+  const heading = (
     <>
       <p class="crumb">
         <a href={href("owners")}>All owners</a>
@@ -64,11 +64,17 @@ function OneOwner({ address }: { address: string }): JSX.Element {
         <span class="mono wide">{address}</span>
       </Heading>
       {error && <Failure error={error} />}
+    </>
+  );
+  if (error && !models.data) return heading;
+  return (
+    <>
+      {heading}
       <div class="strip">
         <Facts
           facts={[
             { name: "Royalties earned", value: money(earnings.data?.total) },
-            { name: "Calls", value: number(calls) },
+            { name: "Calls", value: earnings.data ? number(calls) : "–" },
             { name: "Credited on chain", value: money(payee.data?.credited) },
             { name: "Withdrawn", value: money(payee.data?.withdrawn) },
           ]}
@@ -78,7 +84,7 @@ function OneOwner({ address }: { address: string }): JSX.Element {
         <Card>
           <Plot
             title="Royalties, last day"
-            points={past.data ? overTime(past.data, (bucket) => Number(bucket.ownerAmount)) : []}
+            points={past.data && overTime(past.data, (bucket) => Number(bucket.ownerAmount))}
             format={(value) => money(BigInt(Math.round(value)))}
             empty="No royalty in the last day."
           />
@@ -86,7 +92,7 @@ function OneOwner({ address }: { address: string }): JSX.Element {
         <Card>
           <Plot
             title="Calls, last day"
-            points={past.data ? overTime(past.data, (bucket) => bucket.requests) : []}
+            points={past.data && overTime(past.data, (bucket) => bucket.requests)}
             format={number}
             empty="No call in the last day."
           />
@@ -114,7 +120,7 @@ function OneOwner({ address }: { address: string }): JSX.Element {
             { name: "Calls", number: true, cell: (row) => number(byModel.get(row.modelId)?.requests ?? 0) },
             { name: "Earned", number: true, cell: (row) => money(byModel.get(row.modelId)?.earned ?? "0") },
           ]}
-          rows={models.data ?? []}
+          rows={models.data}
         />
       </Card>
     </>

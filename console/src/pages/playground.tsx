@@ -13,7 +13,8 @@ import { go } from "../route.ts";
 import { ChatBench } from "../tasks/chat.tsx";
 import { Asked, PaperCard, Snippets, usePrice } from "../tasks/paid.tsx";
 import { Results } from "../tasks/results.tsx";
-import { curl, openai, python } from "../tasks/snippets.ts";
+import { Fields } from "../tasks/fields.tsx";
+import { calls } from "../tasks/snippets.ts";
 import { example, kindOf, tensorsOf, type Given } from "../tasks/tasks.ts";
 import { Card, Failure, Heading, Loading } from "../ui/parts.tsx";
 
@@ -56,7 +57,7 @@ export function Playground({ argument, status }: PageProps): JSX.Element {
 
 function Bench({ model, status }: { model: Model; status: Status }): JSX.Element {
   useSignal("channel");
-  const [given, setGiven] = useState<Given>(() => ({ text: example(model), image: null }));
+  const [given, setGiven] = useState<Given>(() => example(model));
   const [outcome, setOutcome] = useState<{ found: Outcome; text: string }>();
   const [error, setError] = useState<Error>();
   const [running, setRunning] = useState(false);
@@ -84,7 +85,7 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
       <div>
         <Card title="Request">
           <form onSubmit={send}>
-            <Form model={model} given={given} change={setGiven} />
+            <Fields model={model} given={given} change={setGiven} />
             <div class="row apart">
               <Asked model={model} {...asked} />
               <button type="submit" disabled={asked.price === undefined || !pays || running}>
@@ -108,61 +109,8 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
       </div>
       <div>
         <PayCard status={status} />
-        <Snippets calls={{ curl: curl(model, given, origin, by), Python: python(model, given, origin), ...openai(model, given, origin, by) }} />
+        <Snippets calls={calls(model, given, origin, by)} />
       </div>
-    </div>
-  );
-}
-
-function Form({ model, given, change }: { model: Model; given: Given; change: (given: Given) => void }): JSX.Element {
-  const kind = kindOf(model);
-  if (kind === "image") return <PictureField given={given} change={change} />;
-  const texts = kind === "texts";
-  return (
-    <div class="field">
-      <label for="given">{texts ? "Texts, one a line" : "Input tensors, as JSON"}</label>
-      <textarea
-        id="given"
-        class={texts ? "" : "mono"}
-        rows={texts ? 5 : 9}
-        spellcheck={texts}
-        value={given.text}
-        onInput={(event) => change({ ...given, text: event.currentTarget.value })}
-      />
-    </div>
-  );
-}
-
-function PictureField({ given, change }: { given: Given; change: (given: Given) => void }): JSX.Element {
-  const [over, setOver] = useState(false);
-  const take = async (file: File | undefined) => {
-    if (!file) return;
-    if (given.image) URL.revokeObjectURL(given.image.url);
-    const bytes = new Uint8Array(await file.arrayBuffer());
-    change({ ...given, image: { name: file.name, bytes, url: URL.createObjectURL(file) } });
-  };
-  const stop = (event: Event, hovering: boolean) => {
-    event.preventDefault();
-    setOver(hovering);
-  };
-  return (
-    <div
-      class={over ? "drop over" : "drop"}
-      onDragOver={(event) => stop(event, true)}
-      onDragLeave={(event) => stop(event, false)}
-      onDrop={(event) => {
-        stop(event, false);
-        void take(event.dataTransfer?.files[0]);
-      }}
-    >
-      <label for="picture">Picture (PNG, JPEG or WebP): drop it here, or choose a file</label>
-      <input
-        id="picture"
-        type="file"
-        accept="image/png,image/jpeg,image/webp"
-        onChange={(event) => void take(event.currentTarget.files?.[0])}
-      />
-      {given.image && <img src={given.image.url} alt={`What is sent: ${given.image.name}`} />}
     </div>
   );
 }

@@ -5,14 +5,15 @@ import { useEffect, useState } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
 import { read, Refused, useRead, type Channel, type Status, type StoredReceipt } from "../api.ts";
 import { money, number, time } from "../format.ts";
+import { means } from "../pay/means.ts";
 import { useSignal } from "../pay/signal.ts";
-import { wallet } from "../pay/wallet.ts";
+import { connect, said, wallet, wallets } from "../pay/wallet.ts";
 import { chainReader } from "../protocol/chain.ts";
 import { receiptFromJson, type Paper } from "../protocol/typed.ts";
 import { checkChain, checkPaper, domainOf, type Check } from "../protocol/verify.ts";
 import { go, href } from "../route.ts";
 import { Checks } from "../ui/checks.tsx";
-import { Badge, Card, Copy, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
+import { Badge, Card, Copied, Copy, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 
 const PAGE = 50;
 
@@ -67,8 +68,26 @@ export function Receipts({ argument, status }: PageProps): JSX.Element {
           </p>
         )}
       </Card>
+      {!argument && <Yours status={status} />}
       {argument && <Result id={argument.toLowerCase()} status={status} />}
     </>
+  );
+}
+
+/** Where ids come from, and the channel of this browser if it has one. */
+function Yours({ status }: { status: Status | undefined }): JSX.Element {
+  const kept = status && means(status)?.channel;
+  return (
+    <p class="quiet">
+      Every answer names its request in the receipt that comes with it; <code>market receipts list</code> shows those of the
+      command line.
+      {kept && (
+        <>
+          {" "}
+          This browser pays from the channel <Hex value={kept.id} page="receipts" />.
+        </>
+      )}
+    </p>
   );
 }
 
@@ -113,7 +132,7 @@ function OneChannel({ id }: { id: string }): JSX.Element {
   const after = pages.at(-1)!;
   const receipts = useRead<StoredReceipt[]>(`/market/v1/channels/${id}/receipts?limit=${PAGE}&after=${after}`, 5_000);
   if (!channel.data) return channel.error ? <Failure error={channel.error} /> : <Loading />;
-  const rows = receipts.data ?? [];
+  const rows = receipts.data;
   return (
     <>
       <div class="strip">
@@ -146,7 +165,7 @@ function OneChannel({ id }: { id: string }): JSX.Element {
           ]}
           rows={rows}
         />
-        {(pages.length > 1 || rows.length === PAGE) && (
+        {rows && (pages.length > 1 || rows.length === PAGE) && (
           <p class="row">
             <button type="button" class="second" disabled={pages.length === 1} onClick={() => setPages(pages.slice(0, -1))}>
               Earlier
@@ -198,16 +217,19 @@ function OneReceipt({ first, status }: { first: StoredReceipt; status: Status })
           <Details
             rows={[
               ["Served", time(Number(fields.servedAt))],
-              ["Request", <WithCopy key="r" value={fields.requestId!} />],
+              ["Request", <Copied key="r" value={fields.requestId!} />],
               ["Channel", <Hex key="c" value={fields.channelId!} page="receipts" />],
               ["Payer", <Hex key="p" value={fields.payer!} />],
               ["Worker", <Hex key="w" value={fields.worker!} />],
               ["Model", <a key="m" href={href("models", fields.modelId!)}><Hex value={fields.modelId!} /></a>],
-              ["Input", <WithCopy key="i" value={fields.inputHash!} />],
-              ["Output", <WithCopy key="o" value={fields.outputHash!} />],
+              ["Input", <Copied key="i" value={fields.inputHash!} />],
+              ["Output", <Copied key="o" value={fields.outputHash!} />],
               ["Channel's total", `${amount("cumulative")}, reservation ${number(fields.seq)}`],
-              ["Digest", <WithCopy key="d" value={shown.digest} />],
+              ["Digest", <Copied key="d" value={shown.digest} />],
               ["Batch", shown.settlement ? `${shown.settlement.epoch}, leaf ${shown.settlement.index}` : "waits"],
+              ...(shown.settlement?.transactionHash
+                ? [["Transaction", <Copied key="t" value={shown.settlement.transactionHash} />] as [string, JSX.Element]]
+                : []),
             ]}
           />
           <p class="after">
@@ -216,15 +238,6 @@ function OneReceipt({ first, status }: { first: StoredReceipt; status: Status })
         </Card>
       </div>
     </>
-  );
-}
-
-function WithCopy({ value }: { value: string }): JSX.Element {
-  return (
-    <span class="row">
-      <Hex value={value} />
-      <Copy text={value} />
-    </span>
   );
 }
 
@@ -285,8 +298,33 @@ export function Verdict({ stored, status }: { stored: StoredReceipt; status: Sta
       <p class="after quiet">
         {checks.source === "wallet"
           ? "The chain was read by your wallet's own node, not through the gateway; the contracts' addresses are those that the gateway names."
-          : "Digest, signatures, amounts and Merkle path were computed here. The chain itself was read through the gateway, so for those answers you trust it; connect a wallet in the playground to have its node asked instead."}
+          : "Digest, signatures, amounts and Merkle path were computed here. The chain itself was read through the gateway, so for those answers you trust it; the node of a connected wallet would be asked instead."}
       </p>
+      {checks.source !== "wallet" && <AskWallet chainId={status.chainId} />}
     </Card>
+  );
+}
+
+/** Buttons that connect a wallet, whose node then answers instead of the gateway. */
+function AskWallet({ chainId }: { chainId: number }): JSX.Element | null {
+  const [error, setError] = useState<Error>();
+  const found = wallets();
+  if (found.length === 0) return null;
+  return (
+    <>
+      <p class="row after">
+        {found.map(({ id, name }) => (
+          <button
+            key={id}
+            type="button"
+            class="second"
+            onClick={() => connect(id, chainId).then(() => setError(undefined), (failed) => setError(said(failed)))}
+          >
+            Ask the node of {name}
+          </button>
+        ))}
+      </p>
+      {error && <Failure error={error} />}
+    </>
   );
 }

@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import type { PageProps } from "../app.tsx";
 import { useRead, type Settlement, type Standing } from "../api.ts";
 import { money, number, plural } from "../format.ts";
-import { Badge, Card, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
+import { Card, Copied, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 import { Plot } from "../ui/plot.tsx";
 
 const SHOWN = 60;
@@ -55,7 +55,7 @@ export function SettlementPage({ status }: PageProps): JSX.Element {
         <Card>
           <Plot
             title="Gas per receipt, by batch"
-            points={measured.map((row) => ({ label: row.epoch, value: row.gasPerReceipt }))}
+            points={batches.data && measured.map((row) => ({ label: row.epoch, value: row.gasPerReceipt }))}
             format={(value) => number(Math.round(value))}
             empty="No batch yet."
           />
@@ -63,7 +63,7 @@ export function SettlementPage({ status }: PageProps): JSX.Element {
         <Card>
           <Plot
             title="Receipts, by batch"
-            points={rows.map((row) => ({ label: row.epoch, value: row.count }))}
+            points={batches.data && rows.map((row) => ({ label: row.epoch, value: row.count }))}
             format={(value) => number(Math.round(value))}
             empty="No batch yet."
           />
@@ -84,7 +84,7 @@ export function SettlementPage({ status }: PageProps): JSX.Element {
             { name: "Root", cell: (row) => <Hex value={row.root} /> },
             { name: "Transaction", cell: (row) => <Hex value={row.transactionHash} /> },
           ]}
-          rows={[...rows].reverse()}
+          rows={batches.data && [...rows].reverse()}
         />
       </Card>
       {status && now && (
@@ -95,9 +95,9 @@ export function SettlementPage({ status }: PageProps): JSX.Element {
               ["A channel may owe", `${money(status.exposureCap)} unsettled`],
               ["Gateway's fee", `${status.feePpm / 10_000} % of each price`],
               ["Confirmations", plural(status.confirmations, "block")],
-              ["Escrow", <Hex key="e" value={status.escrow} />],
-              ["Gateway", <Hex key="g" value={status.gateway} />],
-              ["Chain", <Badge key="c">{`id ${status.chainId}`}</Badge>],
+              ["Escrow", <Copied key="e" value={status.escrow} />],
+              ["Gateway", <Copied key="g" value={status.gateway} />],
+              ["Chain", `id ${status.chainId}`],
             ]}
           />
         </Card>

@@ -68,7 +68,7 @@ function Connection({ status, run, busy }: Acting): JSX.Element {
   }
   const found = wallets();
   if (found.length === 0) {
-    return <p class="quiet">No browser wallet (EIP-1193) is installed. Without one, use the SDK or the command line.</p>;
+    return <p class="quiet">No browser wallet (EIP-1193) was found here. An API key pays without one, as do the SDK and the command line.</p>;
   }
   return (
     <p class="row">

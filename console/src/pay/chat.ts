@@ -108,7 +108,7 @@ function output(paper: Paper, reply: Pick<Reply, "text" | "finish" | "tokens">):
     const outputs = [text("text", reply.text), text("finish_reason", reason), fromValues("usage", "INT64", [2], [prompt, completion])];
     return contentHash(outputs) === paper.receipt.outputHash;
   });
-  return { name, holds, detail: `SHA-256 of text, reason and counts, computed here: ${paper.receipt.outputHash}.` };
+  return { name, holds, detail: `SHA-256 of text, reason and counts, computed here: ${paper.receipt.outputHash}` };
 }
 
 interface Event {

@@ -92,7 +92,7 @@ export async function infer(
     {
       name: "It covers what came back",
       holds: paper.receipt.outputHash === outputHash,
-      detail: `SHA-256 of the output, computed here: ${outputHash}.`,
+      detail: `SHA-256 of the output, computed here: ${outputHash}`,
     },
     ...(await checkPaper(paper, domainOf(status))),
   ];
@@ -135,7 +135,7 @@ export function checkRequest(receipt: Receipt, sent: Sent): Check[] {
     {
       name: "It covers what was sent",
       holds: receipt.inputHash === inputHash,
-      detail: `SHA-256 of the input, computed here: ${inputHash}.`,
+      detail: `SHA-256 of the input, computed here: ${inputHash}`,
     },
   ];
 }

@@ -59,6 +59,12 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
     setGrowing(undefined);
     field.current?.focus();
   };
+  const startOver = () => {
+    setSaid([]);
+    setReply(undefined);
+    setError(undefined);
+    field.current?.focus();
+  };
   return (
     <div class="bench">
       <div>
@@ -121,9 +127,16 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
                   Stop
                 </button>
               ) : (
-                <button type="submit" disabled={asked.price === undefined || !pays}>
-                  {asked.price === undefined ? "Send" : `Send for at most ${money(asked.price)}`}
-                </button>
+                <span class="row">
+                  {said.length > 0 && (
+                    <button type="button" class="second" onClick={startOver}>
+                      Start over
+                    </button>
+                  )}
+                  <button type="submit" title="Ctrl+Enter" disabled={asked.price === undefined || !pays}>
+                    {asked.price === undefined ? "Send" : `Send for at most ${money(asked.price)}`}
+                  </button>
+                </span>
               )}
             </div>
             {!pays && <p class="quiet">Open a channel, or give an API key, to send it.</p>}

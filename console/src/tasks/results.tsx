@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import type { Model } from "../api.ts";
 import { number } from "../format.ts";
 import { numbers, texts, type Tensor } from "../protocol/tensors.ts";
-import { labelsOf, linesOf } from "./tasks.ts";
+import { kindOf, labelsOf, linesOf } from "./tasks.ts";
 
 const SHOWN_VALUES = 24;
 const SHOWN_LABELS = 5;
@@ -16,6 +16,7 @@ export function Results({ model, outputs, text }: { model: Model; outputs: Tenso
   if (model.task === "text-embedding" && embedding?.shape.length === 2) {
     return <Similarities embedding={embedding} lines={linesOf(text)} />;
   }
+  if (kindOf(model) === "ranking" && scores) return <Ranking scores={scores} lines={linesOf(text)} />;
   if (scores?.shape.length === 2) {
     return <Scores scores={scores} labels={labelsOf(model)} lines={model.task === "text-classification" ? linesOf(text) : []} />;
   }
@@ -69,6 +70,26 @@ function Similarities({ embedding, lines }: { embedding: Tensor; lines: string[]
         </table>
       </div>
     </>
+  );
+}
+
+/** The documents, the best first, each with its score. */
+function Ranking({ scores, lines }: { scores: Tensor; lines: string[] }): JSX.Element {
+  const found = numbers(scores)
+    .map((score, at) => ({ score, at }))
+    .sort((a, b) => b.score - a.score || a.at - b.at);
+  return (
+    <ol class="ranking" aria-label="Documents, the best first">
+      {found.map(({ score, at }) => (
+        <li key={at}>
+          <span>{lines[at]}</span>
+          <meter min={0} max={1} value={Math.max(0, Math.min(1, score))} aria-label={`Score of document ${at + 1}`}>
+            {score.toFixed(3)}
+          </meter>
+          <span class="num">{score.toFixed(3)}</span>
+        </li>
+      ))}
+    </ol>
   );
 }
 

@@ -105,9 +105,11 @@ export function Table<T>({
 }: {
   caption: string;
   columns: Column<T>[];
-  rows: T[];
+  /** Undefined while they are being read. */
+  rows: T[] | undefined;
   empty?: string;
 }): JSX.Element {
+  if (rows === undefined) return <Loading />;
   if (rows.length === 0) return <p class="quiet">{empty}</p>;
   return (
     <div class="scroll" role="region" aria-label={caption} tabIndex={0}>
@@ -159,6 +161,16 @@ export function Hex({ value, page }: { value: string; page?: string }): JSX.Elem
   ) : (
     <span class="mono" title={value}>
       {text}
+    </span>
+  );
+}
+
+/** An address or hash that can be copied whole. */
+export function Copied({ value }: { value: string }): JSX.Element {
+  return (
+    <span class="row">
+      <Hex value={value} />
+      <Copy text={value} />
     </span>
   );
 }

@@ -2,6 +2,7 @@
 
 import type { JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { Loading } from "./parts.tsx";
 
 export interface Point {
   label: string;
@@ -41,13 +42,14 @@ function useRoom(): [{ current: HTMLElement | null }, number] {
 
 export function Plot({
   title,
-  points,
+  points: given,
   format,
   kind = "bars",
   empty = "Nothing in this time.",
 }: {
   title: string;
-  points: Point[];
+  /** Undefined while they are being read. */
+  points: Point[] | undefined;
   format: (value: number) => string;
   kind?: "bars" | "line";
   empty?: string;
@@ -55,13 +57,14 @@ export function Plot({
   const id = useId();
   const [place, wide] = useRoom();
   const [hovered, setHovered] = useState<number | null>(null);
+  const points = given ?? [];
   const values = points.map((point) => point.value ?? 0);
   const highest = Math.max(...values, 0);
   if (points.length === 0 || highest === 0) {
     return (
       <figure class="plot" ref={place}>
         <figcaption id={id}>{title}</figcaption>
-        <p class="quiet">{empty}</p>
+        {given === undefined ? <Loading /> : <p class="quiet">{empty}</p>}
       </figure>
     );
   }
