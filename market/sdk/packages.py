@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from contracts.folders import homes_of, lies_in
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import FILENAME, FileEntry, Manifest, TensorSpec, check_path
 from contracts.protocol.pricing import Unit
@@ -28,13 +29,11 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
     if not folder.is_dir():
         raise ManifestError(f"{folder} is not a folder.", field="package")
     found = {}
-    whole = folder.resolve()
-    # Hugging Face's cache keeps the files of a snapshot in `blobs` beside it.
-    places = (whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else []))
+    homes = homes_of(folder)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != FILENAME and not any(part.startswith(".") for part in name.split("/")):
-            if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+            if path.is_symlink() and not lies_in(path, homes):
                 raise ManifestError(
                     f"{name} is a link out of the folder; what it leads to would be published.",
                     field=f"files.{name}",

@@ -17,8 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from contracts.folders import homes_of
 from workers import machine
 from workers.errors import ExecutionFailed, InputsRefused, ModelUnusable, UnsafePackage, WorkerError
+from workers.making.told import ended, unreadable
 from workers.making.work import DOING
 from workers.models.sandbox import Confinement, resident_bytes, start
 from workers.models.sources import companion_files
@@ -137,9 +139,9 @@ def _have_made(
         try:
             status = process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            raise _ended("it said that it was done and did not end.") from None
+            raise ended("it said that it was done and did not end.") from None
         if status:
-            raise _ended(f"status {status} after it said that it was done.")
+            raise ended(f"status {status} after it said that it was done.")
         return facts
     finally:
         process.kill()
@@ -151,21 +153,21 @@ def _listen(process: subprocess.Popen[bytes], wire: Wire, work: Path, until: flo
     while time.monotonic() < until:
         held = resident_bytes(process.pid)
         if held > most:
-            raise _ended(f"it held {held >> 20} MiB of memory, {most >> 20} allowed.")
+            raise ended(f"it held {held >> 20} MiB of memory, {most >> 20} allowed.")
         if machine.free_bytes(work) < LEAST_FREE_BYTES:
-            raise _ended(f"it left less than {LEAST_FREE_BYTES >> 20} MiB free at {work.parent}.")
+            raise ended(f"it left less than {LEAST_FREE_BYTES >> 20} MiB free at {work.parent}.")
         wire.sock.settimeout(LOOK_SECONDS)
         try:
             messages = wire.take()
         except TimeoutError:
             continue
         except (EOFError, OSError):
-            raise _ended(f"status {_status(process)}.") from None
+            raise ended(f"status {_status(process)}.") from None
         except Garbled as error:
-            raise _ended(str(error)) from error
+            raise ended(str(error)) from error
         if messages:
             return _facts(messages[0][0])
-    raise _ended("it took too long.")
+    raise ended("it took too long.")
 
 
 def _facts(said: Any) -> dict[str, Any]:
@@ -178,11 +180,7 @@ def _facts(said: Any) -> dict[str, Any]:
                 field=None if field is None else printable(field),
                 remedy=None if remedy is None else printable(remedy),
             )
-    raise _ended("it did not say what it made.")
-
-
-def _ended(detail: str) -> ModelUnusable:
-    return ModelUnusable(f"the process that reads it ended: {detail}", field="path")
+    raise unreadable()
 
 
 def _status(process: subprocess.Popen[bytes]) -> int | None:
@@ -196,8 +194,7 @@ def _shown(source: Path) -> Sequence[Path]:
     """Return what of a source is shown: of a file its companions too, of Hugging Face's cache what its links mean."""
     if source.is_file():
         return [source, *companion_files(source.parent)]
-    blobs = source.parent.parent / "blobs"
-    return [source, *([blobs] if source.parent.name == "snapshots" and blobs.is_dir() else [])]
+    return [home for home in homes_of(source) if home.is_dir()]
 
 
 def _bytes(path: Path) -> int:

@@ -37,7 +37,7 @@ def read_converted(said: Mapping[str, Any]) -> Converted:
         case {"task": str() as task, "architecture": str() as name, "precision": str() as precision, "apart": apart}:
             if task in TASKS and precision in PRECISIONS:
                 return Converted(Path(), task, printable(name), precision, None if apart is None else _number(apart))
-    raise _garbled()
+    raise unreadable()
 
 
 def read_quantised(said: Mapping[str, Any]) -> Quantised:
@@ -50,21 +50,27 @@ def read_quantised(said: Mapping[str, Any]) -> Quantised:
         case {"run_ms": [before, after], "samples": int() as samples, "differences": [_, *_] as rows}:
             if len(rows) <= MOST_OUTPUTS and _number(before) > 0 and _number(after) > 0:
                 return Quantised(before, after, samples, tuple(map(_difference, rows)))
-    raise _garbled()
+    raise unreadable()
 
 
 def _difference(row: Any) -> Difference:
     match row:
         case {"output": str() as output, "relative": relative, "cosine": cosine, "largest": largest}:
             return Difference(printable(output), _number(relative), _number(cosine), _number(largest))
-    raise _garbled()
+    raise unreadable()
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _garbled()
+        raise unreadable()
     return float(value)
 
 
-def _garbled() -> ModelUnusable:
-    return ModelUnusable("the process that reads it ended: it did not say what it made.", field="path")
+def ended(detail: str) -> ModelUnusable:
+    """Return the refusal of what the process came to, or what it said."""
+    return ModelUnusable(f"the process that reads it ended: {detail}", field="path")
+
+
+def unreadable() -> ModelUnusable:
+    """Return the refusal of what makes no sense."""
+    return ended("it did not say what it made.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contracts.folders import homes_of, lies_in
 from workers.errors import ModelUnusable
 
 CONFIG = "config.json"
@@ -96,14 +97,10 @@ def companions(source: Path, into: Path) -> None:
 
 
 def companion_files(source: Path) -> list[Path]:
-    """Return the files that say how the model in a folder is used; none that a link leads elsewhere.
-
-    Hugging Face's cache keeps the files of a snapshot in `blobs` beside it.
-    """
-    whole = source.resolve()
-    allowed = (whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else []))
+    """Return the files that say how the model in a folder is used; none that a link leads elsewhere."""
+    homes = homes_of(source)
     found = [source / name for name in COMPANIONS if (source / name).is_file()]
-    return [file for file in found if any(file.resolve().is_relative_to(place) for place in allowed)]
+    return [file for file in found if lies_in(file, homes)]
 
 
 def _gguf_of(path: Path) -> Path | None:
