@@ -243,13 +243,17 @@ class Transactor:
     # --- parts ------------------------------------------------------------------------------------------------
 
     def _next_nonce(self) -> int:
-        with named():
-            mined = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
+        mined = self._used_nonces()
         ours = self._outbox.pending(self.address)
         for row in ours:
             if row.purpose.startswith(_FILLING) and row.nonce < mined:
                 self._outbox.drop(self.address, row.purpose)
         return max([mined, *(row.nonce + 1 for row in ours)])
+
+    def _used_nonces(self) -> int:
+        """Return how many transactions of the account are in blocks, by the node's word."""
+        with named():
+            return int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
 
     def _fees(self) -> tuple[int, int]:
         with named():
@@ -339,8 +343,7 @@ class Transactor:
         again; where nothing had, a transaction to ourselves that moves nothing uses it. Signing the waiting one anew
         with a lower nonce instead could have its effect twice.
         """
-        with named():
-            mined = int(self.web3.eth.get_transaction_count(checksum(self.address), "latest"))  # type: ignore[arg-type]
+        mined = self._used_nonces()
         held = {row.nonce for row in self._outbox.pending(self.address) if not row.purpose.startswith(_FILLING)}
         missing = [nonce for nonce in range(mined, min(outgoing.nonce, mined + GAP_AT_ONCE)) if nonce not in held]
         for nonce in missing:

@@ -17,6 +17,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from market.adapters.futures import resolve
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -151,9 +153,4 @@ class GroupThread(Generic[Item, Outcome]):
 
 def _deliver(futures: Sequence[asyncio.Future[Outcome]], outcomes: Sequence[Outcome | BaseException]) -> None:
     for future, outcome in zip(futures, outcomes, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+        resolve(future, outcome)

@@ -14,11 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from contracts import tracing
 from contracts.protocol.messages import Job, Pack, Papers, Result
+from market.adapters.futures import resolve
 from market.adapters.turns import TurnQueue
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress, WorkerHangs
 from market.inference.ports import PaperSource, WorkerGone
@@ -124,16 +126,7 @@ class PackingDispatcher(ABC):
     ) -> Result:
         """See `Dispatcher.run`."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-
-        def ended(outcome: Result | Exception) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        entry = self.submit(job, worker, ended, on_partial, long=long, client=client)
+        entry = self.submit(job, worker, partial(resolve, future), on_partial, long=long, client=client)
         try:
             return await future
         finally:
