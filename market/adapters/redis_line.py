@@ -13,6 +13,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import hiredis
@@ -21,7 +22,8 @@ from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
-from market.adapters.redis_client import COMMAND_TIMEOUT_SECONDS
+from market.adapters.futures import resolve
+from market.adapters.redis_client import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 
 log = structlog.get_logger(__name__)
 
@@ -121,8 +123,8 @@ class RedisLine:
         wire.send(command, answered, seconds)
         return True
 
-    async def open(self, seconds: float = COMMAND_TIMEOUT_SECONDS) -> bool:
-        """Make the connection unless there is one; tells whether there was.
+    async def open(self) -> bool:
+        """Make the connection unless there is one, within two seconds; tells whether there was.
 
         Raises:
             RedisError | OSError | TimeoutError: it cannot be made.
@@ -130,7 +132,7 @@ class RedisLine:
         async with self._opening:
             if self._wire is not None and self._wire.is_open:
                 return True
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 self._wire = await self._connect()
             return False
 
@@ -154,19 +156,19 @@ class RedisLine:
         return wire
 
     async def call(self, *command: bytes | str | int, seconds: float = COMMAND_TIMEOUT_SECONDS) -> Any:
-        """Return Redis' answer to one command, within so many seconds.
+        """Return Redis' answer to one command, within so many seconds once there is a connection.
 
         Raises:
             RedisError | OSError | TimeoutError: there is none, or it is an error.
         """
-        was_open = await self.open(seconds)
+        was_open = await self.open()
         try:
             return await self._call(command, seconds)
         except ConnectionLost:
             if not was_open:
                 raise
             # It was closed while nothing was asked, by a restart of Redis, say.
-            await self.open(seconds)
+            await self.open()
             return await self._call(command, seconds)
 
     async def _call(self, command: Command, seconds: float) -> Any:
@@ -184,14 +186,5 @@ class RedisLine:
 
 async def _ask(wire: _Wire, command: Command, seconds: float = COMMAND_TIMEOUT_SECONDS) -> Any:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def answered(outcome: Any) -> None:
-        if future.done():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    wire.send(command, answered, seconds)
+    wire.send(command, partial(resolve, future), seconds)
     return await future

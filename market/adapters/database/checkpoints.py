@@ -74,8 +74,11 @@ class Checkpoints:
             try:
                 cursor = pooled.cursor()
                 cursor.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-                cursor.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+                try:
+                    cursor.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                finally:
+                    # Whoever has the connection next waits as long as ever.
+                    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             finally:
                 pooled.close()
         except sqlite3.Error as error:
