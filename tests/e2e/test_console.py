@@ -190,6 +190,27 @@ def test_operators_and_owners_see_their_earnings(visit, local, paid):
     assert row.get_by_role("cell").all_inner_texts()[1] == "$0.001 per row"
 
 
+@pytest.mark.parametrize(("page", "wanted"), [("owners", "No royalty"), ("operators", "Nothing was earned")])
+def test_what_is_not_read_yet_is_not_called_empty(visit, page, wanted):
+    asked, held = [], [True]
+
+    def hold(route):
+        if held:
+            asked.append(route)
+        else:
+            route.continue_()
+
+    visit.page.route("**/market/v1/activity?**", hold)
+    address = "0x" + "11" * 20
+    visit.open(f"{page}/{address}")
+    visit.page.get_by_text("Loading …").first.wait_for()
+    assert visit.page.get_by_text(wanted).count() == 0
+    held.clear()
+    while asked:
+        asked.pop().continue_()
+    visit.page.get_by_text(wanted).wait_for()
+
+
 @pytest.mark.parametrize("page", ["owners/0x12", "operators/0x12", "models/nothing"])
 def test_what_is_not_there_is_said_and_nothing_is_called_empty(visit, page):
     visit.expected_status |= {400, 404}
