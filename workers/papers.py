@@ -20,6 +20,7 @@ from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
 from contracts.protocol.values import value_class
+from contracts.wal import enter_wal
 
 # Rows are only ever appended: an index by request id would touch a page of its own for each of them.
 _SCHEMA = """
@@ -86,7 +87,8 @@ class Journal:
         self._operator = operator
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False)
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+        enter_wal(self._db)
+        self._db.executescript("PRAGMA synchronous = NORMAL;" + _SCHEMA)
         # By request id, which may have been used in several channels.
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
         (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()

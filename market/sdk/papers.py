@@ -22,6 +22,7 @@ from contracts.protocol.errors import ProtocolError
 from contracts.protocol.hexes import from_hex, hex0x, signature_from_hex
 from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.typed_data import Channel, Domain, Receipt
+from contracts.wal import enter_wal
 from market.sdk.errors import GatewayMisbehaved, ReceiptInvalid
 
 _SCHEMA = """
@@ -151,7 +152,8 @@ class PaperStore:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        enter_wal(self._db)
+        self._db.executescript("PRAGMA synchronous = FULL;" + _SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
