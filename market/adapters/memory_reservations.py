@@ -37,7 +37,7 @@ class MemoryReservations:
     def reserve_now(self, claim: Claim) -> Reservation | None:
         """See `InstantReservations.reserve_now`."""
         account = self._accounts.get(claim.channel_id)
-        if account is None or claim.key is not None:
+        if account is None or (claim.key is not None and claim.key.key_hash not in account.keys):
             return None
         return account.reserve(claim, self._clock())
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from contracts.protocol.capability import is_key, key_hash
 from contracts.protocol.errors import CodedError
+from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
@@ -32,6 +34,7 @@ from market.gateway.serving import payment_terms
 from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
 from market.inference.model import Answer, InferenceRequest
 from market.inference.plain import PlainLane
+from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
 
@@ -57,8 +60,9 @@ _REFUSED_SECONDS = 0.02
 class _Head:
     """What a request's head says; the heads of a client that names no request mostly are the same, byte for byte.
 
-    `blank` is the request without its tensors. `header_length` is how much of the body is JSON, as the client writes
-    it. `refusal` is the response to it, without the lines that all have, up to `refused_until` of the monotonic clock.
+    `blank` is the request without its tensors, `key_hash` the API key that pays where no voucher does. `header_length`
+    is how much of the body is JSON, as the client writes it. `refusal` is the response to it, without the lines that
+    all have, up to `refused_until` of the monotonic clock.
     """
 
     path: str
@@ -66,6 +70,7 @@ class _Head:
     header_length: str | None
     body_bytes: int
     forwarded: str | None
+    key_hash: bytes | None
     refused_until: float = 0.0
     refusal: bytes = b""
 
@@ -97,7 +102,11 @@ class PlainHttp:
         try:
             listing = find_listing(joined, head.blank.model_ref)
             manifest = require_manifest(joined, listing)
-            if self._has_no_room(head, listing):
+            paying = self._paying(head, listing)
+            if paying is None:
+                return False
+            voucher, key = paying
+            if self._has_no_room(head, listing, voucher):
                 requests_by(Overloaded.code).inc()
                 status = STATUS_LINE[_TOO_MANY]
                 response = b"".join((status, common(), head.refusal[len(status) :]))
@@ -118,7 +127,7 @@ class PlainHttp:
         request = InferenceRequest(
             blank.model_ref,
             body.tensors,
-            blank.voucher,
+            voucher,
             None,
             body.parameters,
             body.outputs,
@@ -127,6 +136,7 @@ class PlainHttp:
             blank.worker,
             blank.region,
             blank.min_stake,
+            key=key,
         )
         taken = head
 
@@ -151,11 +161,19 @@ class PlainHttp:
         made = self._codecs[model] = PlainCodec(model, manifest)
         return made
 
-    def _has_no_room(self, head: _Head, listing: Listing) -> bool:
+    def _paying(self, head: _Head, listing: Listing) -> tuple[ParsedVoucher, KeySpending | None] | None:
+        """Return what pays for a request; None where its API key must be asked about, or refused."""
+        if head.key_hash is None:
+            return None if head.blank.voucher is None else (head.blank.voucher, None)
+        names = (listing.name, hex0x(listing.model_id))
+        capability = self._joined.capabilities.at_hand(head.key_hash, names)
+        return None if capability is None else (capability.voucher, capability.spending)
+
+    def _has_no_room(self, head: _Head, listing: Listing, voucher: ParsedVoucher) -> bool:
         """Tell whether a request is refused unread; what to answer is then in its head."""
         now = time.monotonic()
         if now >= head.refused_until:
-            refusal = self._lane.no_room(listing, head.blank)
+            refusal = self._lane.no_room(listing, head.blank, voucher)
             if refusal is None:
                 return False
             head.refusal = refusal_bytes(refusal, head.path, b"")
@@ -173,8 +191,14 @@ class PlainHttp:
             payment = read_headers(request.headers)
         except CodedError:
             return None
-        if payment.voucher is None or payment.hedge or payment.trace is not None:
+        if payment.hedge or payment.trace is not None:
             return None
+        key = None
+        if payment.voucher is None:
+            by_x402 = payment.x402 is not None and payment.x402.given
+            if by_x402 or payment.bearer is None or not is_key(payment.bearer):
+                return None
+            key = key_hash(payment.bearer)
         blank = InferenceRequest(
             model,
             (),
@@ -191,6 +215,7 @@ class PlainHttp:
             request.headers.get(_HEADER_LENGTH),
             len(request.body),
             request.headers.get(FORWARDED_FOR),
+            key,
         )
         if end <= _HEAD_BYTES and payment.request_id is None:
             if len(self._heads) >= _HEADS_KEPT:

@@ -2,7 +2,7 @@
 
 What one turn of the event loop brings back from workers is checked, countersigned with one signature, charged in one
 transaction and answered together. The order of steps, and what each may do, is the use case's own, with the same parts;
-whatever is not plain (an API key, a generation, hedging, a failure) is left or handed to the use case. Decides only
+whatever is not plain (a generation, hedging, a failure) is left or handed to the use case. Decides only
 what is plain. Called by the HTTP gateway.
 """
 
@@ -38,7 +38,7 @@ from market.inference.service import (
 )
 from market.inference.timeline import Timeline
 from market.inference.unfinished import Unfinished
-from market.payments.model import ChannelFacts, Charge, Recorded, Reservation, StoredAnswer
+from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation, StoredAnswer
 from market.payments.ports import DuplicateCharge, InstantLedger, InstantReservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
@@ -92,7 +92,6 @@ class PlainLane:
         if (
             request.voucher is None
             or request.hedge
-            or request.key is not None
             or manifest.task == GENERATION
             or manifest.is_metered
             or request.trace is not None
@@ -139,6 +138,7 @@ class PlainLane:
             request_id=request.request_id or new_request_id(),
             ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
             remember=request.request_id is not None,
+            key=request.key,
         )
         reservation = self._reservations.reserve_now(claim)
         if reservation is None:
@@ -154,6 +154,9 @@ class PlainLane:
             if admit is not None:
                 admit()
             if parts.rates is not None:
+                if request.key is not None:
+                    # First: where it says no the use case counts the payer, and that once.
+                    parts.rates.admit(By.KEY, request.key.key_hash)
                 parts.rates.admit(By.PAYER, client)
             # One that hangs is not waited for until the deadline where another may be asked.
             patience = parts.load.patience_seconds(worker, (deadline_at - now) / 2) if others else math.inf
@@ -199,17 +202,17 @@ class PlainLane:
         else:
             tell(done, answer)
 
-    def no_room(self, listing: Listing, blank: InferenceRequest) -> Overloaded | None:
+    def no_room(self, listing: Listing, blank: InferenceRequest, voucher: ParsedVoucher) -> Overloaded | None:
         """Return the refusal that awaits a plain request, still without tensors, where its workers have enough waiting.
 
         None where it must be read first: what is full for others may not be what one with wishes wants. Asked before
         it is read: while more comes than can be served, most of the work must not go into refusing.
         """
         parts = self._parts
-        if blank.voucher is None or blank.limits_workers or not parts.placement.is_crowded(listing.model_id):
+        if blank.limits_workers or not parts.placement.is_crowded(listing.model_id):
             return None
         try:
-            payer = parts.authorizer.check(blank.voucher).channel.payer
+            payer = parts.authorizer.check(voucher).channel.payer
             parts.placement.choose(listing, 1, blank, payer, {})
         except Overloaded as error:
             return error
@@ -332,7 +335,7 @@ class PlainLane:
                     plain.listing.owner,
                     None if plain.request.request_id is None else checked.blob,
                     expire_at,
-                    None,
+                    plain.reservation.key,
                     plain.timeline.to_bytes(),
                 )
             )
@@ -374,7 +377,7 @@ class PlainLane:
             parts.papers.add(
                 receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, outcome.worker_earned
             )
-            self._reservations.commit_now(plain.reservation, outcome.charged)
+            self._reservations.commit_now(plain.reservation, outcome.charged, outcome.key_spent)
             plain.timeline.code = "ok"
             parts.timelines.keep(plain.timeline, now)
             tell(

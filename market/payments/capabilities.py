@@ -22,6 +22,7 @@ from market.errors import (
     InvalidKey,
     InvalidRequest,
     KeyExists,
+    KeyModel,
     KeyNotFound,
     KeySignature,
     TooManyFailures,
@@ -89,6 +90,17 @@ class Capabilities:
         """
         key = await self.identify(bearer)
         key.check(model_names, self._wall_clock())
+        return Capability(key.voucher, key.spending)
+
+    def at_hand(self, name: bytes, model_names: Iterable[str]) -> Capability | None:
+        """Return what pays as `authenticate` does, for a key by its hash; None where that must ask or refuse."""
+        at, key = self._known.get(name, (0.0, None))
+        if key is None or not self._is_fresh(at):
+            return None
+        try:
+            key.check(model_names, self._wall_clock())
+        except (InvalidKey, KeyModel):
+            return None
         return Capability(key.voucher, key.spending)
 
     async def identify(self, bearer: str) -> ApiKey:

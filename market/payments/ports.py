@@ -150,7 +150,7 @@ class InstantReservations(Protocol):
         """
         ...
 
-    def commit_now(self, reservation: Reservation, charged: int) -> bool:
+    def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
         """See `Reservations.commit`."""
         ...
 

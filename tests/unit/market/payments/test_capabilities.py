@@ -32,6 +32,7 @@ from market.payments import capabilities as module
 from market.payments.capabilities import Capabilities
 from tests.support.keys import grant_of
 from tests.support.money import CHANNEL_ID, DOMAIN, GATEWAY, PAYER, SIGNER, World, voucher
+from tests.support.plain import put_lane_before
 
 NOW = 1_000_000.0
 SECRET = new_key()
@@ -300,6 +301,7 @@ async def with_key(world, desk, secret, **changes):
     return await world.service.infer(replace(request, voucher=capability.voucher, key=capability.spending))
 
 
+@pytest.mark.usefixtures("either_lane")
 async def test_a_key_spends_up_to_its_limit_and_the_owner_beside_it(desk, world):
     await world.add_worker("w", price=100)
     await desk.create(grant_of(SECRET, limit=250), voucher(250))
@@ -312,6 +314,7 @@ async def test_a_key_spends_up_to_its_limit_and_the_owner_beside_it(desk, world)
     assert (await world.account()).charged == 300
 
 
+@pytest.mark.usefixtures("either_lane")
 async def test_concurrent_requests_do_not_overrun_a_key(desk, world):
     await world.add_worker("w", price=100, pause=0.01)
     await desk.create(grant_of(SECRET, limit=550), voucher(550))
@@ -321,6 +324,7 @@ async def test_concurrent_requests_do_not_overrun_a_key(desk, world):
     assert world.ledger.spent[key_hash(SECRET)] == 500
 
 
+@pytest.mark.usefixtures("either_lane")
 async def test_a_restart_forgets_nothing_that_a_key_spent(desk, world):
     await world.add_worker("w", price=100)
     await desk.create(grant_of(SECRET, limit=250), voucher(250))
@@ -331,6 +335,7 @@ async def test_a_restart_forgets_nothing_that_a_key_spent(desk, world):
         await with_key(world, desk, SECRET)
 
 
+@pytest.mark.usefixtures("either_lane")
 async def test_a_failed_request_costs_a_key_nothing(desk, world):
     worker = await world.add_worker("w", price=100)
     await desk.create(grant_of(SECRET, limit=100), voucher(100))
@@ -341,6 +346,7 @@ async def test_a_failed_request_costs_a_key_nothing(desk, world):
     assert (await with_key(world, desk, SECRET)).charged == 100
 
 
+@pytest.mark.usefixtures("either_lane")
 async def test_when_the_owner_used_the_ceiling_up_the_keys_wait_for_its_next_voucher(desk, world):
     await world.add_worker("w", price=100)
     await desk.create(grant_of(SECRET, limit=250), voucher(250))
@@ -351,3 +357,44 @@ async def test_when_the_owner_used_the_ceiling_up_the_keys_wait_for_its_next_vou
     assert caught.value.required == 300
     await desk.fund(voucher(450))
     assert (await with_key(world, desk, SECRET)).charged == 100
+
+
+# --- the short lane -------------------------------------------------------------------------------------------------
+
+
+async def test_the_short_lane_takes_keys_whose_spending_is_known(desk, world):
+    put_lane_before(world)
+    await world.add_worker("w", price=100)
+    await desk.create(grant_of(SECRET, limit=250), voucher(250))
+    await with_key(world, desk, SECRET)
+    assert world.took == 0, "what it spent before is asked of the ledger"
+    await with_key(world, desk, SECRET)
+    assert world.took == 1
+    with pytest.raises(KeyLimit):
+        await with_key(world, desk, SECRET)
+    assert (world.took, world.ledger.spent) == (1, {key_hash(SECRET): 200})
+
+
+async def test_a_key_is_at_hand_while_it_is_believed_and_may_be_used(desk, clock):
+    name = key_hash(SECRET)
+    assert desk.at_hand(name, ("tiny",)) is None
+    made = await desk.create(grant_of(SECRET, models=("tiny",), expires_at=int(NOW) + 10), voucher(1_000))
+    found = desk.at_hand(name, ("tiny", "0x01"))
+    assert (found.voucher, found.spending) == (made.voucher, made.spending)
+    assert desk.at_hand(name, ("other",)) is None
+    clock.now += module.BELIEVED_SECONDS
+    assert desk.at_hand(name, ("tiny",)) is None
+    await desk.authenticate(SECRET, ("tiny",))
+    assert desk.at_hand(name, ("tiny",)) is not None
+    await desk.revoke(name, None, SECRET)
+    assert desk.at_hand(name, ("tiny",)) is None
+
+
+async def test_an_expired_key_is_not_at_hand(desk, clock):
+    await desk.create(grant_of(SECRET, expires_at=int(NOW) + 1), voucher(1_000))
+    clock.now += module.BELIEVED_SECONDS / 2
+    assert desk.at_hand(key_hash(SECRET), ("tiny",)) is not None
+    clock.now += module.BELIEVED_SECONDS
+    with pytest.raises(KeyExpired):
+        await desk.authenticate(SECRET, ("tiny",))
+    assert desk.at_hand(key_hash(SECRET), ("tiny",)) is None
