@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import wave
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from contracts.protocol.hexes import checksum, hex0x
@@ -26,6 +28,7 @@ from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 IMAGES = Path(__file__).parent / "images"
 COLOURS = 128
 TOKEN = 1_000_000
+RATE = 16_000
 WIDE = {"width": 1200, "height": 800}
 SENTENCES = ("A cat sits on the mat.", "A kitten rests on a rug.", "Interest rates rose again.")
 
@@ -36,7 +39,9 @@ def main() -> None:
         folder = Path(name)
         models.embedding_package(folder / "embedder")
         models.text_classifier_package(folder / "sentiment")
-        packages = [folder / "embedder", folder / "sentiment"]
+        models.ranker_package(folder / "reranker")
+        models.loudness_package(folder / "loudness")
+        packages = [folder / name for name in ("embedder", "loudness", "reranker", "sentiment")]
         if real := llm.find():
             packages.append(chat_model(folder / "smollm", real))
         options = Options(folder / "market", keep_state=False, settle_interval_seconds=3.0, packages=tuple(packages))
@@ -44,7 +49,7 @@ def main() -> None:
             for step in (local.start_services, local.deploy, local.list_model, local.register_worker):
                 step()
             local.start_programs()
-            take(chromium, local, busy(local))
+            take(chromium, local, busy(local), tone(folder / "tone.wav"))
 
 
 def chat_model(folder: Path, source: Path) -> Path:
@@ -78,7 +83,16 @@ def busy(local: LocalMarket) -> str:
         return hex0x(market.wait_for_settlement(last.paper).receipt.request_id)
 
 
-def take(chromium: object, local: LocalMarket, request_id: str) -> None:
+def tone(path: Path) -> Path:
+    """Write three seconds of a tone."""
+    samples = (np.sin(np.arange(3 * RATE) * 0.05) * 16_384).astype("<i2")
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        out.writeframes(samples.tobytes())
+    return path
+
+
+def take(chromium: object, local: LocalMarket, request_id: str, sound: Path) -> None:
     """Visit the pages and keep what they look like."""
     with Visit(chromium, local.gateway_url, viewport=WIDE) as visit:
         visit.expected_status.add(404)
@@ -98,11 +112,20 @@ def take(chromium: object, local: LocalMarket, request_id: str) -> None:
         keep(visit, "playground")
         if llm.find():
             visit.open("playground/smollm")
-            visit.page.get_by_label("Message").fill("Name three fruits and say of each what colour it has.")
+            visit.page.get_by_label("Message").fill("What is the capital of France?")
             visit.page.get_by_label("Temperature").fill("0")
             visit.page.get_by_role("button", name="Send for at most").click()
             visit.page.get_by_text("Verified", exact=True).wait_for(timeout=120_000)
+            visit.page.get_by_text("Type a message.").wait_for()
             keep(visit, "chat")
+        visit.open("playground/reranker")
+        visit.page.get_by_label("Rank by").fill("a cat on a mat")
+        visit.page.get_by_label("Documents").fill(
+            "a dog sat far away from home\nthe cat sat on the mat\na dog ran today"
+        )
+        visit.page.get_by_role("button", name="Run for").click()
+        visit.page.get_by_text("Verified", exact=True).wait_for()
+        keep(visit, "ranking")
         shot(visit, "settlement", "settlement")
         shot(visit, f"operators/{checksum(local.accounts['operator'].address)}", "operator")
         shot(visit, f"owners/{checksum(local.accounts['owner'].address)}", "owner")
@@ -113,6 +136,11 @@ def take(chromium: object, local: LocalMarket, request_id: str) -> None:
     with Visit(chromium, local.gateway_url, viewport=PHONE) as visit:
         shot(visit, "models", "models-phone")
     with Visit(chromium, local.gateway_url, scheme="dark", viewport=PHONE) as visit:
+        visit.open("playground/loudness")
+        visit.page.get_by_label("Recording").set_input_files(sound)
+        visit.page.get_by_text("3 seconds, sent as").wait_for()
+        visit.page.locator(".asked strong").wait_for()
+        keep(visit, "recording-phone-dark")
         shot(visit, "settlement", "settlement-phone-dark")
 
 

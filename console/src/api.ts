@@ -202,9 +202,24 @@ export class Refused extends Error {
   }
 }
 
+/** A refusal from its body: the market's own problem, or on the OpenAI routes an `error` object. */
+export const refused = (status: number, body: Refused["problem"] & { error?: unknown }): Refused => {
+  const { error } = body;
+  if (typeof error !== "object" || error === null) return new Refused(status, body);
+  const { code, message } = error as { code: string; message: string };
+  return new Refused(status, { code, detail: message });
+};
+
 export class Unreachable extends Error {
   constructor() {
     super("The gateway does not answer.");
+  }
+}
+
+/** The line went in the middle of an answer, so that this browser does not know whether it was charged. */
+export class Broken extends Error {
+  constructor(readonly requestId: string) {
+    super("The answer broke off. At most what had arrived is charged; if it was, there is a receipt.");
   }
 }
 
@@ -215,7 +230,7 @@ export async function ask(path: string, init?: RequestInit): Promise<Response> {
   } catch {
     throw new Unreachable();
   }
-  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  if (!answer.ok) throw refused(answer.status, await answer.json().catch(() => ({})));
   return answer;
 }
 

@@ -323,7 +323,7 @@ def test_requests_are_paid_without_asking_the_wallet_and_verified(payer, local):
 def test_texts_are_embedded_and_compared_and_charged_by_the_token(payer):
     payer.open("playground/embedder")
     payer.page.get_by_label("Texts, one a line").fill("the cat sat\nthe cat sat\na dog ran home")
-    payer.page.get_by_text("at most").wait_for()
+    payer.page.locator(".asked").get_by_text("at most").wait_for()
     said = run(payer)
     cells = payer.page.locator(".matrix td").all_inner_texts()
     assert len(cells) == 9
@@ -418,6 +418,7 @@ def test_a_chat_is_streamed_paid_by_the_token_and_verified(payer, local):
         receipt = payer.page.locator("section").filter(has=payer.page.get_by_role("heading", name="Receipt"))
         receipt.get_by_text("Verified", exact=True).wait_for()
         assert receipt.locator(".no, .open").count() == 0
+    assert '"content":""' not in payer.page.get_by_label("The call in curl").inner_text()
     assert (
         payer.page.get_by_text("12 tokens written, ended by length")
         .or_(payer.page.get_by_text("ended by stop"))
@@ -426,6 +427,47 @@ def test_a_chat_is_streamed_paid_by_the_token_and_verified(payer, local):
     assert payer.violations() == []
     payer.page.get_by_role("button", name="Start over").click()
     assert payer.page.locator(".said li").count() == 0
+
+
+@pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
+@pytest.mark.parametrize(
+    ("status", "body", "wanted"),
+    [
+        (503, '{"error": {"message": "Nobody is free.", "code": "no-capacity"}}', "Nobody is free. no-capacity"),
+        (200, 'data: {"error": {"message": "It died.", "code": "worker-failed"}}\n\n', "It died. worker-failed"),
+        (200, 'data: {"choices": [{"delta": {"content": "the c"}}]}\n\n', "The answer broke off."),
+        (200, "", "The gateway does not answer."),
+    ],
+    ids=["refused", "failed within", "broken off", "nothing came"],
+)
+def test_a_chat_that_fails_says_how_and_gives_the_message_back(payer, status, body, wanted):
+    payer.open("playground/chatter")
+    payer.expected_status.add(status)
+    payer.page.route("**/v1/chat/completions", lambda route: route.fulfill(status=status, body=body))
+    payer.page.get_by_label("Message").fill("the cat")
+    payer.page.get_by_role("button", name="Send for at most").click()
+    alert = payer.page.get_by_role("alert")
+    alert.get_by_text(wanted).wait_for()
+    assert alert.get_by_role("link", name="Look for its receipt").count() == ("broke" in wanted)
+    assert payer.page.get_by_label("Message").input_value() == "the cat"
+    payer.page.unroute("**/v1/chat/completions")
+
+
+@pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")
+def test_what_was_typed_stays_when_the_last_worker_goes(payer):
+    def without_offers(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json=[{**model, "offers": []} for model in answer.json()])
+
+    payer.open("playground/chatter")
+    payer.page.get_by_label("Message").fill("the dog")
+    payer.page.route("**/market/v1/models", without_offers)
+    payer.page.get_by_text("No live worker offers this model now.").first.wait_for()
+    assert payer.page.get_by_label("Message").input_value() == "the dog"
+    assert payer.page.get_by_label("Model", exact=True).input_value() == "chatter"
+    payer.page.unroute("**/market/v1/models")
+    payer.page.get_by_text("No live worker offers this model now.").first.wait_for(state="detached")
+    assert payer.page.get_by_label("Message").input_value() == "the dog"
 
 
 @pytest.mark.skipif(not HAS_LLM, reason="the extra [llm] is not installed")

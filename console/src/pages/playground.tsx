@@ -11,7 +11,7 @@ import { infer, type Outcome } from "../pay/request.ts";
 import { useSignal } from "../pay/signal.ts";
 import { go } from "../route.ts";
 import { ChatBench } from "../tasks/chat.tsx";
-import { Asked, PaperCard, Snippets, usePrice } from "../tasks/paid.tsx";
+import { Asked, isCeiling, PaperCard, Snippets, usePrice } from "../tasks/paid.tsx";
 import { Results } from "../tasks/results.tsx";
 import { Fields } from "../tasks/fields.tsx";
 import { calls } from "../tasks/snippets.ts";
@@ -21,7 +21,13 @@ import { Card, Failure, Heading, Loading } from "../ui/parts.tsx";
 export function Playground({ argument, status }: PageProps): JSX.Element {
   const { data, error } = useRead<Model[]>("/market/v1/models", 10_000);
   const live = (data ?? []).filter((model) => model.active && model.offers.length > 0);
-  const chosen = argument ? live.find((model) => model.name === argument || model.modelId === argument) : live[0];
+  // What was typed, paid and answered stays on the page when the model's last worker goes, or an earlier name comes up.
+  const kept = useRef<{ argument: string; model: Model }>(undefined);
+  const before = kept.current?.argument === argument ? kept.current?.model : undefined;
+  const wanted = before?.modelId ?? argument;
+  const found = wanted ? live.find((model) => model.name === wanted || model.modelId === wanted) : live[0];
+  if (found) kept.current = { argument, model: found };
+  const chosen = found ?? before;
   return (
     <>
       <Heading title="Playground">
@@ -30,13 +36,13 @@ export function Playground({ argument, status }: PageProps): JSX.Element {
       </Heading>
       {error && !data && <Failure error={error} />}
       {(!data || !status) && !error && <Loading />}
-      {data && live.length === 0 && <p class="quiet">No live worker offers a model now.</p>}
-      {live.length > 0 && (
+      {data && live.length === 0 && !chosen && <p class="quiet">No live worker offers a model now.</p>}
+      {(chosen || live.length > 0) && (
         <div class="field model-choice">
           <label for="model">Model</label>
           <select id="model" value={chosen?.name ?? ""} onChange={(event) => go("playground", event.currentTarget.value)}>
             {!chosen && <option value="">Choose one</option>}
-            {live.map((model) => (
+            {(chosen && !found ? [chosen, ...live] : live).map((model) => (
               <option key={model.modelId} value={model.name}>
                 {model.name} ({model.task})
               </option>
@@ -44,7 +50,7 @@ export function Playground({ argument, status }: PageProps): JSX.Element {
           </select>
         </div>
       )}
-      {data && argument && !chosen && live.length > 0 && (
+      {data && !found && (chosen || (argument && live.length > 0)) && (
         <div class="notice warn" role="alert">
           <p>No live worker offers this model now.</p>
         </div>
@@ -85,11 +91,11 @@ function Bench({ model, status }: { model: Model; status: Status }): JSX.Element
       <div>
         <Card title="Request">
           <form onSubmit={send}>
-            <Fields model={model} given={given} change={setGiven} />
+            <Fields model={model} given={given} change={(part) => setGiven((now) => ({ ...now, ...part }))} />
             <div class="row apart">
               <Asked model={model} {...asked} />
               <button type="submit" disabled={asked.price === undefined || !pays || running}>
-                {running ? "Running …" : asked.price === undefined ? "Run" : `Run for ${money(asked.price)}`}
+                {running ? "Running …" : asked.price === undefined ? "Run" : `Run for ${isCeiling(model) ? "at most " : ""}${money(asked.price)}`}
               </button>
             </div>
             {!pays && <p class="quiet">Open a channel, or give an API key, to run it.</p>}

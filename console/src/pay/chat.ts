@@ -1,6 +1,6 @@
 // A streamed chat: paid like every request, read as it comes, held against its receipt at the end.
 
-import { ask, read, type Model, type Status, type StoredReceipt } from "../api.ts";
+import { ask, Broken, read, Refused, refused, Unreachable, type Model, type Status, type StoredReceipt } from "../api.ts";
 import { contentHash, fromValues, packBytes, type Parameters, type Tensor } from "../protocol/tensors.ts";
 import { paperFromHeader, receiptFromJson, type Paper } from "../protocol/typed.ts";
 import { checkPaper, domainOf, type Check } from "../protocol/verify.ts";
@@ -72,15 +72,20 @@ export async function chat(
       signal: stop,
     });
     for await (const event of events(answer)) {
-      if (event.error) throw new Error(event.error.message);
+      if (event.error) throw refused(answer.status, { error: event.error });
       const choice = event.choices?.[0];
       if (choice?.delta?.content) tell((reply.text += choice.delta.content));
       if (choice?.finish_reason) reply.finish = choice.finish_reason;
       if (event.market) paper = paperFromHeader(event.market.receipt);
       if (event.usage) reply.tokens = { prompt: event.usage.prompt_tokens, completion: event.usage.completion_tokens };
     }
+    if (!paper) throw new Broken(requestId);
   } catch (error) {
-    if (!stop.aborted) throw error;
+    if (!stop.aborted) {
+      emit("spent");
+      if (error instanceof Refused) throw error;
+      throw reply.text === "" ? new Unreachable() : new Broken(requestId);
+    }
     reply.finish = "stopped";
   }
   const took = performance.now() - began;
@@ -112,7 +117,7 @@ function output(paper: Paper, reply: Pick<Reply, "text" | "finish" | "tokens">):
 }
 
 interface Event {
-  error?: { message: string };
+  error?: { code: string; message: string };
   choices?: { delta?: { content?: string }; finish_reason?: string | null }[];
   market?: { receipt: string };
   usage?: { prompt_tokens: number; completion_tokens: number } | null;

@@ -35,6 +35,8 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
     return tensors;
   };
   const asked = usePrice(model, request, needed, parameters);
+  // With nothing typed, the call that was made last.
+  const shown = typed.trim() || said.length === 0 ? messages : said.at(-1)!.role === "user" ? said : said.slice(0, -1);
   const pays = means(status);
   const running = growing !== undefined;
   const send = async (event: Event) => {
@@ -159,7 +161,7 @@ export function ChatBench({ model, status }: { model: Model; status: Status }): 
       </div>
       <div>
         <PayCard status={status} />
-        <Snippets calls={chatCalls(model, messages, wishes, window.location.origin, pays?.key ? "key" : "voucher")} />
+        <Snippets calls={chatCalls(model, shown, wishes, window.location.origin, pays?.key ? "key" : "voucher")} />
       </div>
     </div>
   );

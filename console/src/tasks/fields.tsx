@@ -10,7 +10,8 @@ import { kindOf, type Given } from "./tasks.ts";
 interface Filling {
   model: Model;
   given: Given;
-  change: (given: Given) => void;
+  /** Of what is given only these change: a file takes a while to read, and more may be typed meanwhile. */
+  change: (part: Partial<Given>) => void;
 }
 
 export function Fields(filling: Filling): JSX.Element {
@@ -53,7 +54,7 @@ function TextField({
         rows={rows}
         spellcheck={!mono}
         value={given.text}
-        onInput={(event) => change({ ...given, text: event.currentTarget.value })}
+        onInput={(event) => change({ text: event.currentTarget.value })}
       />
     </div>
   );
@@ -67,7 +68,7 @@ function QueryField({ given, change }: Filling): JSX.Element {
         id="query"
         value={given.query}
         autocomplete="off"
-        onInput={(event) => change({ ...given, query: event.currentTarget.value })}
+        onInput={(event) => change({ query: event.currentTarget.value })}
       />
     </div>
   );
@@ -112,7 +113,7 @@ function PictureField({ given, change }: Filling): JSX.Element {
   const take = async (file: File) => {
     if (given.image) URL.revokeObjectURL(given.image.url);
     const bytes = new Uint8Array(await file.arrayBuffer());
-    change({ ...given, image: { name: file.name, bytes, url: URL.createObjectURL(file) } });
+    change({ image: { name: file.name, bytes, url: URL.createObjectURL(file) } });
   };
   return (
     <Drop
@@ -142,7 +143,7 @@ function SoundField({ model, given, change }: Filling): JSX.Element {
       const read = await readSound(file, rate);
       if (sound) URL.revokeObjectURL(sound.url);
       setComplaint("");
-      change({ ...given, sound: read });
+      change({ sound: read });
     } catch (error) {
       setComplaint((error as Error).message);
     }

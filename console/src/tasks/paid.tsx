@@ -39,13 +39,16 @@ export function usePrice(model: Model, given: unknown, tensors: () => Tensor[], 
   return found && found.given === given ? found : {};
 }
 
+/** Whether a request may cost less than its price: tokens are counted by who reads them. */
+export const isCeiling = (model: Model): boolean => model.unit === "token";
+
 export function Asked({ model, price: asked, error }: Price & { model: Model }): JSX.Element {
   return (
     <p class="asked" role="status">
       {asked !== undefined ? (
         <>
           Price: <strong>{money(asked)}</strong>
-          {model.unit === "token" && " at most"}
+          {isCeiling(model) && " at most"}
         </>
       ) : (
         <span class={error && !(error instanceof Unready) ? "complaint" : "quiet"}>{error?.message ?? "Asking for the price …"}</span>

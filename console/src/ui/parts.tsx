@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useId, useState } from "preact/hooks";
-import { Refused } from "../api.ts";
+import { Broken, Refused } from "../api.ts";
 import { short } from "../format.ts";
 import { href } from "../route.ts";
 
@@ -22,6 +22,11 @@ export function Failure({ error }: { error: Error }): JSX.Element {
         {error.message} {refused && <code>{refused.code}</code>}
       </p>
       {refused?.problem.remedy && <p>{refused.problem.remedy}</p>}
+      {error instanceof Broken && (
+        <p>
+          <a href={href("receipts", error.requestId)}>Look for its receipt</a>
+        </p>
+      )}
     </div>
   );
 }
