@@ -27,6 +27,8 @@ TEXT_TASKS = ("text-embedding", "text-generation", "text-classification", "text-
 TASKS = ("tensor", *TEXT_TASKS, "image-classification")
 # Options that both sides count tokens by, so that they must be numbers.
 TOKEN_OPTIONS = ("max_tokens", "max_output_tokens", "context_length", "template_tokens")
+# How far honest answers of the model lie apart, relative L2; 0: so far that answers cannot be held against each other.
+AUDIT_TOLERANCE = "audit_tolerance"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -232,4 +234,7 @@ def _options(raw: Mapping[str, Any]) -> dict[str, Any]:
         count = value.get(name, 1)
         if type(count) is not int or not 0 <= count <= 1 << 24:
             raise ManifestError("expected a whole number from 0 to 16777216.", field=f"options.{name}")
+    tolerance = value.get(AUDIT_TOLERANCE, 0)
+    if type(tolerance) not in (int, float) or not 0 <= tolerance <= 1:
+        raise ManifestError("expected a number from 0 to 1.", field=f"options.{AUDIT_TOLERANCE}")
     return value

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from contracts.protocol.errors import ManifestError
-from contracts.protocol.manifest import TASKS, Manifest, TensorSpec
+from contracts.protocol.manifest import AUDIT_TOLERANCE, TASKS, Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPLATE_TOKENS, DEFAULT_TEXT_TOKENS
 from contracts.protocol.pricing import Unit
 from market.sdk import packages
 from market.sdk.onnx_file import OnnxFile, OnnxTensor, read_onnx
+from market.sdk.reproducible import tolerance_by
 
 GENAI = "genai_config.json"
 TOKENIZER = "tokenizer.json"
@@ -122,6 +123,9 @@ def draft(
                 )
         made.task = task or _guess_task(made, graph)
         _DRAFTERS[made.task](made, graph, said)
+        tolerance = tolerance_by(graph.operators)
+        if tolerance is not None:
+            made.option(AUDIT_TOLERANCE, *tolerance)
     made.options |= said
     for name, value in said.items():
         made.guesses = [guess for guess in made.guesses if guess.field != f"options.{name}"]

@@ -44,11 +44,12 @@ class OnnxTensor:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """The outside of a graph, and the files beside it that hold weights."""
+    """The outside of a graph, the operators that it is made of, and the files beside it that hold weights."""
 
     inputs: tuple[OnnxTensor, ...]
     outputs: tuple[OnnxTensor, ...]
     external: frozenset[str]
+    operators: frozenset[str] = frozenset()
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -71,11 +72,13 @@ def _model(view: memoryview) -> OnnxFile:
     graph = next((value for number, value in _fields(view) if number == 7 and isinstance(value, memoryview)), None)
     if graph is None:
         raise ValueError
-    inputs, outputs, weights, external = [], [], set(), set()
+    inputs, outputs, weights, external, operators = [], [], set(), set(), set()
     for number, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
-        if number == 5:
+        if number == 1:
+            operators.add(_operator(value))
+        elif number == 5:
             name, places = _weight(value)
             weights.add(name)
             external |= places
@@ -85,7 +88,12 @@ def _model(view: memoryview) -> OnnxFile:
             outputs.append(_tensor(value))
     if not outputs:
         raise ValueError
-    return OnnxFile(tuple(one for one in inputs if one.name not in weights), tuple(outputs), frozenset(external))
+    given = tuple(one for one in inputs if one.name not in weights)
+    return OnnxFile(given, tuple(outputs), frozenset(external), frozenset(operators))
+
+
+def _operator(view: memoryview) -> str:
+    return next((bytes(text).decode() for key, text in _fields(view) if key == 4 and isinstance(text, memoryview)), "")
 
 
 def _weight(view: memoryview) -> tuple[str, set[str]]:

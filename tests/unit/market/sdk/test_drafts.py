@@ -241,3 +241,18 @@ def test_a_snapshot_of_hugging_faces_cache_is_a_folder_of_links(tmp_path):
     snapshot.mkdir(parents=True)
     (snapshot / "model.onnx").symlink_to("../../blobs/1")
     assert set(packages.hash_files(snapshot)) == {"model.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "tolerance"),
+    [("Relu", None), ("MatMulInteger", 0.25), ("RandomNormal", 0), ("NonMaxSuppression", 0), ("QuantizeLinear", 0.25)],
+)
+def test_a_draft_says_how_far_honest_answers_lie_apart(tmp_path, operator, tolerance):
+    made = onnx.load_model_from_string(graph([("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])]))
+    made.graph.node.extend([helper.make_node("Identity", ["x"], ["z"]), helper.make_node(operator, ["z"], ["y"])])
+    drafted = draft(lay(tmp_path, {"model.onnx": made.SerializeToString()}))
+    assert drafted.options.get("audit_tolerance") == tolerance
+    if tolerance is not None:
+        assert operator in why(drafted, "options.audit_tolerance")
+        said = draft(tmp_path, options={"audit_tolerance": 0.5})
+        assert said.options["audit_tolerance"] == 0.5

@@ -1,0 +1,132 @@
+"""Compares what two workers answered to one input: floats by their relative distance, all else exactly.
+
+Pure. Measured 2026-11 on six real models on CPUs: threads, optimisation levels, batches and versions of onnxruntime
+move a result by 3.1e-5 relative L2 at most; int8 and bf16 substitutes move it by 2.6e-3 at least. The tolerance stands
+between, where the model's manifest names none. Called by `market.inference.audits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.protocol.manifest import AUDIT_TOLERANCE, Manifest
+from contracts.protocol.tensors import Tensor
+
+DEFAULT_TOLERANCE = 1e-3
+# What of floats has half the bits rounds by so much more.
+HALF_FACTOR = 10.0
+# Off the CPU fp32 may be computed in tf32, with ten bits of mantissa.
+ACCELERATOR_TOLERANCE = 1e-2
+CPU = "cpu"
+_HALF = ("FP16", "BF16")
+
+
+class Verdict(StrEnum):
+    """How two answers differ: not at all, in exact values only, or so that no honest worker could."""
+
+    SAME = "same"
+    EXACT = "exact"
+    FAR = "far"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The largest difference of two answers: `error` is relative L2, infinite where there is no such number."""
+
+    verdict: Verdict
+    error: float = 0.0
+    detail: str = ""
+
+    @property
+    def same(self) -> bool:
+        """Whether one model may have given both answers."""
+        return self.verdict is Verdict.SAME
+
+
+def tolerance_of(manifest: Manifest, default: float) -> float | None:
+    """Return the relative L2 distance that honest answers of a model keep to; None if it cannot be audited.
+
+    Text generations draw their tokens, and a model with variants is honestly served in several precisions.
+    """
+    if manifest.task == "text-generation":
+        return None
+    said = manifest.options.get(AUDIT_TOLERANCE)
+    if said is not None:
+        return float(said) or None
+    return None if manifest.options.get("variants") else default
+
+
+def tolerance_between(manifest: Manifest, tolerance: float, providers: tuple[str, str]) -> float:
+    """Return the tolerance for answers made on two kinds of machine; the manifest's own counts for all kinds."""
+    if AUDIT_TOLERANCE in manifest.options or all(provider == CPU for provider in providers):
+        return tolerance
+    return max(tolerance, ACCELERATOR_TOLERANCE)
+
+
+def compare(
+    first: tuple[Sequence[Tensor], Mapping[str, Any]], second: tuple[Sequence[Tensor], Mapping[str, Any]], limit: float
+) -> Difference:
+    """Compare the tensors and parameters of two answers to one request; `limit` is the tolerance for fp32."""
+    (ours, said), (theirs, also_said) = first, second
+    names, others = {one.name: one for one in ours}, {one.name: one for one in theirs}
+    if names.keys() != others.keys():
+        return Difference(Verdict.FAR, inf, f"outputs {sorted(names)} and {sorted(others)}")
+    worst = Difference(Verdict.SAME)
+    if dict(said) != dict(also_said):
+        worst = Difference(Verdict.EXACT, inf, "the parameters differ")
+    for name, one in sorted(names.items()):
+        found = _tensors(one, others[name], limit)
+        if _rank(found) > _rank(worst):
+            worst = found
+    return worst
+
+
+def _rank(found: Difference) -> tuple[int, float]:
+    return list(Verdict).index(found.verdict), found.error
+
+
+def _tensors(one: Tensor, other: Tensor, limit: float) -> Difference:
+    name = one.name
+    if one.datatype != other.datatype or one.shape != other.shape:
+        shown = f"{one.datatype}{list(one.shape)} and {other.datatype}{list(other.shape)}"
+        return Difference(Verdict.FAR, inf, f"{name} is {shown}")
+    if one.datatype not in ("FP16", "BF16", "FP32", "FP64"):
+        if bytes(one.data) == bytes(other.data):
+            return Difference(Verdict.SAME)
+        return Difference(Verdict.EXACT, inf, f"{name}: {one.datatype} values differ")
+    error = relative_distance(_floats(one), _floats(other))
+    if error <= limit * (HALF_FACTOR if one.datatype in _HALF else 1.0):
+        return Difference(Verdict.SAME, error)
+    what = "not the same numbers are finite" if error == inf else f"{error:.2e} apart, relative L2"
+    return Difference(Verdict.FAR, error, f"{name}: {what}")
+
+
+def relative_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the length of the difference over that of the longer array; infinite unless NaN and infinities agree."""
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], other[~np.isfinite(other)], equal_nan=True) or not np.array_equal(
+        finite, np.isfinite(other)
+    ):
+        return inf
+    kept, theirs = one[finite], other[finite]
+    largest = max(np.abs(kept).max(initial=0.0), np.abs(theirs).max(initial=0.0))
+    if largest == 0.0:
+        return 0.0
+    # Scaled first: squares of very large or small numbers would not be finite, or nothing.
+    kept, theirs = kept / largest, theirs / largest
+    return float(np.linalg.norm(kept - theirs) / max(np.linalg.norm(kept), np.linalg.norm(theirs)))
+
+
+def _floats(tensor: Tensor) -> NDArray[np.float64]:
+    array = tensor.to_numpy().ravel()
+    if tensor.datatype == "BF16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float64)
