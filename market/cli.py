@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from market.commands import audit, broker, channel, client, keys, local, money, owner, services, trace
+from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -28,6 +28,7 @@ app.command("mint")(money.mint)
 app.command("earnings")(money.earnings)
 app.command("withdraw")(money.withdraw)
 app.command("audit")(audit.audit)
+app.add_typer(audits.audits_app, name="audits")
 app.add_typer(owner.model_app, name="model")
 app.command("deploy")(owner.deploy)
 

@@ -150,6 +150,13 @@ class ReceiptNotFound(RequestError):
     default_remedy = "Name the request id and the channel that the answer's headers carried."
 
 
+class AuditNotFound(RequestError):
+    """No audit has this number, or nothing is held against this worker."""
+
+    code = "audit-not-found"
+    default_remedy = "`market audits list` shows them."
+
+
 class ChannelNotFound(RequestError):
     """The chain does not show this channel, or not confirmed yet."""
 

@@ -130,6 +130,29 @@ class MarketSettings(BaseSettings):
         300.0, gt=0, le=600, description="Claim x402 channels this often; payers can leave after 900 s."
     )
 
+    audit_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description=(
+            "Share of served requests whose worker is audited by another operator's, paid from the house channel; 0: "
+            "none. Without MARKET_X402_KEYSTORE there are none."
+        ),
+    )
+    audit_new_share: float = Field(
+        0.2, ge=0, le=1, description="The same of a worker's first MARKET_AUDIT_NEW_REQUESTS requests."
+    )
+    audit_new_requests: int = Field(200, ge=0, description="How many requests a worker answers as a new one.")
+    audit_tolerance: float = Field(
+        1e-3,
+        gt=0,
+        le=1,
+        description="Relative L2 distance between honest answers of a model whose manifest names none.",
+    )
+    audit_referees: str = Field(
+        "", description="Workers, by commas, that this operator trusts to judge where two differ; empty: nobody's."
+    )
+
     console: bool = Field(True, description="Serve the web console at /.")
     chain_reads: bool = Field(
         True, description="Pass reads of this market's contracts on to the node, for browsers without a wallet."
@@ -152,6 +175,18 @@ class MarketSettings(BaseSettings):
             except ProtocolError as error:
                 raise ValueError(error.detail) from error
         return value
+
+    @field_validator("audit_referees")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        for item in filter(None, (part.strip() for part in value.split(","))):
+            cls._is_address(item)
+        return value
+
+    def referees(self) -> frozenset[bytes]:
+        """Return the workers of MARKET_AUDIT_REFEREES."""
+        items = (part.strip() for part in self.audit_referees.split(","))
+        return frozenset(address_from_hex(item, field="MARKET_AUDIT_REFEREES") for item in items if item)
 
     def masked_redis_url(self) -> str:
         """Return the Redis URL without its password, for messages."""

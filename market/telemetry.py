@@ -74,6 +74,13 @@ HOUSE_UNITS = Gauge(
 HOUSE_SPARE_UNITS = Gauge(
     "market_x402_house_spare_units", "Atomic token units the house account can still fill it with.", registry=METRICS
 )
+AUDITS = Counter(
+    "market_audits_total",
+    "Requests chosen for an audit, by what came of it.",
+    ["outcome"],
+    registry=METRICS,
+)
+CONVICTED_WORKERS = Gauge("market_convicted_workers", "Workers that audits took out of selection.", registry=METRICS)
 LIVE_WORKERS = Gauge("market_live_workers", "Workers that announce offers now.", registry=METRICS)
 
 

@@ -47,6 +47,12 @@ class ClockOff(StartError):
     code = "worker-clock"
 
 
+class Convicted(StartError):
+    """The gateway convicted this worker of answers that others do not give, and sells none of its offers."""
+
+    code = "worker-convicted"
+
+
 class DiskFull(StartError):
     """A folder of the worker has no room, or cannot be written."""
 

@@ -15,6 +15,7 @@ from contracts.protocol.errors import CodedError
 from contracts.protocol.typed_data import Domain
 from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.chain_window import ChainWindow
+from market.adapters.database.audit_book import DatabaseAuditBook
 from market.adapters.database.key_book import DatabaseKeyBook
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.proofs import DatabaseProofs
@@ -31,8 +32,10 @@ from market.adapters.rates import MemoryRates, RedisRates
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
+from market.bootstrap.audits import build_audit_queue, build_auditor
 from market.bootstrap.services import open_services
 from market.bootstrap.x402 import build_x402
+from market.inference.audit_model import AuditBook
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
 from market.inference.plain import PlainLane
@@ -83,6 +86,7 @@ class GatewayRuntime:
     statistics: DatabaseStatistics
     chain_window: ChainWindow
     capabilities: Capabilities
+    audit_book: AuditBook
     plain: PlainLane | None = None
     x402: X402Desk | None = None
     links: LinkHub | None = None
@@ -165,6 +169,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     linked = LinkDispatcher(hub, papers=linked_papers, relay=relay, **lives)
     dispatcher = LaneRouter(own, linked, hub, relay)
     rates = _rates(settings, gateway)
+    audit_queue = build_audit_queue(settings, offers, paid=x402 is not None)
+    audit_book = DatabaseAuditBook(services.engine, gateway)
     inference = InferenceService(
         key=services.key,
         domain=domain,
@@ -189,11 +195,26 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             hedge_share=settings.hedge_share,
         ),
         rates=rates,
+        audits=audit_queue,
     )
 
     plain = None
     if isinstance(reservations, MemoryReservations):
         plain = PlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
+    background = [hub.run]
+    if x402 is not None:
+        background.append(x402[1].run)
+        if audit_queue is not None:
+            auditor = build_auditor(
+                settings,
+                audit_queue,
+                book=audit_book,
+                offers=offers,
+                inference=inference,
+                plain=plain,
+                voucher=x402[0].house.voucher,
+            )
+            background.append(auditor.run)
 
     def refresh() -> None:
         view.refresh()
@@ -231,7 +252,8 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         x402=None if x402 is None else x402[0],
         links=hub,
         rates=rates,
-        background=(hub.run, *(() if x402 is None else (x402[1].run,))),
+        audit_book=audit_book,
+        background=background,
         on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,

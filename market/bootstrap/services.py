@@ -61,7 +61,7 @@ def open_services(settings: MarketSettings) -> Services:
         ChainUnreachable | WrongNetwork: the node is away, or not the one meant.
         DatabaseUnreachable | RedisUnreachable: the service does not answer.
     """
-    key = _open_key(settings)
+    key = open_key(settings)
     web3, deployment, contracts = _open_chain(settings)
     engine = open_engine(settings.database_url)
     try:
@@ -74,7 +74,12 @@ def open_services(settings: MarketSettings) -> Services:
     return Services(settings, key, web3, deployment, contracts, engine)
 
 
-def _open_key(settings: MarketSettings) -> PrivateKey:
+def open_key(settings: MarketSettings) -> PrivateKey:
+    """Open the gateway's key.
+
+    Raises:
+        ConfigurationError: it is not named, or does not open.
+    """
     if settings.keystore is None:
         raise ConfigurationError(
             "the gateway's key is not named.",

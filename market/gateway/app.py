@@ -20,7 +20,15 @@ from starlette.responses import Response
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest, NoRoute
-from market.gateway import routes_insight, routes_keys, routes_market, routes_oip, routes_refunds, routes_trace
+from market.gateway import (
+    routes_audits,
+    routes_insight,
+    routes_keys,
+    routes_market,
+    routes_oip,
+    routes_refunds,
+    routes_trace,
+)
 from market.gateway.console import console_router
 from market.gateway.infer_http import refuse
 from market.gateway.openai import problems as openai_problems
@@ -73,6 +81,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
     app.include_router(routes_trace.router)
     app.include_router(routes_refunds.router)
     app.include_router(routes_insight.router)
+    app.include_router(routes_audits.router)
     app.include_router(routes_keys.router)
     app.include_router(routes_market.plain)
     app.include_router(routes_x402.router)

@@ -27,6 +27,7 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.RequestIdReused: 409,
     errors.RequestInProgress: 409,
     errors.ReceiptNotFound: 404,
+    errors.AuditNotFound: 404,
     errors.ChannelNotFound: 404,
     errors.UnknownPage: 404,
     errors.InvalidKey: 401,

@@ -29,7 +29,8 @@ class InferenceRequest:
     random one. `max_price` and `min_stake` in atomic units; these, `worker` and `region` restrict the choice; `hedge`
     allows to ask a second worker when the first is late; `key` is
     the API key that the voucher stands for; `payer` who asks, where the channel's payer does not; `trace` the
-    client's `traceparent`; `received_at` unix seconds.
+    client's `traceparent`; `received_at` unix seconds. Without `audited` the answer is not to be audited, being one
+    that an audit asked for; no worker learns of it.
     """
 
     model_ref: str
@@ -48,6 +49,7 @@ class InferenceRequest:
     payer: bytes | None = None
     trace: str | None = None
     received_at: float = field(default_factory=time.time)
+    audited: bool = True
 
     @property
     def limits_workers(self) -> bool:

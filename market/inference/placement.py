@@ -6,7 +6,7 @@ Decides nothing about payment. Raises what a client should hear when no offer fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contracts.protocol.money import split_price
@@ -18,6 +18,9 @@ from market.inference.model import InferenceRequest, PriceTerms
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
 from market.registry.selection import Candidate, Limits, choose, rank
+
+# Of the time that may be waited for a worker, as much as may be waited already where there is room to spare.
+_SPARE = 0.1
 
 
 class Placement:
@@ -81,6 +84,16 @@ class Placement:
         return bool(live) and all(
             self._load.queue_seconds(offer.offer.worker) > self._max_queue_seconds for offer in live
         )
+
+    def spare(self, model_id: bytes, left_out: Callable[[LiveOffer], bool]) -> list[LiveOffer]:
+        """Return who serves a model with next to nothing waiting, but for those that are `left_out`."""
+        return [
+            live
+            for live in self._offers.offers(model_id)
+            if not left_out(live)
+            and self._breakers.lets_through(live.offer.worker, model_id, live.start)
+            and self._load.queue_seconds(live.offer.worker) <= _SPARE * self._max_queue_seconds
+        ]
 
     def _candidate(self, worker: bytes, offer: LiveOffer, model_id: bytes, client: bytes) -> Candidate:
         load = self._load

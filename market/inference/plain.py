@@ -363,6 +363,7 @@ class PlainLane:
         parts = self._parts
         observe("charge", parts.clock() - started, len(batch))
         now = parts.wall_clock()
+        answered: list[Plain] = []
         for plain, charge, outcome in zip(batch, charges, outcomes, strict=True):
             if isinstance(outcome, DuplicateCharge):
                 # Answered meanwhile, by another process: the use case repeats that.
@@ -395,6 +396,14 @@ class PlainLane:
                     plain.listing,
                 ),
             )
+            answered.append(plain)
+        if parts.audits is not None:
+            for plain in answered:
+                assert plain.checked is not None
+                assert plain.job.inputs is not None
+                parts.audits.served(
+                    plain.checked, plain.live, plain.listing, plain.manifest, plain.job.inputs, plain.request
+                )
 
     # --- what goes wrong -----------------------------------------------------------------------------------------
 

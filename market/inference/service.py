@@ -36,6 +36,7 @@ from market.errors import (
 )
 from market.inference.activity import Activity
 from market.inference.attempt import Attempts
+from market.inference.audit_queue import AuditQueue
 from market.inference.breaker import Breakers
 from market.inference.charging import Cashier, Running
 from market.inference.countersign import Countersigner
@@ -96,6 +97,7 @@ class Parts:
     timelines: Timelines
     limits: InferenceLimits
     rates: Rates | None
+    audits: AuditQueue | None
     wall_clock: Callable[[], float]
     clock: Callable[[], float]
 
@@ -131,6 +133,7 @@ class InferenceService:
         papers: PapersDesk,
         limits: InferenceLimits,
         rates: Rates | None = None,
+        audits: AuditQueue | None = None,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -143,6 +146,7 @@ class InferenceService:
         self._dispatcher = dispatcher
         self._limits = limits
         self._rates = rates
+        self._audits = audits
         self._wall_clock = wall_clock
         self._clock = clock
         self.activity = Activity(wall_clock=wall_clock)
@@ -181,6 +185,7 @@ class InferenceService:
             timelines=self.timelines,
             limits=limits,
             rates=rates,
+            audits=audits,
             wall_clock=wall_clock,
             clock=clock,
         )
@@ -371,7 +376,10 @@ class InferenceService:
                 if isinstance(outcome, CheckedResult):
                     # From here the charge owns the reservation, even if the client leaves.
                     held, reservation = reservation, None
-                    return await self._cashier.charge(running, outcome, held, live)
+                    answer = await self._cashier.charge(running, outcome, held, live)
+                    if self._audits is not None:
+                        self._audit(self._audits, running, outcome, live)
+                    return answer
                 failed[live.offer.worker] = outcome
                 if running.feed is not None and running.feed.started:
                     raise outcome
@@ -384,6 +392,13 @@ class InferenceService:
             if reservation is not None:
                 await self._cashier.give_back(reservation)
             raise
+
+    @staticmethod
+    def _audit(audits: AuditQueue, running: Running, checked: CheckedResult, live: LiveOffer) -> None:
+        # Once the answer is on its way.
+        asyncio.get_running_loop().call_soon(
+            audits.served, checked, live, running.listing, running.manifest, running.blob, running.request
+        )
 
     def _second(
         self, running: Running, live: LiveOffer, failed: Mapping[bytes, MarketError]

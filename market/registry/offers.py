@@ -110,6 +110,13 @@ class LiveOffers:
         self._manifests: dict[bytes, Manifest] = {}
         self._genuine: dict[tuple[bytes, bytes], bool] = {}
         self._reported: dict[tuple[bytes, bytes], str] = {}
+        self._barred: frozenset[bytes] = frozenset()
+
+    def bar(self, workers: frozenset[bytes]) -> None:
+        """Sell no offer of these workers from now on, and again those of all others."""
+        if workers != self._barred:
+            self._barred = workers
+            self._rebuild()
 
     async def run(self) -> None:
         """Refresh until cancelled; while the store is away the last view ages out by itself."""
@@ -237,6 +244,8 @@ class LiveOffers:
             return "another-gateway"
         if record is None or not record.active:
             return "worker-not-active"
+        if offer.worker in self._barred:
+            return "convicted"
         if listing is None or not listing.active:
             return "model-not-listed"
         if not listing.min_price <= offer.unit_price <= listing.max_price:

@@ -9,7 +9,7 @@ from market.settings import MarketSettings
 from tests.support.money import CHANNEL_ID, DOMAIN, GATEWAY, World, voucher
 
 
-def runtime_of(world: World, **settings: Any) -> SimpleNamespace:
+def runtime_of(world: World, *, audit_book: Any = None, **settings: Any) -> SimpleNamespace:
     async def nothing() -> None:
         return None
 
@@ -25,13 +25,14 @@ def runtime_of(world: World, **settings: Any) -> SimpleNamespace:
         rates=None,
         ledger=world.ledger,
         reservations=world.reservations,
+        audit_book=audit_book,
         start=nothing,
         close=world.service.close,
     )
 
 
-def app_of(world: World, **settings: Any) -> Any:
-    return create_app(runtime_of(world, **settings))  # type: ignore[arg-type]
+def app_of(world: World, *, audit_book: Any = None, **settings: Any) -> Any:
+    return create_app(runtime_of(world, audit_book=audit_book, **settings))  # type: ignore[arg-type]
 
 
 def payment(amount: int = 10**6) -> dict[str, str]:

@@ -189,6 +189,7 @@ class World:
     timeout: float = 5.0
     exposure_cap: int = 10**9
     rates: object = None
+    audits: object = None
 
     def __post_init__(self) -> None:
         self.registry = FakeRegistry()
@@ -232,18 +233,21 @@ class World:
             papers=self.papers,
             limits=InferenceLimits(fee_ppm=FEE_PPM, timeout_seconds=self.timeout),
             rates=self.rates,  # type: ignore[arg-type]
+            audits=self.audits,  # type: ignore[arg-type]
         )
 
     def open_channel(self, *, deposited: int = 10**9, **changes: object) -> None:
         record = ChannelRecord(CHANNEL_ID, CHANNEL.payer, CHANNEL.signer, CHANNEL.gateway, 0, deposited, 0)
         self.registry.open[CHANNEL_ID] = replace(record, **changes)  # type: ignore[arg-type]
 
-    async def add_worker(self, name: str, *, price: int = 100, **worker: object) -> FakeWorker:
+    async def add_worker(
+        self, name: str, *, price: int = 100, operator: bytes = b"\x0f" * 20, **worker: object
+    ) -> FakeWorker:
         key = PrivateKey(sha256(name.encode()))
         made = FakeWorker(key, price, **worker)  # type: ignore[arg-type]
         self.workers.append(made)
         self.dispatcher.handlers[key.address] = made
-        self.registry.records[key.address] = WorkerRecord(key.address, b"\x0f" * 20, 10**9, True, "", "", "")
+        self.registry.records[key.address] = WorkerRecord(key.address, operator, 10**9, True, "", "", "")
         self.announcements.current.append(self.announcement(made))
         await self.offers.refresh()
         return made

@@ -20,7 +20,7 @@ from contracts.protocol.hexes import checksum
 from contracts.protocol.money import format_amount
 from workers import machine
 from workers import node as nodes
-from workers.errors import ClockOff, DiskFull, GatewayNotReady
+from workers.errors import ClockOff, Convicted, DiskFull, GatewayNotReady
 from workers.settings import WorkerSettings
 
 # Deadlines are half a minute away: of a clock that differs more than this each side sees another deadline.
@@ -131,6 +131,29 @@ def gateway_answer(url: str) -> tuple[dict[str, Any], float | None]:
         return said, None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - middle
     except ValueError:
         return said, None
+
+
+def audits(url: str, worker: bytes) -> str:
+    """Say what the gateway's audits hold for and against this worker.
+
+    Raises:
+        Convicted: two other workers agreed against it.
+        GatewayNotReady: the gateway does not tell.
+    """
+    name = checksum(worker)
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/market/v1/audits/workers", timeout=TIMEOUT_SECONDS).raise_for_status()
+        row = next((row for row in answer.json() if row["worker"] == name), None)
+        passed, number = (0, None) if row is None else (int(row["agreed"]), row["conviction"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise GatewayNotReady(f"{url} does not tell its audits.", field="gateway") from error
+    if number is not None:
+        raise Convicted(
+            f"audit {number} convicted this worker; the gateway sells none of its offers.",
+            remedy=f"See {url.rstrip('/')}/market/v1/audits/{number}; run the listed files unchanged (`worker check`), "
+            "then ask the gateway's operator for a pardon.",
+        )
+    return f"{passed} passed, not convicted"
 
 
 def clock(ahead_of_us: float | None, block_at: int | None) -> str:

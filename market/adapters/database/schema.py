@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from market.adapters.database import tables_chain, tables_keys, tables_ledger, tables_refunds, tables_x402
+from market.adapters.database import (
+    tables_audits,
+    tables_chain,
+    tables_keys,
+    tables_ledger,
+    tables_refunds,
+    tables_x402,
+)
 from market.adapters.database.tables_base import metadata
 
-__all__ = ["metadata", "tables_chain", "tables_keys", "tables_ledger", "tables_refunds", "tables_x402"]
+__all__ = ["metadata", "tables_audits", "tables_chain", "tables_keys", "tables_ledger", "tables_refunds", "tables_x402"]

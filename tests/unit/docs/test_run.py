@@ -17,6 +17,9 @@ MODULE = re.compile(r"`python -m (benchmarks\.\w+)")
 # Commands that stand in a sentence and in no block, with a test that runs each.
 NAMED = {
     "market audit": "integration/commands/test_money_commands.py",
+    "market audits list": "unit/market/gateway/test_audits.py",
+    "market audits pardon": "unit/market/gateway/test_audits.py",
+    "market audits show": "unit/market/gateway/test_audits.py",
     "market channel exit": "integration/commands/test_money_commands.py",
     "market channel refund": "integration/commands/test_money_commands.py",
     "market channel status": "e2e/test_local_network.py",
@@ -52,7 +55,7 @@ def described(text: str) -> list[str]:
     """Return the commands of our programs that a text names, without their arguments."""
     found = []
     for words in (line.split() for line in text.splitlines()):
-        groups = {"market": ("channel", "keys", "model", "receipts", "wallet"), "worker": ()}
+        groups = {"market": ("audits", "channel", "keys", "model", "receipts", "wallet"), "worker": ()}
         names = words[: 3 if words[1] in groups[words[0]] else 2]
         found += [" ".join((*names[:-1], last)) for last in names[-1].split("|")]
     return found
