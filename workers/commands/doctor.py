@@ -79,8 +79,7 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
     for path in (settings.keystore, settings.keystore_password_file):
         if path is not None and path.is_file():
             checks.add("key file", lambda path=path: findings.key_file(path))  # type: ignore[misc]
-    checks.add("gateway", gateway)
-    if settings.gateway_url is not None and sides:
+    if checks.add("gateway", gateway) and settings.gateway_url is not None and sides:
         url, worker = settings.gateway_url, sides[0].key.address
         checks.add("audits", lambda: findings.audits(url, worker))
     checks.add("clock", lambda: findings.clock(ahead[0], nodes.chain_time(sides[0]) if sides else None))
