@@ -33,9 +33,10 @@ def open_engine(url: str) -> Engine:
         if url.startswith(prefix):
             url = "postgresql+psycopg://" + url.removeprefix(prefix)
     is_sqlite = url.startswith("sqlite")
-    options: dict[str, Any] = {"connect_args": {"cached_statements": STATEMENTS_KEPT}} if is_sqlite else {}
+    # Of a server whose databases name no encoding (SQL_ASCII), texts would come as bytes.
+    settings: dict[str, Any] = {"cached_statements": STATEMENTS_KEPT} if is_sqlite else {"client_encoding": "utf8"}
     try:
-        engine = sa.create_engine(url, pool_pre_ping=not is_sqlite, **options)
+        engine = sa.create_engine(url, pool_pre_ping=not is_sqlite, connect_args=settings)
     except (SQLAlchemyError, ImportError) as error:
         raise DatabaseUnreachable("The database URL is not understood.", field="MARKET_DATABASE_URL") from error
     if engine.dialect.name == "sqlite":

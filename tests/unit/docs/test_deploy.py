@@ -144,6 +144,16 @@ def test_secrets_and_files_of_the_compose_file_are_there_or_asked_for():
         assert f"`{name}`" in said, name
 
 
+def test_a_new_volume_is_its_users_own():
+    """A volume is made as the image has its folder, else for root alone."""
+    compose = yaml.safe_load((DEPLOY / "container" / "compose.yml").read_text())
+    ours = [one for one in compose["services"].values() if str(one.get("image")).startswith("inference-market")]
+    named = {mount.split(":")[1] for one in ours for mount in one.get("volumes", ()) if mount[0] not in "./"}
+    assert named == {"/var/lib/worker"}
+    for path in (DEPLOY / "container").glob("Dockerfile*"):
+        assert "install --directory --owner market /var/lib/worker" in path.read_text(), path.name
+
+
 @pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.name)
 def test_systemd_takes_the_units(unit, tmp_path):
     """As they stand, but for the programs, which it looks for."""
