@@ -14,7 +14,7 @@ import structlog
 
 from contracts.bindings.deploy import Contracts, bind
 from contracts.bindings.dispute_manager import DisputeManager
-from contracts.bindings.errors import ChainError
+from contracts.bindings.errors import ChainError, DeploymentError
 from contracts.bindings.keystore import KeystoreError, load_keystore
 from contracts.bindings.model_registry import ModelState
 from contracts.bindings.rpc import ask, connect
@@ -96,7 +96,9 @@ def open_chain(settings: WorkerSettings) -> ChainSide:
         web3 = connect(settings.rpc_url, settings.chain_id)
         deployment = load_deployment(settings.chain_id, settings.deployment)
         contracts = bind(web3, deployment)
-    except (ChainError, NoDeployment) as error:
+    except (DeploymentError, NoDeployment) as error:
+        raise ChainNotReady(error.detail, field="WORKER_DEPLOYMENT", remedy=error.remedy) from error
+    except ChainError as error:
         raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
     return ChainSide(key, contracts, Domain(deployment.chain_id, deployment.escrow), deployment.disputes)
 

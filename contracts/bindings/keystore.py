@@ -32,19 +32,33 @@ def load_keystore(path: Path, password_file: Path | None) -> PrivateKey:
     """
     try:
         document = json.loads(path.read_text())
+    except OSError as error:
+        raise KeystoreError(
+            f"cannot read {path}: {error.strerror}.", field="keystore", remedy="Name a keystore file that is there."
+        ) from error
+    except ValueError as error:
+        raise KeystoreError(
+            f"{path} is not a keystore file.", field="keystore", remedy="`market wallet new` makes one."
+        ) from error
+    try:
         password = b"" if password_file is None else password_file.read_bytes().split(b"\n", 1)[0]
     except OSError as error:
-        raise KeystoreError(f"cannot read {error.filename}: {error.strerror}.", field="keystore") from error
-    except ValueError as error:
-        raise KeystoreError(f"{path} is not a keystore file.", field="keystore") from error
+        raise KeystoreError(
+            f"cannot read {password_file}: {error.strerror}.",
+            field="password-file",
+            remedy="Name the file whose first line is the password.",
+        ) from error
     from eth_keyfile.keyfile import decode_keyfile_json  # takes a second to import
 
     try:
         return PrivateKey.from_bytes(bytes(decode_keyfile_json(document, password)))
     except Exception as error:  # eth_keyfile raises ValueError, KeyError and TypeError for one and the same thing
-        raise KeystoreError(
-            f"{path} does not open.", field="keystore", remedy="Check the file and the first line of the password file."
-        ) from error
+        remedy = (
+            "Name the file with its password."
+            if password_file is None
+            else f"Check it and the first line of {password_file}."
+        )
+        raise KeystoreError(f"{path} does not open.", field="keystore", remedy=remedy) from error
 
 
 def save_keystore(path: Path, key: PrivateKey, password: bytes, *, light: bool = False) -> None:
@@ -67,8 +81,8 @@ def save_keystore(path: Path, key: PrivateKey, password: bytes, *, light: bool =
     write_secret(path, json.dumps(document).encode())
 
 
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file with mode 0600.
+def write_secret(path: Path, content: bytes, *, field: str = "keystore") -> None:
+    """Write a new file with mode 0600; `field` is what asked for it.
 
     Raises:
         KeystoreError: the file exists or cannot be written.
@@ -78,7 +92,9 @@ def write_secret(path: Path, content: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as sink:
             sink.write(content)
-    except FileExistsError as error:
-        raise KeystoreError(f"{path} exists already.", field="keystore", remedy="Name another file.") from error
     except OSError as error:
-        raise KeystoreError(f"cannot write {path}: {error.strerror}.", field="keystore") from error
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
+            raise KeystoreError(f"{path} exists already.", field=field, remedy="Name another file.") from error
+        raise KeystoreError(
+            f"cannot write {path}: {error.strerror}.", field=field, remedy="Name a file that can be written."
+        ) from error

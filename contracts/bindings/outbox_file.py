@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,13 @@ class FileOutbox:
             yield
 
     def _unusable(self, error: Exception) -> OutboxUnreadable:
-        return OutboxUnreadable(
-            f"{self.path} cannot be used: {error}.",
-            field="outbox",
-            remedy="It names transactions that may have been sent: look at the account's history before you remove it.",
-        )
+        remedy = "Name a data folder that can be written to."
+        with suppress(OSError):
+            if self.path.exists():
+                remedy = (
+                    "It names transactions that may have been sent: look at the account's history before you remove it."
+                )
+        return OutboxUnreadable(f"{self.path} cannot be used: {error}.", field="outbox", remedy=remedy)
 
 
 def _name(account: bytes, purpose: str) -> str:

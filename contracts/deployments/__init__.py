@@ -74,7 +74,12 @@ def load(chain_id: int, path: Path | None = None) -> Deployment:
             },
         )
     except (ValueError, KeyError, TypeError, AttributeError, ProtocolError) as error:
-        raise NoDeployment(f"the deployment file is malformed: {error}.", field="deployment") from error
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise NoDeployment(
+            f"the deployment file is malformed: {said}.",
+            field="deployment",
+            remedy="Name one that `market deploy` wrote.",
+        ) from error
     if found.chain_id != chain_id:
         raise NoDeployment(
             f"the deployment is for chain {found.chain_id}, not {chain_id}.",

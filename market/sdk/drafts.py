@@ -104,7 +104,7 @@ def draft(
         ManifestError: there is no model, or several; or it does not fit the task.
     """
     if not folder.is_dir():
-        raise ManifestError(f"{folder} is not a folder.", field="package")
+        raise ManifestError(f"{folder} is not a folder.", field="package", remedy="Name a folder that is there.")
     if task is not None and task not in TASKS:
         raise ManifestError(f"{task!r} is not one of {', '.join(TASKS)}.", field="task")
     made = Draft(folder)

@@ -27,7 +27,7 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
         ManifestError: the folder is missing or empty, a name is not a plain relative path, or a link leads out.
     """
     if not folder.is_dir():
-        raise ManifestError(f"{folder} is not a folder.", field="package")
+        raise ManifestError(f"{folder} is not a folder.", field="package", remedy="Name a folder that is there.")
     found = {}
     homes = homes_of(folder)
     for path in sorted(folder.rglob("*")):
