@@ -63,6 +63,10 @@ class Abi:
         names = [given["name"] for given in entry["inputs"]]
         return entry["name"], dict(zip(names, _decode(entry["inputs"], data[4:]), strict=True))
 
+    def topic(self, event: str) -> bytes:
+        """Return the first topic of an event's logs."""
+        return next(digest for digest, entry in self._events.items() if entry["name"] == event)
+
     def decode_log(self, topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, Any]] | None:
         """Decode a log as (event name, arguments by name); None if it is no event of the contract."""
         event = self._events.get(topics[0]) if topics else None

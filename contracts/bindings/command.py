@@ -81,30 +81,52 @@ def outbox_of(folder: Path, chain_id: int, escrow: bytes) -> FileOutbox:
     return FileOutbox(folder / f"{chain_id}-{escrow.hex()[:8]}.json")
 
 
-def act(sender: Transactor, what: str, to: bytes, data: bytes) -> Mined:
+def act(sender: Transactor, what: str, to: bytes, data: bytes, *, leads_to: str | None = None) -> Mined:
     """Send what a command says, or take up what the same command sent before it was cut short.
+
+    `leads_to` is what the command sends afterwards: an earlier one of that kind stops it as well, before this is sent.
 
     Raises:
         EarlierCommand: a command of the same kind with other contents was cut short, and is mined now.
         ChainError: see `Transactor.run`.
     """
-    purpose = f"{what}:{keccak256(to + data).hex()[:16]}"
+    purpose = _purpose(what, to, data)
     for earlier in sender.resume():
         if earlier != purpose:
-            _finish(sender, earlier, what)
+            _finish(sender, earlier, (what, leads_to))
     mined = sender.run(purpose, to, data)
     sender.forget(purpose)
     return mined
 
 
-def _finish(sender: Transactor, purpose: str, what: str) -> None:
+def finish_earlier(sender: Transactor) -> None:
+    """Bring to its end what earlier commands of the account left.
+
+    Raises:
+        ChainError: it is in no block yet.
+    """
+    for earlier in sender.resume():
+        _finish(sender, earlier, ())
+
+
+def begun(sender: Transactor, what: str, to: bytes, data: bytes) -> bool:
+    """Tell whether the same command was cut short after it had signed this: what came before it was sent already."""
+    return sender.holds(_purpose(what, to, data))
+
+
+def _purpose(what: str, to: bytes, data: bytes) -> str:
+    return f"{what}:{keccak256(to + data).hex()[:16]}"
+
+
+def _finish(sender: Transactor, purpose: str, kinds: Sequence[str | None]) -> None:
     try:
         mined = sender.wait(purpose)
     except TransactionReverted:
         sender.forget(purpose)
         return
     sender.forget(purpose)
-    if purpose.partition(":")[0] == what:
+    what = purpose.partition(":")[0]
+    if what in kinds:
         raise EarlierCommand(
             f"an earlier {what!r} was cut short and is now in block {mined.block_number}, as {hex0x(mined.tx_hash)}; "
             "nothing else was sent.",

@@ -2,7 +2,7 @@
 
 ChainError
 ├── NodeUnreachable        the RPC node does not answer: wait, or name another
-├── WrongChain             the node serves another network than expected
+├── WrongChain             node, contracts and gateway are not of one network
 ├── DeploymentError        no or wrong contract addresses
 ├── NotEnoughGasMoney      the sending account cannot pay for gas
 └── TransactionReverted    a contract refused; `error` and `args` are its custom error, decoded
@@ -43,7 +43,7 @@ class NodeUnreachable(ChainError):
 
 
 class WrongChain(ChainError):
-    """The node serves another chain id."""
+    """The node serves another chain id, or the gateway works on another chain or with other contracts."""
 
     code = "wrong-chain"
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eth_abi.exceptions import DecodingError
 
 from contracts.bindings.contract import Binding
+from contracts.bindings.errors import NodeUnreachable
+from contracts.bindings.rpc import named
+from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.signing import to_compact
 from contracts.protocol.typed_data import Channel, CreditNote, Receipt
+
+LEAST_SPAN = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,33 @@ class Escrow(Binding):
     def channel(self, channel_id: bytes, *, block: int | None = None) -> ChannelState:
         """Return a channel's state; zeros if it was never funded."""
         return ChannelState(*self.read("channels", channel_id, block=block))
+
+    def channels_of(self, payer: bytes, first: int, last: int) -> list[Channel]:
+        """Return the channels that blocks `first` to `last` funded for a payer, each once and the oldest first.
+
+        A node that refuses so many blocks at once is asked for fewer, down to 1,000.
+        """
+        topics = [hex0x(self.abi.topic("ChannelFunded")), None, hex0x(payer.rjust(32, b"\0"))]
+        found: dict[Channel, None] = {}
+        at, span = first, max(1, last - first + 1)
+        while at <= last:
+            until = min(last, at + span - 1)
+            query: Any = {"address": checksum(self.address), "topics": topics, "fromBlock": at, "toBlock": until}
+            try:
+                with named():
+                    logs = self.web3.eth.get_logs(query)
+            except NodeUnreachable:
+                if span <= LEAST_SPAN:
+                    raise
+                span = max(LEAST_SPAN, span // 2)
+                continue
+            for log in logs:
+                decoded = self.decode_log([bytes(topic) for topic in log["topics"]], bytes(log["data"]))
+                if decoded is not None:
+                    told = decoded[1]
+                    found[Channel(told["payer"], told["signer"], told["gateway"], told["salt"])] = None
+            at = until + 1
+        return list(found)
 
     def last_epoch(self, gateway: bytes, *, block: int | None = None) -> int:
         """Return the number of the gateway's newest batch, 0 before the first."""

@@ -217,6 +217,10 @@ class Transactor:
                 self._broadcast(outgoing)
             return None
 
+    def holds(self, purpose: str) -> bool:
+        """Tell whether this purpose was signed and not forgotten since."""
+        return self._outbox.get(self.address, purpose) is not None
+
     def recall(self, purpose: str) -> None:
         """Take up a confirmed transaction that a reorganisation took off the chain: the same bytes go out again."""
         with self._lock:

@@ -14,6 +14,7 @@ from contracts.protocol.errors import InvalidAmount
 TOKEN_DECIMALS = 6
 ATOMIC_PER_TOKEN = 10**TOKEN_DECIMALS
 PPM = 1_000_000
+MAX_ROYALTY_PPM = 500_000  # ModelRegistry takes no more
 MAX_UINT128 = 2**128 - 1
 
 _DECIMAL = re.compile(r"\d{1,30}(?:\.\d{1,30})?", re.ASCII)
@@ -59,6 +60,38 @@ def parse_money(text: str, *, field: str = "amount") -> int:
             raise InvalidAmount(f"{text!r} is no number of units.", field=field, remedy="Write for example 250000u.")
         return check_amount(int(digits), field=field)
     return parse_amount(text, field=field)
+
+
+def parse_payment(text: str, *, field: str = "amount") -> int:
+    """Read an amount that is to be moved, as `parse_money` does.
+
+    Raises:
+        InvalidAmount: none, or 0.
+    """
+    units = parse_money(text, field=field)
+    if units == 0:
+        raise InvalidAmount("0 moves nothing.", field=field, remedy="Name an amount above 0.")
+    return units
+
+
+def check_terms(low: int, high: int, royalty_ppm: int) -> None:
+    """Refuse a listing's terms that the registry would refuse, before anything is made for them.
+
+    Raises:
+        InvalidAmount: the bounds cross, or the royalty is outside 0 to half the price.
+    """
+    if low > high:
+        raise InvalidAmount(
+            f"the least price, {format_amount(low)}, is above the highest, {format_amount(high)}.",
+            field="min-price",
+            remedy="Name a least price that is not above the highest.",
+        )
+    if not 0 <= royalty_ppm <= MAX_ROYALTY_PPM:
+        raise InvalidAmount(
+            f"a royalty of {royalty_ppm} millionths cannot be listed.",
+            field="royalty-ppm",
+            remedy=f"Name 0 to {MAX_ROYALTY_PPM} millionths of the price.",
+        )
 
 
 def both(units: int) -> str:

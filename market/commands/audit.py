@@ -32,9 +32,8 @@ def audit(
     Every batch is read whole and must rebuild its root on chain. With --proof, anybody can check a shortfall.
     """
     payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
-    chain = profile.chain()
     with profile.market() as market:
-        gateway = address_from_hex(market.status()["gateway"], field="gateway")
+        chain, gateway = profile.chain_of(market)
         found = add_up(chain, leaves_of(market), gateway, payee)
     if proof is not None:
         _write(proof, found)
@@ -56,4 +55,5 @@ def _write(path: Path, found: Audit) -> None:
     try:
         path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}.", field="proof") from error
+        remedy = "Name a file in a folder that is there."
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}.", field="proof", remedy=remedy) from error

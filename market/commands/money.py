@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from contracts.bindings.keystore import KeystoreError, write_secret
+from contracts.protocol.errors import InvalidAmount
 from contracts.protocol.hexes import address_from_hex, checksum
-from contracts.protocol.money import both, parse_money
+from contracts.protocol.money import both, parse_payment
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
@@ -35,11 +36,15 @@ def wallet_new(
             raise KeystoreError(f"{keystore} exists already.", field="keystore", remedy="Name another file.")
         drawn = not password_file.exists()
         if drawn:
-            write_secret(password_file, secrets.token_urlsafe(32).encode() + b"\n")
+            write_secret(password_file, secrets.token_urlsafe(32).encode() + b"\n", field="password-file")
         try:
             password = password_file.read_bytes().split(b"\n", 1)[0]
         except OSError as error:
-            raise KeystoreError(f"cannot read {password_file}: {error.strerror}.", field="password-file") from error
+            raise KeystoreError(
+                f"cannot read {password_file}: {error.strerror}.",
+                field="password-file",
+                remedy="Name the file whose first line is the password.",
+            ) from error
         if not password:
             raise KeystoreError(
                 f"{password_file} is empty.", field="password-file", remedy="Write a password in its first line."
@@ -78,7 +83,7 @@ def mint(
     as_json: bool,
 ) -> None:
     """Make test dollars, on networks whose token is the worthless TestUSD."""
-    units = parse_money(amount)
+    units = parse_payment(amount)
     wallet = profile.wallet()
     receiver = wallet.address if to is None else address_from_hex(to, field="to")
     chain = profile.chain(dry_run=dry_run)
@@ -110,9 +115,8 @@ def earnings(
     """
     payee = profile.wallet(role).address if address is None else address_from_hex(address, field="address")
     with profile.market() as market:
-        gateway = address_from_hex(market.status()["gateway"], field="gateway")
+        chain, gateway = profile.chain_of(market)
         earned = int(market.get(f"/market/v1/payees/{checksum(payee)}")["earned"])
-    chain = profile.chain()
     credited, withdrawn = chain.payee(gateway, payee)
     amounts = {
         "earned": earned,
@@ -138,15 +142,23 @@ def withdraw(
     as_json: bool,
 ) -> None:
     """Draw what settlements credited to the acting key, an operator's or an owner's, and its arrears first."""
+    asked = None if amount is None else parse_payment(amount)
     wallet = profile.wallet(role)
     if gateway is None:
         with profile.market() as market:
-            gateway = market.status()["gateway"]
-    source = address_from_hex(gateway, field="gateway")
-    chain = profile.chain(dry_run=dry_run)
+            chain, source = profile.chain_of(market, dry_run=dry_run)
+    else:
+        source = address_from_hex(gateway, field="gateway")
+        chain = profile.chain(dry_run=dry_run)
     arrears = chain.collect_arrears(wallet, source)
     credited, withdrawn = chain.payee(source, wallet.address)
-    units = credited - withdrawn if amount is None else parse_money(amount)
+    units = credited - withdrawn if asked is None else asked
+    if units == 0 and not chain.planned:
+        raise InvalidAmount(
+            f"{checksum(source)} has credited {wallet.checksum_address} nothing that is not withdrawn yet.",
+            field="amount",
+            remedy="`market earnings` shows what is settled and what still waits.",
+        )
     chain.withdraw(wallet, source, units)
     tokens = chain.balance(wallet.address)
     data = {"payee": wallet.checksum_address, "withdrawn": str(units), "arrears": str(arrears), "tokens": str(tokens)}

@@ -10,7 +10,7 @@ import typer
 
 from contracts.deployments.networks import network as known_network
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
-from contracts.protocol.money import both, parse_money
+from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish, show_plan
 from market.commands.model_package import model_check, model_init, unit_named
@@ -120,6 +120,7 @@ def model_update(
     high = known.max_price if max_price is None else parse_money(max_price, field="max-price")
     royalty = known.royalty_ppm if royalty_ppm is None else royalty_ppm
     address = known.uri if uri is None else uri
+    check_terms(low, high, royalty)
     chain.update_model(
         profile.wallet("owner"), model_id, min_price=low, max_price=high, royalty_ppm=royalty, uri=address
     )

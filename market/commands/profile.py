@@ -15,6 +15,7 @@ from market.devnet.network_file import NetworkFile
 from market.errors import ConfigurationError
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
+from market.sdk.status import domain_of, gateway_of
 from market.sdk.wallet import Wallet
 from market.settings import DEFAULT_DATA_DIR
 
@@ -112,9 +113,24 @@ class Profile:
         """
         if self.keystore is not None:
             return Wallet.load(self.keystore, self.password_file)
-        if self.network is None or role not in self.network.keystores:
+        if self.network is None:
             raise _missing("keystore", "key", "Give --keystore and --password-file; `market wallet new` makes one.")
+        if role not in self.network.keystores:
+            known = ", ".join(self.network.keystores)
+            raise ConfigurationError(f"no account is called {role!r}.", field="role", remedy=f"Use one of {known}.")
         return Wallet.load(Path(self.network.keystores[role]), Path(self.network.password_file))
+
+    def chain_of(self, market: Market, *, dry_run: bool = False) -> tuple[Chain, bytes]:
+        """Connect to the chain, and return it with the gateway's address once both work on the same contracts.
+
+        Raises:
+            WrongChain: the gateway works elsewhere; what were sent here would be of no use there.
+        """
+        status = market.status()
+        gateway, theirs = gateway_of(status), domain_of(status)
+        chain = self.chain(dry_run=dry_run)
+        chain.check_domain(theirs)
+        return chain, gateway
 
     def papers(self) -> PaperStore:
         """Open the client's papers in the data folder."""

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import FILENAME
-from contracts.protocol.money import both, parse_money
+from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.model_package import CHECK_SECONDS, Guessing, ask_worker, draft_package, problems_of
@@ -71,12 +71,15 @@ def model_publish(
         raise ConfigurationError("--int8 and --int4 exclude each other.", field="int4")
     precision = _PRECISIONS[int4] if int8 or int4 else None
     low, high = parse_money(min_price, field="min-price"), parse_money(max_price, field="max-price")
+    check_terms(low, high, royalty_ppm)
     called = path.resolve().stem if path.is_file() else path.resolve().name
     listed = slug(called) if name is None else name
     said: dict[str, Any] = {}
     converted: dict[str, Any] = {}
     target = into
     checkpoint = is_checkpoint(path)
+    # Hours of converting must not end at a wrong password.
+    opened = (profile.wallet("owner"), profile.chain(dry_run=dry_run)) if checkpoint else None
     with _steps(3 + (precision is not None) + checkpoint) as step, ExitStack() as stack:
         guessing = Guessing(task, entry, tuple(option or ()), unit, max_batch, license_name)
         if checkpoint:
@@ -92,8 +95,7 @@ def model_publish(
                 into = Path(scratch) / called
         step("packing")
         folder, guesses = _packed(path, into, guessing)
-        wallet = profile.wallet("owner")
-        chain = profile.chain(dry_run=dry_run)
+        wallet, chain = opened or (profile.wallet("owner"), profile.chain(dry_run=dry_run))
         if precision is not None and target is not None:
             step(f"quantising to {precision}")
             folder, said = target, _quantised(folder, target, precision, sample, most_difference)

@@ -197,8 +197,8 @@ class AsyncMarket:
                 come, loop = asyncio.Event(), asyncio.get_running_loop()
                 effect.on(lambda: loop.call_soon_threadsafe(come.set))
                 await come.wait()
-            case Deposit(channel, amount):
-                await asyncio.to_thread(deposit, self._chain, self.wallet, channel, amount)
+            case Deposit():
+                await asyncio.to_thread(deposit, self._chain, self.wallet, effect)
         return None
 
     async def _send(self, send: Send) -> Reply:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from web3 import Web3
 
-from contracts.bindings.command import Planned, act, outbox_of, plan
+from contracts.bindings.command import EarlierCommand, Planned, act, begun, finish_earlier, outbox_of, plan
 from contracts.bindings.deploy import Contracts, Terms, bind, deploy, plan_deployment, require_code
+from contracts.bindings.errors import WrongChain
 from contracts.bindings.escrow import ChannelState
 from contracts.bindings.model_registry import ModelState
 from contracts.bindings.outbox_file import FileOutbox
@@ -24,9 +25,11 @@ from contracts.deployments import Deployment
 from contracts.deployments import load as load_deployment
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
+from contracts.protocol.money import both
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Refund, WorkerConsent
 from market.sdk.errors import NotEnoughTokens
+from market.sdk.papers import PaperStore
 from market.sdk.verify import ListedModel, RegisteredWorker
 from market.sdk.wallet import Wallet
 
@@ -144,6 +147,12 @@ class Chain:
         """Return a channel's money and its exit, atomic units and unix seconds."""
         return self._bound.escrow.channel(channel_id)
 
+    def channels_of(self, payer: bytes) -> list[Channel]:
+        """Return all channels that were ever funded for a payer, the oldest first, as the escrow's events tell."""
+        with named():
+            newest = int(self._web3.eth.block_number)
+        return self._bound.escrow.channels_of(payer, self.deployment.block, newest)
+
     def payee(self, gateway: bytes, payee: bytes) -> tuple[int, int]:
         """Return what a payee was credited by a gateway and has withdrawn, atomic units."""
         return self._bound.escrow.credits(gateway, payee)
@@ -194,21 +203,66 @@ class Chain:
 
     # --- sending ----------------------------------------------------------------------------------------------
 
-    def open_channel(self, wallet: Wallet, gateway: bytes, amount: int) -> Channel:
+    def open_channel(self, wallet: Wallet, gateway: bytes, amount: int, *, papers: PaperStore | None = None) -> Channel:
         """Open a new channel to a gateway with a deposit of `amount` atomic units.
+
+        With `papers` the channel is remembered before the deposit is sent, so that one which is cut short is not lost:
+        called again it goes on there.
 
         Raises:
             NotEnoughTokens: the wallet holds less.
+            EarlierCommand: one that was cut short opened a channel with another amount; it is kept now.
             ChainError: a transaction failed.
         """
         channel = wallet.new_channel(gateway)
-        self.deposit(wallet, channel, amount)
+        if papers is None:
+            self.deposit(wallet, channel, amount)
+            return channel
+        channel = papers.opening(channel, self._domain)
+        channel_id = channel.digest(self._domain)
+        held = self.channel_state(channel_id).deposited
+        sender, escrow, data = self._sender(wallet), self.deployment.escrow, self._bound.escrow.deposit(channel, amount)
+        if held == 0 or begun(sender, "deposit", escrow, data):
+            try:
+                self.deposit(wallet, channel, amount)
+                held = amount
+            except EarlierCommand:
+                held = self.channel_state(channel_id).deposited
+                if held == 0:
+                    raise
+        else:
+            finish_earlier(sender)
+        papers.keep_channel(channel, self._domain)
+        if held != amount:
+            raise EarlierCommand(
+                f"an earlier command was cut short; it opened the channel {hex0x(channel_id)} with {both(held)}, which "
+                "is kept now, and nothing else was sent.",
+                field="command",
+                remedy="If you want another channel besides, give the command again.",
+            )
         return channel
+
+    def check_domain(self, domain: Domain) -> None:
+        """Check that a gateway or a channel is of this chain and escrow, before money goes there.
+
+        Raises:
+            WrongChain: it is not.
+        """
+        here = self._domain
+        if domain != here:
+            raise WrongChain(
+                f"the gateway works on chain {domain.chain_id} with the escrow {checksum(domain.escrow)}; "
+                f"here are chain {here.chain_id} and {checksum(here.escrow)}.",
+                field="rpc_url",
+                remedy="Name a node of the gateway's chain and the gateway's contracts, or another gateway.",
+            )
 
     def deposit(self, wallet: Wallet, channel: Channel, amount: int) -> Mined:
         """Deposit `amount` atomic units into a channel."""
-        self._allow(wallet, self.deployment.escrow, amount)
-        return self._send(wallet, "deposit", self.deployment.escrow, self._bound.escrow.deposit(channel, amount))
+        escrow, data = self.deployment.escrow, self._bound.escrow.deposit(channel, amount)
+        if self._dry_run or not begun(self._sender(wallet), "deposit", escrow, data):
+            self._allow(wallet, escrow, amount, "deposit")
+        return self._send(wallet, "deposit", escrow, data)
 
     def initiate_exit(self, wallet: Wallet, channel: Channel, amount: int) -> Mined:
         """Start to take `amount` atomic units out of a channel; they can be drawn after the escrow's delay."""
@@ -290,25 +344,33 @@ class Chain:
         self, wallet: Wallet, worker: PrivateKey, *, stake: int, region: str, hardware: str, endpoint: str
     ) -> Mined:
         """Stake `stake` atomic units for a worker key and register it; the wallet becomes its operator."""
-        self._allow(wallet, self.deployment.worker_registry, stake)
+        self._allow(wallet, self.deployment.worker_registry, stake, "register")
         deadline = int(time.time()) + _CONSENT_SECONDS
         consent = worker.sign_digest(WorkerConsent(wallet.address, worker.address, deadline).digest(self._domain))
         data = self._bound.workers.register(worker.address, stake, region, hardware, endpoint, deadline, consent)
         return self._send(wallet, "register", self.deployment.worker_registry, data)
 
-    def _allow(self, wallet: Wallet, spender: bytes, amount: int) -> None:
+    def _allow(self, wallet: Wallet, spender: bytes, amount: int, leads_to: str) -> None:
         held = self.balance(wallet.address)
         if held < amount:
             raise NotEnoughTokens(wallet.address, held, amount)
         if self._bound.token.allowance(wallet.address, spender) < amount:
-            self._send(wallet, "approve", self.deployment.token, self._bound.token.approve(spender, amount))
+            data = self._bound.token.approve(spender, amount)
+            self._send(wallet, "approve", self.deployment.token, data, leads_to=leads_to)
 
-    def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes) -> Mined:
+    def _send(self, wallet: Wallet, what: str, to: bytes, data: bytes, *, leads_to: str | None = None) -> Mined:
         if self._dry_run:
             planned = plan(self._web3, wallet.address, what, to, data, above=self.planned)
             self.planned.append(planned)
             # Stands for a transaction that does not exist.
             return Mined(bytes(32), 0, bytes(32), planned.gas or 0, ())
+        sender = self._sender(wallet)
+        if self._outbox_dir is not None:
+            return act(sender, what, to, data, leads_to=leads_to)
+        # Without a place to remember, each call is a purpose of its own.
+        return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
+
+    def _sender(self, wallet: Wallet) -> Transactor:
         sender = self._senders.get(wallet.address)
         if sender is None:
             known, folder = self.deployment, self._outbox_dir
@@ -316,7 +378,4 @@ class Chain:
             sender = self._senders[wallet.address] = Transactor(
                 self._web3, wallet.key, outbox=outbox, chain_id=known.chain_id
             )
-        if self._outbox_dir is not None:
-            return act(sender, what, to, data)
-        # Without a place to remember, each call is a purpose of its own.
-        return sender.run(f"{what}:{secrets.token_hex(8)}", to, data)
+        return sender

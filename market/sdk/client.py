@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from contracts.protocol.errors import CodedError, ProtocolError
-from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
+from contracts.protocol.errors import CodedError
+from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.signing import SIGNATURE_BYTES, is_signed_by
 from contracts.protocol.typed_data import Channel, Domain, Refund
 from market.sdk import streams
@@ -339,8 +339,8 @@ class Market:
                 come = threading.Event()
                 effect.on(come.set)
                 come.wait()
-            case Deposit(channel, amount):
-                deposit(self._chain, self.wallet, channel, amount)
+            case Deposit():
+                deposit(self._chain, self.wallet, effect)
         return None
 
     def _send(self, send: Send) -> Reply:
@@ -353,29 +353,21 @@ class Market:
 
 def unreachable(url: str, error: httpx.HTTPError) -> GatewayUnreachable:
     """Return what a failed connection is called."""
-    return GatewayUnreachable(f"{url} does not answer: {error}.", remedy="Check the URL and that the gateway runs.")
+    said = str(error).rstrip(".") or type(error).__name__
+    remedy = "Check the URL and that the gateway runs."
+    return GatewayUnreachable(f"{url} does not answer: {said}.", field="url", remedy=remedy)
 
 
-def deposit(chain: Chain | None, wallet: Wallet | None, channel: Channel, amount: int) -> None:
+def deposit(chain: Chain | None, wallet: Wallet | None, effect: Deposit) -> None:
     """Deposit into a channel.
 
     Raises:
         NoChannel: there is no chain or wallet to do it with.
+        WrongChain: the channel is another chain's or escrow's.
     """
     if chain is None or wallet is None:
         raise NoChannel(
             "a chain is needed to top up.", field="chain", remedy="Give Market(..., chain=Chain.connect(…))."
         )
-    chain.deposit(wallet, channel, amount)
-
-
-def domain_of(status: Mapping[str, Any]) -> Domain:
-    """Return the signing domain that a gateway's status names.
-
-    Raises:
-        GatewayMisbehaved: it names none.
-    """
-    try:
-        return Domain(int(status["chainId"]), address_from_hex(status["escrow"], field="escrow"))
-    except (KeyError, TypeError, ValueError, ProtocolError) as error:
-        raise GatewayMisbehaved("the status names no chain and escrow.", field="status") from error
+    chain.check_domain(effect.domain)
+    chain.deposit(wallet, effect.channel, effect.amount)

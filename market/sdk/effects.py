@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import orjson
 
 from contracts.protocol.errors import Retry
-from contracts.protocol.typed_data import Channel
+from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayRefused
 
 OK = 200
@@ -54,9 +54,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Deposit:
-    """Deposit into the channel and wait until the chain has it."""
+    """Deposit into the channel of a chain's escrow and wait until the chain has it."""
 
     channel: Channel
+    domain: Domain
     amount: int
 
 
@@ -111,7 +112,13 @@ def refusal(reply: Reply) -> GatewayRefused:
         problem = orjson.loads(reply.content)
     except ValueError:
         problem = {}
-    return GatewayRefused(reply.status, plain_problem(problem) if isinstance(problem, dict) else {})
+    if not isinstance(problem, dict) or not problem:
+        problem = {
+            "detail": f"it answered with status {reply.status}, not as a gateway does.",
+            "field": "url",
+            "remedy": "Check that the URL is a gateway's.",
+        }
+    return GatewayRefused(reply.status, plain_problem(problem))
 
 
 def plain_problem(problem: Mapping[str, Any]) -> dict[str, Any]:

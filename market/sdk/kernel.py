@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from contracts.protocol.hexes import address_from_hex, hex0x
+from contracts.protocol.hexes import hex0x
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.effects import OK, Deposit, Pause, Reply, Send, Steps, Turn, asked_price, refusal, worth_repeating
 from market.sdk.errors import (
@@ -37,6 +37,7 @@ from market.sdk.exchange import (
     worker_headers,
 )
 from market.sdk.papers import KeptChannel, PaperStore, SignedReceipt
+from market.sdk.status import domain_of, gateway_of
 from market.sdk.wallet import Wallet
 
 DEFAULT_MAX_PRICE = 100_000
@@ -145,9 +146,9 @@ class Kernel:
     def channel(self) -> Steps[KeptChannel]:
         """Return the channel in use, else the newest one remembered for this wallet and gateway."""
         if self._kept is None:
-            gateway = address_from_hex((yield from self.get("/market/v1/status"))["gateway"], field="gateway")
-            payer = None if self.wallet is None else self.wallet.address
-            known = self.papers.channels(payer=payer, gateway=gateway)
+            status = yield from self.get("/market/v1/status")
+            payer, domain = None if self.wallet is None else self.wallet.address, domain_of(status)
+            known = self.papers.channels(payer=payer, gateway=gateway_of(status), domain=domain)
             if not known:
                 raise NoChannel("no channel to this gateway is known.", remedy="Open one with `market channel open`.")
             self._kept = known[0]
@@ -375,7 +376,7 @@ class Kernel:
             return False
         amount = min(times, allowed) * top_up.amount
         self._topped_up += amount
-        yield Deposit(kept.channel, amount)
+        yield Deposit(kept.channel, kept.domain, amount)
         yield from self.wait_for_channel(kept.channel_id, held + amount, 60.0)
         return amount >= lacks
 

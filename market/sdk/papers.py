@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS receipts (
     number INTEGER PRIMARY KEY AUTOINCREMENT, request_id BLOB NOT NULL, channel_id BLOB NOT NULL,
     receipt BLOB NOT NULL, worker_signature BLOB NOT NULL, gateway_signature BLOB NOT NULL, model TEXT NOT NULL,
     settlement TEXT, kept_at REAL NOT NULL, UNIQUE (channel_id, request_id));
+CREATE TABLE IF NOT EXISTS opening (
+    chain_id INTEGER NOT NULL, escrow BLOB NOT NULL, payer BLOB NOT NULL, gateway BLOB NOT NULL, signer BLOB NOT NULL,
+    salt TEXT NOT NULL, PRIMARY KEY (chain_id, escrow, payer, gateway));
 """
 
 
@@ -159,25 +162,48 @@ class PaperStore:
         """Close the file."""
         self._db.close()
 
-    def keep_channel(self, channel: Channel, domain: Domain) -> None:
+    def opening(self, channel: Channel, domain: Domain) -> Channel:
+        """Remember a channel before its first deposit is sent, and return it.
+
+        Its salt is random: were it forgotten, the deposit could be found by the chain's events alone. So one that an
+        earlier try drew and never came to keep is returned instead, and drawn on.
+        """
+        where = (domain.chain_id, domain.escrow, channel.payer, channel.gateway)
+        self._run("INSERT OR IGNORE INTO opening VALUES (?,?,?,?,?,?)", (*where, channel.signer, str(channel.salt)))
+        ((signer, salt),) = self._run(
+            "SELECT signer, salt FROM opening WHERE chain_id = ? AND escrow = ? AND payer = ? AND gateway = ?", where
+        )
+        return Channel(channel.payer, signer, channel.gateway, int(salt))
+
+    def keep_channel(self, channel: Channel, domain: Domain, *, opened_at: float | None = None) -> None:
         """Remember a channel; keeps what is known if it is remembered already."""
         row = (
             *(channel.digest(domain), domain.chain_id, domain.escrow, channel.payer, channel.signer, channel.gateway),
-            *(str(channel.salt), "0", "0", time.time()),
+            *(str(channel.salt), "0", "0", time.time() if opened_at is None else opened_at),
         )
-        self._run("INSERT OR IGNORE INTO channels VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+        with self._lock, closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("INSERT OR IGNORE INTO channels VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+            cursor.execute(
+                "DELETE FROM opening WHERE chain_id = ? AND escrow = ? AND payer = ? AND gateway = ? AND salt = ?",
+                (domain.chain_id, domain.escrow, channel.payer, channel.gateway, str(channel.salt)),
+            )
+            cursor.execute("COMMIT")
 
-    def channels(self, *, payer: bytes | None = None, gateway: bytes | None = None) -> list[KeptChannel]:
+    def channels(
+        self, *, payer: bytes | None = None, gateway: bytes | None = None, domain: Domain | None = None
+    ) -> list[KeptChannel]:
         """Return remembered channels, the newest first."""
         rows = self._run(
             "SELECT payer, signer, gateway, salt, chain_id, escrow, signed, charged FROM channels"
             " WHERE (?1 IS NULL OR payer = ?1) AND (?2 IS NULL OR gateway = ?2) ORDER BY opened_at DESC",
             (payer, gateway),
         )
-        return [
+        kept = [
             KeptChannel(Channel(row[0], row[1], row[2], int(row[3])), Domain(row[4], row[5]), int(row[6]), int(row[7]))
             for row in rows
         ]
+        return [one for one in kept if domain is None or one.domain == domain]
 
     def signed(self, channel_id: bytes, cumulative: int) -> None:
         """Note the highest voucher, before it is sent."""

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from contracts.bindings.command import Planned, act, outbox_of, plan
+from contracts.bindings.command import Planned, act, begun, outbox_of, plan
 from contracts.bindings.errors import ChainError
 from contracts.bindings.keystore import load_keystore
 from contracts.bindings.transactor import Transactor
 from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.money import both, parse_money
+from contracts.protocol.money import both, parse_money, parse_payment
 from contracts.protocol.typed_data import WorkerConsent
 from workers import node as nodes
 from workers.commands.output import (
@@ -61,24 +61,26 @@ class _Operator:
         deadline = int(time.time()) + CONSENT_SECONDS
         consent = WorkerConsent(self.address, side.key.address, deadline)
         signature = side.key.sign_digest(consent.digest(side.domain))
-        self._allow(registry.address, stake)
+        self._allow(registry.address, stake, "register")
         data = registry.register(side.key.address, stake, region, hardware, endpoint, deadline, signature)
         return self.send("register", registry.address, data)
 
     def add_stake(self, amount: int) -> bytes | None:
         """Add atomic units to the stake."""
         registry = self.side.contracts.workers
-        self._allow(registry.address, amount)
-        return self.send("stake", registry.address, registry.add_stake(self.side.key.address, amount))
+        data = registry.add_stake(self.side.key.address, amount)
+        if not begun(self._sender, "stake", registry.address, data):
+            self._allow(registry.address, amount, "stake")
+        return self.send("stake", registry.address, data)
 
-    def send(self, what: str, to: bytes, data: bytes) -> bytes | None:
+    def send(self, what: str, to: bytes, data: bytes, *, leads_to: str | None = None) -> bytes | None:
         """Send a transaction and wait for it; returns its hash, None after a dry run."""
         if self._dry_run:
             self.planned.append(plan(self._web3, self.address, what, to, data, above=self.planned))
             return None
-        return act(self._sender, what, to, data).tx_hash
+        return act(self._sender, what, to, data, leads_to=leads_to).tx_hash
 
-    def _allow(self, spender: bytes, amount: int) -> None:
+    def _allow(self, spender: bytes, amount: int, leads_to: str) -> None:
         token = self.side.contracts.token
         held = token.balance_of(self.address)
         if held < amount:
@@ -88,7 +90,7 @@ class _Operator:
                 remedy="Send it tokens, or stake less.",
             )
         if token.allowance(self.address, spender) < amount:
-            self.send("approve", token.address, token.approve(spender, amount))
+            self.send("approve", token.address, token.approve(spender, amount), leads_to=leads_to)
 
     def said(self, tx_hash: bytes | None, *, as_json: bool) -> None:
         """Print what was done, or after a dry run what would have been, and how the worker stands."""
@@ -159,7 +161,7 @@ def stake(
 ) -> None:
     """Add to the worker's stake."""
     with messages(as_json=as_json):
-        units = parse_money(amount)
+        units = parse_payment(amount)
         operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)
         operator.said(operator.add_stake(units), as_json=as_json)
 
@@ -172,7 +174,7 @@ def unstake(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start taking stake out; `worker withdraw` pays it when it has thawed."""
+    """Start taking stake out, 0 to leave it in after all; `worker withdraw` pays it when it has thawed."""
     with messages(as_json=as_json):
         units = parse_money(amount)
         operator = _Operator(load_settings(env_file), operator_keystore, operator_password_file, dry_run=dry_run)

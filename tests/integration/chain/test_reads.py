@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from web3.exceptions import Web3RPCError
 
 from contracts.bindings.deploy import bind
-from contracts.bindings.errors import DeploymentError
-from contracts.bindings.escrow import Escrow
+from contracts.bindings.errors import DeploymentError, NodeUnreachable
+from contracts.bindings.escrow import LEAST_SPAN, Escrow
 from tests.support.chain import MIN_STAKE, key
 
 pytestmark = pytest.mark.integration
@@ -37,3 +38,30 @@ def test_another_contract_at_the_address_is_named(chain):
     with pytest.raises(DeploymentError) as missing:
         bind(chain.web3, replace(chain.deployment, escrow=b"\x01" * 20))
     assert missing.value.field == "escrow"
+
+
+def test_a_payers_channels_are_found_whatever_range_a_node_allows(chain, monkeypatch):
+    opened = []
+    for salt in range(3):
+        opened.append(chain.deposit(10, chain.channel(salt=salt)))
+        chain.mine(900)
+    chain.deposit(10, chain.channel("somebody else"), payer="somebody else")
+    chain.deposit(10, opened[1])
+    newest, asked = chain.web3.eth.block_number, []
+    real = chain.web3.eth.get_logs
+
+    def narrow(query):
+        asked.append(query["toBlock"] - query["fromBlock"] + 1)
+        if asked[-1] > allowed:
+            raise Web3RPCError("query exceeds max block range")
+        return real(query)
+
+    monkeypatch.setattr(chain.web3.eth, "get_logs", narrow)
+    for most in (10**9, 1_500, LEAST_SPAN):
+        allowed = most
+        assert chain.escrow.channels_of(key("payer").address, chain.deployment.block, newest) == opened
+        assert chain.escrow.channels_of(key("payer").address, newest, newest) == [opened[1]]
+    allowed = LEAST_SPAN - 1
+    with pytest.raises(NodeUnreachable, match="max block range"):
+        chain.escrow.channels_of(key("payer").address, chain.deployment.block, newest)
+    assert chain.escrow.channels_of(key("nobody").address, newest, newest) == []

@@ -202,7 +202,7 @@ def test_arrears_are_shown_and_drawn_once_the_reserve_can_pay_them(local, market
     assert market("earnings")["arrears"] == "500"
     deployer = local.wallet("deployer")
     chain.mint(deployer, deployer.address, 500)
-    chain._allow(deployer, escrow.address, 500)
+    chain._allow(deployer, escrow.address, 500, "fund")
     chain._send(deployer, "fund", escrow.address, escrow.fund_reserve(gateway.address, 500))
     (row, _) = market("withdraw", "1u", "--dry-run")["transactions"]
     assert row["what"] == "redeem"

@@ -6,13 +6,16 @@ import httpx
 import numpy as np
 import pytest
 
+from contracts.bindings.errors import WrongChain
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
 from market.sdk.client import Market
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.kernel import TopUp
 from market.sdk.papers import PaperStore
 from market.sdk.wallet import Wallet
 
+DOMAIN = Domain(31_337, b"\x05" * 20)
 X = {"x": np.array([[1.5, 2.0]], dtype=np.float32)}
 
 
@@ -121,6 +124,57 @@ def test_a_dead_gateway_is_named():
 
     with Market("http://g", transport=httpx.MockTransport(refuse)) as market, pytest.raises(GatewayUnreachable):
         market.status()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"{}", b'"no"'])
+def test_what_is_no_gateway_is_told_by_its_url(content):
+    transport = httpx.MockTransport(lambda _: httpx.Response(404, content=content))
+    with Market("http://g", transport=transport) as market, pytest.raises(GatewayRefused) as refused:
+        market.status()
+    assert (refused.value.field, refused.value.remedy) == ("url", "Check that the URL is a gateway's.")
+
+
+@pytest.mark.parametrize("status", [{}, [], {"gateway": 1}, {"gateway": "0x12", "chainId": 1, "escrow": "0x12"}])
+def test_a_status_without_gateway_chain_or_escrow_is_told(status):
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=status))
+    with Market("http://g", Wallet.generate(), transport=transport) as market, pytest.raises(GatewayMisbehaved) as told:
+        market.channel()
+    assert told.value.field == "url"
+
+
+def test_a_channel_of_other_contracts_is_not_the_one_in_use(gateway, papers):
+    """As after a new deployment: the gateway's key is the same, and what the papers hold is another escrow's."""
+    wallet = Wallet.generate()
+    gateway.channel = wallet.new_channel(gateway.key.address)
+    papers.keep_channel(gateway.channel, Domain(31_337, b"\x06" * 20))
+    transport = httpx.MockTransport(gateway.handle)
+    with Market("http://g", wallet, papers=papers, transport=transport) as market:
+        with pytest.raises(NoChannel):
+            market.channel()
+        papers.keep_channel(gateway.channel, DOMAIN)
+        assert market.channel().domain == DOMAIN
+
+
+def test_a_chain_with_other_contracts_gets_no_top_up(gateway, papers):
+    class Elsewhere:
+        deposits = 0
+
+        def check_domain(self, domain):
+            assert domain == DOMAIN
+            raise WrongChain("the gateway works elsewhere.")
+
+        def deposit(self, *_):
+            self.deposits += 1
+
+    wallet, chain = Wallet.generate(), Elsewhere()
+    gateway.channel = wallet.new_channel(gateway.key.address)
+    transport = httpx.MockTransport(gateway.handle)
+    top_up = TopUp(1_000, 10_000)
+    with Market("http://g", wallet, papers=papers, transport=transport, chain=chain, top_up=top_up) as market:
+        market.use_channel(gateway.channel, DOMAIN)
+        with pytest.raises(WrongChain):
+            market.top_up()
+    assert chain.deposits == 0
 
 
 def test_without_a_channel_there_is_a_remedy(gateway):

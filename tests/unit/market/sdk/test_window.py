@@ -172,6 +172,9 @@ class FakeChain:
     def __init__(self):
         self.deposits = []
 
+    def check_domain(self, domain):
+        assert domain == DOMAIN
+
     def deposit(self, wallet, channel, amount):
         self.deposits.append(amount)
 
