@@ -6,7 +6,7 @@ Decides nothing about the inputs' meaning for the model; that is `workers.execut
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from contracts.protocol.messages import Job
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import split_price
 from contracts.protocol.pricing import price_up
+from contracts.protocol.sealed import TENSOR, UNITS, is_sealed
+from contracts.protocol.sealing import WorkersKey
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.tensors import Tensor, content_hash, decode_tensors
 from contracts.protocol.typed_data import Domain, Voucher
@@ -24,6 +26,7 @@ from workers.errors import InputsRefused, JobRefused, JobTooLate
 from workers.models.store import Package
 
 VOUCHERS_KEPT = 50_000
+GENERATION = "text-generation"
 
 
 class ChainAway(JobRefused):
@@ -43,13 +46,17 @@ class Served:
 
 @value_class(frozen=True, slots=True)
 class Admitted:
-    """A job in order, with its decoded inputs; `ceiling` is the most units that it may be charged."""
+    """A job in order, with its decoded inputs; `ceiling` is the most units that it may be charged.
+
+    `answer_key` seals the outputs of inputs that came sealed; empty where they came in the open.
+    """
 
     job: Job
     tensors: tuple[Tensor, ...]
     parameters: Mapping[str, Any]
     channel_id: bytes
     ceiling: int
+    answer_key: bytes = b""
 
 
 class Admission:
@@ -63,6 +70,7 @@ class Admission:
         served: Mapping[bytes, Served],
         max_fee_ppm: int,
         chain: ChainFacts,
+        sealing: WorkersKey | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._domain = domain
@@ -70,6 +78,7 @@ class Admission:
         self._served = served
         self._max_fee_ppm = max_fee_ppm
         self._chain = chain
+        self._sealing = sealing
         self._clock = clock
         # Vouchers whose signature was checked: a client that signs ahead sends one many times.
         self._verified: dict[bytes, tuple[int, bytes]] = {}
@@ -82,7 +91,7 @@ class Admission:
         Raises:
             JobTooLate: the deadline has passed.
             JobRefused: price, split, channel, voucher or deposit is not in order.
-            InputsRefused: the inputs are not what was hashed, or not decodable.
+            InputsRefused: the inputs are not what was hashed, not decodable, or sealed and not what was said of them.
         """
         if job.deadline_at <= self._clock():
             raise JobTooLate("the deadline has passed.", field="deadline_at")
@@ -102,7 +111,24 @@ class Admission:
         channel_id = self._channel_id(job)
         self._check_voucher(job, channel_id)
         self._check_deposit(job, channel_id)
+        if is_sealed(parameters):
+            return self._opened(job, served, tensors, channel_id, ceiling)
         return Admitted(job, tuple(tensors), parameters, channel_id, ceiling)
+
+    def _opened(self, job: Job, served: Served, tensors: Sequence[Tensor], channel_id: bytes, ceiling: int) -> Admitted:
+        manifest = served.package.manifest
+        if self._sealing is None or manifest.task == GENERATION:
+            raise InputsRefused("sealed requests are not served here for this model.", field=TENSOR)
+        try:
+            opened = self._sealing.open_request(job.model_id, tensors)
+            units = ceiling_units(manifest, opened.tensors, opened.parameters)
+        except TensorError as error:
+            raise InputsRefused(error.detail, field=error.field, remedy=error.remedy) from error
+        if opened.parameters:
+            raise InputsRefused(f"a model of the task {manifest.task!r} takes no parameters.", field=TENSOR)
+        if units > ceiling:
+            raise InputsRefused(f"it is sealed as {ceiling} units and may take {units}.", field=UNITS)
+        return Admitted(job, tuple(opened.tensors), opened.parameters, channel_id, ceiling, opened.answer_key)
 
     def _check_price(self, job: Job, served: Served, units: int) -> None:
         asked = price_up(served.unit_price, units)

@@ -92,6 +92,7 @@ class Announcer:
                 provider=node.provider,
                 at=now,
                 process=self._process,
+                sealing=node.sealing,
             )
         )
         name = node.key.address.hex()

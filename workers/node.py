@@ -23,6 +23,7 @@ from contracts.deployments import load as load_deployment
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import checksum, from_hex
 from contracts.protocol.money import format_amount
+from contracts.protocol.sealing import WorkersKey
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
 from workers.admission import Admission, Served
@@ -62,7 +63,7 @@ class ChainSide:
 
 @dataclass(frozen=True)
 class Node:
-    """A worker ready to serve."""
+    """A worker ready to serve; `sealing` is the key that requests are sealed to, and its signature."""
 
     settings: WorkerSettings
     side: ChainSide
@@ -75,6 +76,7 @@ class Node:
     executor: Executor
     journal: Journal
     redis: redis.Redis
+    sealing: bytes
 
 
 def open_chain(settings: WorkerSettings) -> ChainSide:
@@ -270,13 +272,14 @@ def build(settings: WorkerSettings) -> Node:
         served[model_id] = Served(package, price)
     if refused and not served:
         raise refused[0]
-    facts = CachedChainFacts(side.contracts)
+    facts, sealing = CachedChainFacts(side.contracts), WorkersKey(side.key)
     admission = Admission(
         domain=side.domain,
         gateways=frozenset(settings.gateway_addresses),
         served=served,
         max_fee_ppm=settings.max_fee_ppm,
         chain=facts,
+        sealing=sealing,
     )
     return Node(
         settings=settings,
@@ -290,6 +293,7 @@ def build(settings: WorkerSettings) -> Node:
         executor=Executor(key=side.key, domain=side.domain, admission=admission, served=served, sessions=sessions),
         journal=open_journal(settings, side, operator),
         redis=client,
+        sealing=sealing.signed(side.domain),
     )
 
 

@@ -14,6 +14,7 @@ from contracts.protocol.errors import CodedError, Retry, TensorError
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.metering import served_terms
 from contracts.protocol.receipts import sign_receipts
+from contracts.protocol.sealing import seal_answer
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from contracts.protocol.typed_data import Domain, Receipt
@@ -130,6 +131,8 @@ class Signer:
         wanted = job.outputs or tuple(answer.outputs)
         try:
             blob = encode_tensors([Tensor.from_numpy(name, answer.outputs[name]) for name in wanted])
+            if admitted.answer_key:
+                blob = encode_tensors([seal_answer(admitted.answer_key, job.model_id, blob)])
         except TensorError as error:
             return ExecutionFailed(error.detail, field=error.field)
         # A tokenizer may make more of a text than its bytes let expect; that is not the payer's business.

@@ -136,7 +136,8 @@ class Result:
 class Announcement:
     """A worker's sign of life: signed offers, the manifests of its models, load. `at` is unix seconds.
 
-    `process` is drawn anew whenever a process of the worker starts, so that a start is seen.
+    `process` is drawn anew whenever a process of the worker starts, so that a start is seen. `sealing` is the worker's
+    signed sealing key, 97 bytes, empty if nothing can be sealed to it; see `sealed`.
     """
 
     worker: bytes
@@ -147,6 +148,7 @@ class Announcement:
     provider: str
     at: float
     process: bytes
+    sealing: bytes = b""
 
 
 _D = TypeVar("_D")
@@ -218,7 +220,7 @@ def decode_announcement(data: bytes) -> Announcement:
     Raises:
         MessageError: malformed.
     """
-    worker, offers, manifests, in_flight, max_batch, provider, at, process = _load(data, 8)
+    worker, offers, manifests, in_flight, max_batch, provider, at, process, sealing = _load(data, 9)
     try:
         if len(process) != PROCESS_BYTES:
             raise MessageError(f"a process has {PROCESS_BYTES} bytes.", field="process")
@@ -231,6 +233,7 @@ def decode_announcement(data: bytes) -> Announcement:
             provider=str(provider),
             at=float(at),
             process=bytes(process),
+            sealing=bytes(sealing),
         )
     except MessageError:
         raise

@@ -8,13 +8,13 @@ worker's receipt says what was served, and it may not say more than the ceiling.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from contracts.protocol.errors import InvalidAmount, TensorError
-from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job
 from contracts.protocol.money import split_price
-from contracts.protocol.pricing import count_units, price_up
+from contracts.protocol.pricing import Unit, count_units, price_up
+from contracts.protocol.sealed import declared_units, is_sealed
 from contracts.protocol.tensors import Tensor
 
 # What a tokenizer adds around a text, such as [CLS] and [SEP].
@@ -37,15 +37,49 @@ class Served(NamedTuple):
     cumulative: int
 
 
-def ceiling_units(manifest: Manifest, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> int:
+class Priced(Protocol):
+    """What of a model decides how its units are counted, as a manifest says it."""
+
+    @property
+    def task(self) -> str:
+        """See `Manifest`."""
+        ...
+
+    @property
+    def unit(self) -> Unit:
+        """See `Manifest`."""
+        ...
+
+    @property
+    def batch_axis(self) -> int | None:
+        """See `Manifest`."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """See `Manifest`."""
+        ...
+
+    @property
+    def is_metered(self) -> bool:
+        """See `Manifest`."""
+        ...
+
+
+def ceiling_units(manifest: Priced, tensors: Sequence[Tensor], parameters: Mapping[str, Any]) -> int:
     """Return the most units a request can cost, at least 1; exact where the model is not metered.
+
+    Of a sealed request that is what its client declares.
 
     Of a text at most `max_tokens` of the manifest's options count; a generation counts its prompt once and the tokens
     that each of its texts may have, prompt and one text together at most the model's context.
 
     Raises:
-        TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576, or `n` none from 1 to 16.
+        TensorError: the parameter `max_tokens` is not a whole number from 1 to 1,048,576, or `n` none from 1 to 16, or
+            `sealed_units` not one from 1 to 2,147,483,647.
     """
+    if is_sealed(parameters):
+        return declared_units(parameters)
     if not manifest.is_metered:
         return count_units(manifest.unit, tensors, manifest.batch_axis, manifest.options)
     options = manifest.options
@@ -78,7 +112,7 @@ def served_terms(job: Job, units: int) -> Served:
     return Served(price, split.worker_amount, split.owner_amount, job.cumulative - (job.price - price))
 
 
-def output_tokens(manifest: Manifest, parameters: Mapping[str, Any]) -> int:
+def output_tokens(manifest: Priced, parameters: Mapping[str, Any]) -> int:
     """Return how many tokens a generation may give: the parameter `max_tokens`, else the manifest's default.
 
     Raises:

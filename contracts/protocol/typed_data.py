@@ -342,6 +342,15 @@ class KeyListing(TypedStruct):
     issued_at: int
 
 
+@_typed("address", "bytes32")
+class SealingKey(TypedStruct):
+    """A worker's X25519 public key, to which clients seal what the gateway shall not read; see `sealing`."""
+
+    worker: bytes
+    key: bytes
+
+
+# Those that contracts or several languages compute; a sealing key is a matter of clients and workers.
 STRUCTS: tuple[type[TypedStruct], ...] = (
     Channel,
     Voucher,

@@ -91,6 +91,7 @@ def infer(
     region: Annotated[str | None, typer.Option(help="Region of the worker; eu takes all that begin with eu-.")] = None,
     min_stake: Annotated[str | None, typer.Option(help="Least stake of the worker, in tokens.")] = None,
     hedge: Annotated[bool, typer.Option("--hedge", help="Let a second worker be asked if the first is late.")] = False,
+    sealed: Annotated[bool, typer.Option("--sealed", help="Let the worker alone read it, not the gateway.")] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     url: UrlOption = None,
     keystore: KeystoreOption = None,
@@ -105,7 +106,14 @@ def infer(
         with profile.market(profile.wallet()) as market:
             tensors = _tensors(market, model, inputs, text)
             outcome = market.infer(
-                model, tensors, max_price=limit, worker=worker, region=region, min_stake=stake, hedge=hedge
+                model,
+                tensors,
+                max_price=limit,
+                worker=worker,
+                region=region,
+                min_stake=stake,
+                hedge=hedge,
+                sealed=sealed,
             )
         outputs: dict[str, Any] = {name: _plain(array) for name, array in outcome.outputs.items()}
         vectors = _vectors(outcome.outputs, tensors) if text else None

@@ -238,7 +238,7 @@ def _write(model: str, codec: PlainCodec, body: InferenceBody, answer: Answer, c
     """Write the whole response, as `infer_http` does."""
     CHARGED_UNITS.inc(answer.charged)
     with stage("encode"):
-        asks = body.outputs or body.id is not None or body.binary_default or answer.parameters
+        asks = body.outputs or body.id is not None or body.binary or body.binary_default or answer.parameters
         content, json_bytes = None if asks else codec.encode(answer.tensors), None
         if content is None:
             content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)

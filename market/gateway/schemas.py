@@ -96,6 +96,13 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
+class SealingKey(Schema):
+    """A worker's X25519 public key, 32 bytes, and the worker's EIP-712 signature of it (`SealingKey`), 65 bytes."""
+
+    key: str
+    signature: str
+
+
 class Offer(Schema):
     """A live offer of a worker."""
 
@@ -104,6 +111,7 @@ class Offer(Schema):
     unit: Literal["request", "row", "image", "token", "second", "byte"]
     unit_price: str = Amount
     expires_at: int
+    sealing: SealingKey | None = Field(None, description="What requests are sealed to that only the worker shall read.")
     price: str | None = Field(None, description="Price of the request at hand, atomic token units.")
 
 

@@ -11,7 +11,7 @@ data of the model's only input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from math import prod
 from typing import Any
 
@@ -19,7 +19,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from contracts.protocol.errors import TensorError
 from contracts.protocol.manifest import Manifest, TensorSpec
+from contracts.protocol.sealed import TENSOR, UNITS, declared_units, is_sealed
 from contracts.protocol.tensors import ITEM_BYTES, Tensor, pack_bytes
 from contracts.protocol.values import value_class
 from market.errors import InvalidRequest, TensorData, WrongTensorName, WrongTensorShape
@@ -46,6 +48,9 @@ _SEQUENCE = frozenset({"sequence_id", "sequence_start", "sequence_end"})
 TRANSPORT_PARAMETERS = frozenset({"binary_data", _BINARY_OUTPUTS, _BINARY_SIZE}) | _ORDER | _SEQUENCE
 # The one task that has parameters; its worker knows their names and bounds.
 _TASK_WITH_PARAMETERS = "text-generation"
+# How a model's requests look to those who cannot read them.
+SEALED_TASK = "sealed"
+MAX_SEALED_BYTES = 1 << 30
 # What other servers offer beside tensors in the body; ignoring them would answer another question than was asked.
 _NOT_OFFERED = ("shared_memory_region", "classification")
 
@@ -99,13 +104,16 @@ def decode_request(body: bytes, manifest: Manifest, header_length: str | None = 
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARACTERS):
         raise InvalidRequest(f"expected a text of at most {MAX_ID_CHARACTERS} characters.", field="id")
     parameters = check_parameters(raw.get("parameters"))
+    if is_sealed(parameters):
+        manifest = sealed_view(manifest)
     outputs, binary = check_outputs(raw.get("outputs"), manifest)
     tensors = _inputs(raw.get("inputs"), manifest, data)
     if data is not None:
         data.finish()
     return InferenceBody(
         tensors=tensors,
-        outputs=outputs,
+        # What is sealed has one output, and the worker reads no names of others.
+        outputs=() if is_sealed(parameters) else outputs,
         parameters=model_parameters(parameters, manifest),
         id=request_id,
         binary=binary,
@@ -217,6 +225,8 @@ def model_parameters(parameters: Mapping[str, Any], manifest: Manifest) -> dict[
         if parameters.get(key) not in (None, 0, "", "0"):
             raise InvalidRequest("sequences are not offered; each request stands alone.", field=f"parameters.{key}")
     kept = {key: value for key, value in parameters.items() if key not in TRANSPORT_PARAMETERS}
+    if manifest.task == SEALED_TASK:
+        return _sealed_parameters(kept)
     if kept and manifest.task != _TASK_WITH_PARAMETERS:
         unknown = min(kept)
         raise InvalidRequest(
@@ -225,6 +235,40 @@ def model_parameters(parameters: Mapping[str, Any], manifest: Manifest) -> dict[
             remedy="Leave it out.",
         )
     return kept
+
+
+def _sealed_parameters(kept: dict[str, Any]) -> dict[str, Any]:
+    for key in kept.keys() - {UNITS}:
+        raise InvalidRequest(
+            f"{shorten(key)} stands in the open beside what is sealed.",
+            field=f"parameters.{key[:80]}",
+            remedy="Seal the parameters together with the tensors.",
+        )
+    try:
+        declared_units(kept)
+    except TensorError as error:
+        raise InvalidRequest(error.detail, field=f"parameters.{UNITS}", remedy=error.remedy) from error
+    return kept
+
+
+def sealed_view(manifest: Manifest) -> Manifest:
+    """Return what a request of a model is held against that only its worker can read.
+
+    Raises:
+        InvalidRequest: the model makes texts, which leave the worker as they come.
+    """
+    if manifest.task == _TASK_WITH_PARAMETERS:
+        raise InvalidRequest("generations are not sealed.", field=f"parameters.{UNITS}", remedy="Send it in the open.")
+    sealed = TensorSpec(TENSOR, "UINT8", (-1,))
+    return replace(
+        manifest,
+        task=SEALED_TASK,
+        inputs=(sealed,),
+        outputs=(sealed,),
+        batch_axis=None,
+        max_elements=MAX_SEALED_BYTES,
+        options={},
+    )
 
 
 class _Data:

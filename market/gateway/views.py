@@ -12,6 +12,7 @@ from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Announcement
 from contracts.protocol.pricing import Unit
+from contracts.protocol.sealed import KEY_BYTES
 from market.adapters.database.statistics import BatchFacts, Past
 from market.gateway.tensors_json import MODEL_VERSION
 from market.inference.activity import Minute, Performance
@@ -54,7 +55,14 @@ def quote(found: Quote) -> dict[str, Any]:
         "unit": found.unit.name.lower(),
         "unitPrice": str(found.unit_price),
         "expiresAt": found.expires_at,
+        "sealing": _sealing(found.sealing),
     }
+
+
+def _sealing(signed: bytes) -> dict[str, str] | None:
+    if not signed:
+        return None
+    return {"key": hex0x(signed[:KEY_BYTES]), "signature": hex0x(signed[KEY_BYTES:])}
 
 
 def listing(found: Listing, manifest: Manifest | None, quotes: Sequence[Quote]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.protocol.manifest import Manifest
+from contracts.protocol.sealed import is_sealed
 from market.inference.audit_model import Counted, Statement, WorkerAudits
 from market.inference.model import InferenceRequest
 from market.registry.model import Listing
@@ -116,8 +117,8 @@ class AuditQueue:
         if not is_chosen(secret, receipt.request_id, below):
             return
         tolerance = tolerance_of(manifest, self._tolerance)
-        if tolerance is None:
-            return
+        if tolerance is None or is_sealed(request.parameters):
+            return  # nobody can say, or nobody else can read it
         chosen = Chosen(
             statement=Statement(live.worker.operator, receipt, checked.worker_signature),
             listing=listing,

@@ -22,6 +22,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import ANNOUNCE_TTL_SECONDS, Announcement
 from contracts.protocol.money import PPM
 from contracts.protocol.pricing import Unit
+from contracts.protocol.sealed import key_of
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Domain, Offer
 from market.registry.model import Listing, WorkerRecord
@@ -50,13 +51,17 @@ class Announcements(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What one unit of a model costs at a worker, atomic units; `expires_at` unix seconds."""
+    """What one unit of a model costs at a worker, atomic units; `expires_at` unix seconds.
+
+    `sealing` is the key that requests to it are sealed to, with its signature; empty if it has none.
+    """
 
     model_id: bytes
     worker: bytes
     unit: Unit
     unit_price: int
     expires_at: int
+    sealing: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class LiveOffers:
         self._genuine: dict[tuple[bytes, bytes], bool] = {}
         self._reported: dict[tuple[bytes, bytes], str] = {}
         self._barred: frozenset[bytes] = frozenset()
+        # As announced, and as it counts: empty where the signature is not the worker's.
+        self._sealing: dict[bytes, tuple[bytes, bytes]] = {}
 
     def bar(self, workers: frozenset[bytes]) -> None:
         """Sell no offer of these workers from now on, and again those of all others."""
@@ -165,9 +172,10 @@ class LiveOffers:
         listing = self._registry.listing(model_id)
         if listing is None:
             return []
+        unit = Unit(listing.unit)
         quotes = [
-            Quote(model_id, live.offer.worker, Unit(listing.unit), live.offer.unit_price, live.offer.expires_at)
-            for live in self.offers(model_id)
+            Quote(model_id, offer.worker, unit, offer.unit_price, offer.expires_at, self._sealing_of(offer.worker))
+            for offer in (live.offer for live in self.offers(model_id))
         ]
         return sorted(quotes, key=lambda quote: (quote.unit_price, quote.worker))
 
@@ -194,6 +202,7 @@ class LiveOffers:
 
     def _rebuild(self) -> None:
         self._seen = {worker: seen for worker, seen in self._seen.items() if self.is_live(worker)}
+        self._sealing = {worker: signed for worker, signed in self._sealing.items() if worker in self._seen}
         offers: dict[bytes, list[LiveOffer]] = {}
         max_batch: dict[tuple[bytes, bytes], int] = {}
         genuine: dict[tuple[bytes, bytes], bool] = {}
@@ -202,6 +211,7 @@ class LiveOffers:
             announcement = seen.announcement
             self._learn_manifests(announcement)
             record = self._registry.worker(announcement.worker)
+            self._learn_sealing(announcement)
             for model_id, cap in announcement.max_batch:
                 max_batch[announcement.worker, model_id] = max(1, cap)
             for offer, signature in announcement.offers:
@@ -223,6 +233,18 @@ class LiveOffers:
                             "offer-refused", reason=fault, worker=offer.worker.hex(), model=offer.model_id.hex()
                         )
         self._offers, self._max_batch, self._genuine, self._reported = offers, max_batch, genuine, reported
+
+    def _learn_sealing(self, announcement: Announcement) -> None:
+        worker, signed = announcement.worker, announcement.sealing
+        if worker in self._sealing and self._sealing[worker][0] == signed:
+            return
+        genuine = bool(signed) and key_of(signed, worker, self._domain) is not None
+        if signed and not genuine:
+            log.warning("sealing-key-refused", worker=worker.hex())
+        self._sealing[worker] = signed, signed if genuine else b""
+
+    def _sealing_of(self, worker: bytes) -> bytes:
+        return self._sealing.get(worker, (b"", b""))[1]
 
     def _learn_manifests(self, announcement: Announcement) -> None:
         for data in announcement.manifests:

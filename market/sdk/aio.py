@@ -96,6 +96,7 @@ class AsyncMarket:
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         hedge: bool = False,
+        sealed: bool = False,
         request_id: bytes | None = None,
         **limits: Unpack[Limits],
     ) -> Outcome:
@@ -106,6 +107,7 @@ class AsyncMarket:
             outputs=outputs,
             parameters=parameters,
             hedge=hedge,
+            sealed=sealed,
             request_id=request_id,
             **limits,
         )
@@ -117,10 +119,11 @@ class AsyncMarket:
         texts: Sequence[str],
         *,
         hedge: bool = False,
+        sealed: bool = False,
         **limits: Unpack[Limits],
     ) -> Embeddings:
         """Return the vectors of texts; see `client.Market.embed`."""
-        return embeddings(await self.infer(model, text_inputs(texts), hedge=hedge, **limits))
+        return embeddings(await self.infer(model, text_inputs(texts), hedge=hedge, sealed=sealed, **limits))
 
     @overload
     async def chat(

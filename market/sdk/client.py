@@ -181,6 +181,7 @@ class Market:
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         hedge: bool = False,
+        sealed: bool = False,
         request_id: bytes | None = None,
         **limits: Unpack[Limits],
     ) -> Outcome:
@@ -188,10 +189,12 @@ class Market:
 
         The limits: `max_price` (atomic units), and which workers will do, by `worker` (an address), `region` and
         `min_stake` (atomic units). `hedge` allows the gateway to ask a second one when the first is late, see
-        docs/selection.md.
+        docs/selection.md. `sealed` lets only the worker read the inputs, and only this client the outputs: name one
+        whose operator you trust, or the cheapest that can is taken.
 
         Raises:
             GatewayRefused: the gateway said no; nothing is charged.
+            SealingUnavailable: it cannot be sealed to that worker, or not to any, or not for this model.
             SpendingLimit: it costs more than `max_price` atomic units, or than the window.
             GatewayMisbehaved: the answer or its receipt does not hold.
             GatewayUnreachable: no answer; call again with the same `request_id`, it is charged once.
@@ -202,6 +205,7 @@ class Market:
             outputs=outputs,
             parameters=parameters,
             hedge=hedge,
+            sealed=sealed,
             request_id=request_id,
             **limits,
         )
@@ -213,10 +217,11 @@ class Market:
         texts: Sequence[str],
         *,
         hedge: bool = False,
+        sealed: bool = False,
         **limits: Unpack[Limits],
     ) -> Embeddings:
         """Return the vectors of texts, float32[texts, D]; limits and errors as of `infer`."""
-        return embeddings(self.infer(model, text_inputs(texts), hedge=hedge, **limits))
+        return embeddings(self.infer(model, text_inputs(texts), hedge=hedge, sealed=sealed, **limits))
 
     @overload
     def chat(

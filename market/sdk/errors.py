@@ -7,6 +7,7 @@ CodedError
     ├── GatewayMisbehaved    the answer breaks the protocol; what it proves is in the receipt store
     ├── ReceiptInvalid       a receipt does not hold against the chain
     ├── StreamOpen           a stream was not read to its end
+    ├── SealingUnavailable   a request cannot be sealed to that worker, or not for that model
     └── SpendingLimit        the price is above what the caller allows
 """
 
@@ -54,6 +55,12 @@ class GatewayUnreachable(ClientError):
 
     code = "gateway-unreachable"
     retry = Retry.LATER
+
+
+class SealingUnavailable(ClientError):
+    """A request cannot be sealed to that worker, to any, or for that model; nothing was sent."""
+
+    code = "sealing-unavailable"
 
 
 class GatewayMisbehaved(ClientError):

@@ -15,11 +15,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from contracts.protocol.errors import ProtocolError
-from contracts.protocol.hexes import from_hex, hex0x
+from contracts.protocol.errors import ProtocolError, TensorError
+from contracts.protocol.hexes import address_from_hex, from_hex, hex0x
+from contracts.protocol.manifest import TEXT_TASKS
+from contracts.protocol.metering import ceiling_units
 from contracts.protocol.pricing import Unit, count_units, price_up
 from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.request_ids import new_request_id
+from contracts.protocol.sealed import KEY_BYTES
+from contracts.protocol.sealing import open_answer, seal_request
+from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, content_hash, encode_tensors, pack_bytes
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.errors import GatewayMisbehaved
@@ -30,7 +35,11 @@ Inputs = Mapping[str, NDArray[Any]] | Sequence[Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the gateway says of a model: id, unit and the unit prices of its live offers, atomic units."""
+    """What the gateway says of a model: id, unit and the unit prices of its live offers, atomic units.
+
+    `sealing` has what workers' requests can be sealed to, by address and the cheapest first: key and signature as
+    announced, not checked yet.
+    """
 
     name: str
     model_id: bytes
@@ -38,6 +47,13 @@ class ModelInfo:
     batch_axis: int | None
     unit_prices: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
+    sealing: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether only serving a request shows how many units it takes."""
+        return self.unit is Unit.TOKEN and self.task in TEXT_TASKS
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
@@ -55,6 +71,8 @@ class ModelInfo:
                 None if axis is None else int(axis),
                 tuple(sorted(int(offer["unitPrice"]) for offer in data["offers"])),
                 dict(data.get("options") or {}),
+                str(data.get("task") or ""),
+                _sealing(data["offers"]),
             )
         except (KeyError, TypeError, ValueError, ProtocolError) as error:
             raise GatewayMisbehaved("the description of the model is malformed.", field="model") from error
@@ -70,7 +88,7 @@ class Call:
     """A request ready to be sent and paid for; repeating it with the same `request_id` is charged once.
 
     `header_bytes` is how much of the body is JSON where tensors follow it in binary, else None; `route` is where it
-    goes if not to the model's infer route.
+    goes if not to the model's infer route; `answer_key` opens the answer to a sealed request.
     """
 
     model: str
@@ -81,6 +99,7 @@ class Call:
     tensors: tuple[Tensor, ...]
     header_bytes: int | None = None
     route: str | None = None
+    answer_key: bytes = b""
 
     @property
     def path(self) -> str:
@@ -95,12 +114,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A checked answer: outputs by name, its receipt, what it cost (atomic units)."""
+    """A checked answer: outputs by name, its receipt, what it cost (atomic units).
+
+    `answer_key` opened it if the request was sealed: whoever is shown it, with what was sent and came back, can read
+    what the receipt's hashes stand for.
+    """
 
     outputs: Mapping[str, NDArray[Any]]
     paper: SignedReceipt
     charged: int
     cumulative: int
+    answer_key: bytes = b""
 
 
 def prepare(
@@ -116,11 +140,7 @@ def prepare(
     Raises:
         TensorError: an input contradicts itself.
     """
-    tensors = tuple(
-        (Tensor.from_numpy(name, np.asarray(array)) for name, array in inputs.items())
-        if isinstance(inputs, Mapping)
-        else inputs
-    )
+    tensors = as_tensors(inputs)
     # JSON holds texts only: bytes that are none, such as pictures, follow it.
     binary = [tensor for tensor in tensors if not _is_text(tensor)]
     body: dict[str, Any] = {
@@ -144,6 +164,58 @@ def prepare(
         tensors=tensors,
         header_bytes=len(head) if binary else None,
     )
+
+
+def prepare_sealed(
+    info: ModelInfo,
+    inputs: Inputs,
+    public_key: bytes,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    request_id: bytes | None = None,
+) -> Call:
+    """Build a request that only the holder of the worker's sealing key can read.
+
+    Raises:
+        TensorError: an input contradicts itself.
+    """
+    tensors = as_tensors(inputs)
+    units = ceiling_units(info, tensors, parameters or {})
+    sealed = seal_request(public_key, info.model_id, tensors, parameters or {}, units=units)
+    (tensor,) = sealed.tensors
+    body = {
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": list(tensor.shape),
+                "parameters": {"binary_data_size": len(tensor.data)},
+            }
+        ],
+        "parameters": sealed.parameters,
+    }
+    head = orjson.dumps(body)
+    return Call(
+        model=info.name,
+        model_id=info.model_id,
+        body=head + tensor.data,
+        input_hash=content_hash(encode_tensors(sealed.tensors, sealed.parameters)),
+        request_id=request_id or new_request_id(),
+        tensors=tensors,
+        header_bytes=len(head),
+        answer_key=sealed.answer_key,
+    )
+
+
+def as_tensors(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return inputs as tensors.
+
+    Raises:
+        TensorError: an array's dtype has no datatype.
+    """
+    if not isinstance(inputs, Mapping):
+        return tuple(inputs)
+    return tuple(Tensor.from_numpy(name, np.asarray(array)) for name, array in inputs.items())
 
 
 class Limits(TypedDict, total=False):
@@ -194,7 +266,14 @@ def check_answer(
     output_hash = content_hash(encode_tensors(outputs, parameters))
     check_paper(call, paper, [output_hash], channel=channel, domain=domain, signed=signed)
     receipt = paper.receipt
-    return Outcome({t.name: t.to_numpy() for t in outputs}, paper, receipt.price, receipt.cumulative)
+    if call.answer_key:
+        try:
+            outputs, _ = open_answer(call.answer_key, call.model_id, outputs)
+        except TensorError as error:
+            # The worker signed it: it is the worker who did not seal to us, and the receipt shows it.
+            raise GatewayMisbehaved(error.detail, field="outputs") from error
+    arrays = {t.name: t.to_numpy() for t in outputs}
+    return Outcome(arrays, paper, receipt.price, receipt.cumulative, call.answer_key)
 
 
 def check_paper(
@@ -229,6 +308,17 @@ def check_paper(
     for checked, holds in checks.items():
         if not holds:
             raise GatewayMisbehaved("the receipt does not match the request and its answer.", field=checked)
+
+
+def _sealing(offers: Sequence[Mapping[str, Any]]) -> dict[bytes, bytes]:
+    found = {}
+    for offer in sorted(offers, key=lambda offer: int(offer["unitPrice"])):
+        given = offer.get("sealing")
+        if given is not None:
+            key = from_hex(str(given["key"]), KEY_BYTES, field="key")
+            signature = from_hex(str(given["signature"]), SIGNATURE_BYTES, field="signature")
+            found[address_from_hex(str(offer["worker"]), field="worker")] = key + signature
+    return found
 
 
 def _is_text(tensor: Tensor) -> bool:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from contracts.protocol.hexes import hex0x
+from contracts.protocol.hexes import address_from_hex, checksum, hex0x
+from contracts.protocol.sealed import key_of
 from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.effects import OK, Deposit, Pause, Reply, Send, Steps, Turn, asked_price, refusal, worth_repeating
 from market.sdk.errors import (
@@ -23,6 +24,7 @@ from market.sdk.errors import (
     GatewayRefused,
     GatewayUnreachable,
     NoChannel,
+    SealingUnavailable,
     check_limit,
     over_window,
 )
@@ -34,6 +36,7 @@ from market.sdk.exchange import (
     check_answer,
     payment_headers,
     prepare,
+    prepare_sealed,
     worker_headers,
 )
 from market.sdk.papers import KeptChannel, PaperStore, SignedReceipt
@@ -44,6 +47,7 @@ DEFAULT_MAX_PRICE = 100_000
 _NO_WISHES: Mapping[str, str] = {}
 DEFAULT_RETRIES = 2
 _MODEL_INFO_SECONDS = 60.0
+_GENERATION = "text-generation"
 _PAYMENT_ATTEMPTS = 4
 _MAX_WAITS = 50
 _POLL_SECONDS = 0.2
@@ -201,6 +205,7 @@ class Kernel:
         outputs: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         hedge: bool = False,
+        sealed: bool = False,
         request_id: bytes | None = None,
         max_price: int | None = None,
         worker: str | None = None,
@@ -209,7 +214,11 @@ class Kernel:
     ) -> Steps[Outcome]:
         """Pay for one inference; see `client.Market.infer`. A limit that is misspelt is refused, not dropped."""
         info = yield from self.model(model)
-        call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
+        if sealed:
+            worker, key = yield from self._sealing(info, worker, hedge=hedge, outputs=outputs)
+            call = prepare_sealed(info, inputs, key, parameters=parameters, request_id=request_id)
+        else:
+            call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
 
         def take(reply: Reply, kept: KeptChannel) -> Steps[Outcome]:
             yield from ()
@@ -217,6 +226,33 @@ class Kernel:
 
         wishes = worker_headers({"worker": worker, "region": region, "min_stake": min_stake}, hedge=hedge)
         return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
+
+    def _sealing(
+        self, info: ModelInfo, worker: str | None, *, hedge: bool, outputs: Sequence[str]
+    ) -> Steps[tuple[str, bytes]]:
+        """Return who a request is sealed to, the cheapest if nobody is named, and the key."""
+        if hedge or outputs:
+            raise SealingUnavailable(
+                "a sealed request goes to one worker and brings all outputs.", field="hedge" if hedge else "outputs"
+            )
+        if info.task == _GENERATION:
+            raise SealingUnavailable("generations are not sealed.", field="sealed", remedy="Send it in the open.")
+        if worker is not None:
+            wanted = address_from_hex(worker, field="worker")
+        elif info.sealing:
+            wanted = next(iter(info.sealing))
+        else:
+            raise SealingUnavailable(f"no live worker of {info.name} has a key to seal to.", field="sealed")
+        kept = yield from self.channel()
+        signed = info.sealing.get(wanted)
+        if signed is None:
+            raise SealingUnavailable(
+                f"{checksum(wanted)} offers {info.name} not now, or without a key.", field="worker"
+            )
+        key = key_of(signed, wanted, kept.domain)
+        if key is None:
+            raise GatewayMisbehaved("the sealing key is not signed by its worker.", field="sealing")
+        return checksum(wanted), key
 
     def pay(
         self,

@@ -8,6 +8,7 @@ import pytest
 
 from contracts.protocol.messages import Job
 from contracts.protocol.receipts import is_receipt_signed_by
+from contracts.protocol.tensors import Tensor
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
 from market.errors import DatabaseUnreachable, NoCapacity
@@ -214,6 +215,16 @@ async def test_what_does_not_fit_is_dropped(engine):
     await asyncio.sleep(0)
     assert len(made.queue.waiting) == MOST_WAITING
     await made.settle(20)
+
+
+async def test_what_nobody_else_can_read_is_not_audited(engine):
+    made = await market(engine, one=None, two=None)
+    sealed = Tensor("sealed", "UINT8", (3,), b"abc")
+    await made.world.service.infer(made.world.request(tensors=(sealed,), parameters={"sealed_units": 1}))
+    await ask(made)
+    await asyncio.sleep(0)
+    assert len(made.queue.waiting) == 1, "the open one"
+    await made.settle()
 
 
 async def test_a_busy_auditor_is_left_alone_until_it_has_room(engine, monkeypatch):

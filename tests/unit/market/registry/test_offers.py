@@ -5,6 +5,7 @@ import pytest
 
 from contracts.protocol.messages import ANNOUNCE_TTL_SECONDS
 from contracts.protocol.pricing import Unit
+from contracts.protocol.sealing import WorkersKey
 from market.errors import RedisUnreachable
 from market.registry.offers import LiveOffers
 from tests.support.money import DOMAIN, FEE_PPM, GATEWAY, SIGNER, World, manifest
@@ -145,3 +146,21 @@ async def test_view_outlives_a_short_absence_of_redis():
     with pytest.raises(RedisUnreachable):
         await world.offers.refresh()
     assert shown(world) == [worker.key.address]
+
+
+async def test_a_sealing_key_is_shown_with_its_workers_signature_only():
+    world = World()
+    worker = await world.add_worker("w1")
+    [quote] = world.offers.quotes(world.model.model_id)
+    assert quote.sealing == b""
+    signed = WorkersKey(worker.key).signed(DOMAIN)
+    for sealing, shown_as in (
+        (signed, signed),
+        (WorkersKey(SIGNER).signed(DOMAIN), b""),
+        (b"short", b""),
+        (signed, signed),
+    ):
+        world.announcements.current = [replace(world.announcement(worker), sealing=sealing)]
+        await world.offers.refresh()
+        [quote] = world.offers.quotes(world.model.model_id)
+        assert quote.sealing == shown_as
