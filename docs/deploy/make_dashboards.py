@@ -60,6 +60,12 @@ GATEWAY: list[Panel] = [
             "can be filled with": "max(market_x402_house_spare_units) / 1e6",
         },
     ),
+    (
+        "Audits an hour, by what came of them",
+        "short",
+        {"{{outcome}}": "sum by (outcome) (increase(market_audits_total[1h]))"},
+    ),
+    ("Workers that audits took out", "short", {"convicted": "max(market_convicted_workers)"}),
 ]
 
 WORKER: list[Panel] = [
