@@ -13,10 +13,12 @@ UV := UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.ve
 # Not `npm ci`: it refuses a lock file without the other platforms' binaries, which not every registry carries. This takes
 # exactly what the lock file names, by its hashes, and leaves the file alone.
 NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
+# Not in the lock file: it pins web3 at a version that the market does not use.
+SLITHER := 0.11.6
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test python-tests solidity-aside check lint types imports solidity-format artifacts artifacts-check unit integration \
-        solidity solidity-deep coverage mutants gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
+        solidity solidity-deep coverage mutants slither gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -78,6 +80,12 @@ solidity: install ## the contracts' own tests, with fuzzing and invariants
 
 solidity-deep: install ## the same with the long fuzzing profile
 	cd contracts && FOUNDRY_PROFILE=nightly toolchain/forge test
+
+slither: install ## what slither finds in contracts/src; the answers are in docs/security.md (wants PyPI)
+	cd contracts && export FOUNDRY_PROFILE=coverage FOUNDRY_OUT=out/slither PATH="$$PWD/toolchain:$$PATH" \
+	  && forge build --build-info --skip test --force \
+	  && ../$(VENV)/uv tool run --from slither-analyzer==$(SLITHER) slither . --ignore-compile --foundry-out-directory out/slither \
+	    --filter-paths "node_modules|tests/solidity" --fail-none
 
 gas: install ## settlement's gas against its limits and its snapshot
 	cd contracts && FOUNDRY_PROFILE=ci toolchain/forge test --match-contract Gas

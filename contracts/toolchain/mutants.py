@@ -45,7 +45,7 @@ MUTANTS = (
         (
             ("uint256 available = debited;", "uint256 available = type(uint128).max;"),
             (
-                "uint128 reserve = (state.reserve() + debited - credited).toUint128();",
+                "uint128 reserve = SafeCast.toUint128(state.reserve() + debited - credited);",
                 "uint128 reserve; unchecked { reserve = uint128(state.reserve() + debited - credited); }",
             ),
         ),

@@ -116,7 +116,8 @@ abstract contract EscrowSettlement is EscrowState {
         require(epoch == state.lastEpoch() + 1, InferenceEscrowEpoch(epoch, state.lastEpoch() + 1));
         uint256 debited = _debit(gateway, debits);
         uint256 credited = _credit(gateway, payeeCredits, debited, state.reserve());
-        uint128 reserve = (state.reserve() + debited - credited).toUint128();
+        // Not by `using`: slither cannot read that call of this expression, and would leave the whole function out.
+        uint128 reserve = SafeCast.toUint128(state.reserve() + debited - credited);
         _gateways[gateway] = gatewayState(reserve, epoch, state.receiptCount() + count);
         _roots[gateway][epoch] = receiptsRoot;
         emit BatchSettled(gateway, epoch, receiptsRoot, state.receiptCount(), count, debited, credited);
