@@ -17,7 +17,7 @@ NPM_INSTALL := npm install --no-save --no-audit --no-fund --loglevel=error
 SLITHER := 0.11.6
 FORGE := cd contracts && toolchain/forge
 
-.PHONY: help demo up install test python-tests solidity-aside check lint types imports solidity-format artifacts artifacts-check unit integration \
+.PHONY: help demo up install test python-tests solidity-aside check lint types imports solidity-format artifacts artifacts-check unit integration test-postgres \
         solidity solidity-deep coverage mutants slither gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
 
 help: ## list the targets
@@ -71,6 +71,9 @@ unit: install ## fast Python tests: no sockets, no processes
 
 integration: install ## Python tests on real Redis, EVM node, models and processes
 	$(VENV)/pytest -q tests/integration tests/conformance tests/e2e tests/properties
+
+test-postgres: install ## whole markets on PostgreSQL instead of SQLite; what `make test` has on both is not repeated
+	MARKET_TEST_DATABASE=postgresql $(VENV)/pytest -q -n 2 --dist loadfile tests/e2e tests/integration tests/clients
 
 parity: install ## the same digests in Python, Solidity, eth_account and viem
 	$(VENV)/pytest -q tests/parity

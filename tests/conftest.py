@@ -1,7 +1,22 @@
 import logging
+import os
 
 import pytest
 import structlog
+
+from market.devnet import services
+from tests.support import postgres
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database():
+    """`make test-postgres`: markets that tests start in this process have PostgreSQL below them instead of SQLite."""
+    if os.environ.get("MARKET_TEST_DATABASE") != "postgresql":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "database_url", postgres.database_of)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,13 @@ import subprocess
 import tempfile
 import time
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
+from psycopg import sql
 
 from market.devnet.process import Child, Supervisor, free_port
 from tests.support.demands import lacking
@@ -66,7 +69,7 @@ class Postgres:
         command = [
             *(str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)),
             *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
-            *("-c", "shared_buffers=32MB", "-c", "max_connections=60"),
+            *("-c", "shared_buffers=32MB", "-c", "max_connections=200"),
         ]
         deadline = time.monotonic() + 60
         while True:
@@ -123,3 +126,13 @@ def server_url() -> str:
     server = Postgres()
     atexit.register(server.stop)
     return server.url
+
+
+def database_of(folder: Path) -> str:
+    """The URL of a database for the market that lives in this folder, made when first asked for."""
+    server = server_url()
+    name = "market_" + sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    with psycopg.connect(server, autocommit=True) as connection:
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
