@@ -117,14 +117,14 @@ class Admission:
 
     def _opened(self, job: Job, served: Served, tensors: Sequence[Tensor], channel_id: bytes, ceiling: int) -> Admitted:
         manifest = served.package.manifest
-        if self._sealing is None or manifest.task == GENERATION:
-            raise InputsRefused("sealed requests are not served here for this model.", field=TENSOR)
+        if self._sealing is None or job.stream:
+            raise InputsRefused("sealed requests are not served here, or not in pieces.", field=TENSOR)
         try:
             opened = self._sealing.open_request(job.model_id, tensors)
             units = ceiling_units(manifest, opened.tensors, opened.parameters)
         except TensorError as error:
             raise InputsRefused(error.detail, field=error.field, remedy=error.remedy) from error
-        if opened.parameters:
+        if opened.parameters and manifest.task != GENERATION:
             raise InputsRefused(f"a model of the task {manifest.task!r} takes no parameters.", field=TENSOR)
         if units > ceiling:
             raise InputsRefused(f"it is sealed as {ceiling} units and may take {units}.", field=UNITS)

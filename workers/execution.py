@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-
-import structlog
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
-from contracts.protocol.sealed import TENSOR
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain
@@ -29,9 +25,7 @@ from workers.models.pipelines.base import Answer
 from workers.models.serving import Batches, Outcomes, Request, serve
 from workers.models.sessions import SessionCache
 from workers.papers import SignedWork
-from workers.receipts import Signer, Unsigned, failed
-
-log = structlog.get_logger(__name__)
+from workers.receipts import Signer, Unsigned, failed, veiled
 
 # A batch that took this long is worth a reply of its own.
 EARLY_SECONDS = 0.005
@@ -94,7 +88,7 @@ class Executor:
                         outcome if isinstance(outcome, CodedError) else self._signer.seal(members[i], outcome, seconds)
                     )
                     if isinstance(done, CodedError):
-                        results[i] = failed(jobs[i][0], _told(members[i], done))
+                        results[i] = failed(jobs[i][0], veiled(members[i], done))
                     else:
                         unsigned[i] = done
                 waiting = len(jobs) - len(results) - len(unsigned)
@@ -122,7 +116,7 @@ class Executor:
         try:
             check_inputs(manifest, admitted.tensors)
         except InputsRefused as error:
-            raise _told(admitted, error) from error
+            raise veiled(admitted, error) from error
         check_outputs(manifest, job.outputs)
         return admitted
 
@@ -160,16 +154,6 @@ class Executor:
             except CodedError as error:
                 refused[i] = error
         return refused
-
-
-def _told(admitted: Admitted, error: CodedError) -> CodedError:
-    """Return a failure as the gateway may hear of it: of sealed inputs nothing but its code."""
-    if not admitted.answer_key:
-        return error
-    log.info("sealed-job-failed", request=admitted.job.request_id.hex(), code=error.code)
-    told = copy(error)
-    told.detail, told.field = "what is wrong with sealed inputs is not told in the open.", TENSOR
-    return told
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:

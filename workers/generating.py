@@ -25,7 +25,7 @@ from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import GenerationRequest
 from workers.models.pipelines.base import Answer
 from workers.papers import SignedWork
-from workers.receipts import Signer, Unsigned, failed
+from workers.receipts import Signer, Unsigned, failed, veiled
 
 LOOK_SECONDS = 0.1
 # A process that says nothing for so long after a deadline hangs.
@@ -120,7 +120,7 @@ class Generations:
         """Sign an answer, or say what went wrong."""
         job, signed = one.admitted.job, None
         sealed: Unsigned | JobError = (
-            outcome
+            veiled(one.admitted, outcome)
             if isinstance(outcome, JobError)
             else self._signer.seal(one.admitted, outcome, time.perf_counter() - one.started)
         )

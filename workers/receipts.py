@@ -6,7 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from copy import copy
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -14,6 +15,7 @@ from contracts.protocol.errors import CodedError, Retry, TensorError
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.metering import served_terms
 from contracts.protocol.receipts import sign_receipts
+from contracts.protocol.sealed import TENSOR
 from contracts.protocol.sealing import seal_answer
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
@@ -30,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 ANSWERED_BYTES = 32 << 20
 _KEY_BYTES = 300
+CodedErrorT = TypeVar("CodedErrorT", bound=CodedError)
 _Asked: TypeAlias = tuple[bytes, bytes, bytes, tuple[str, ...]]
 
 
@@ -171,6 +174,16 @@ class Signer:
 
 def _asked(job: Job) -> _Asked:
     return job.request_id, job.model_id, job.input_hash, tuple(job.outputs)
+
+
+def veiled(admitted: Admitted, error: CodedErrorT) -> CodedErrorT:
+    """Return a failure as the gateway may hear of it: of sealed inputs nothing but its code."""
+    if not admitted.answer_key:
+        return error
+    log.info("sealed-job-failed", request=admitted.job.request_id.hex(), code=error.code)
+    bare = copy(error)
+    bare.detail, bare.field = "what is wrong with sealed inputs is not told in the open.", TENSOR
+    return bare
 
 
 def failed(job: Job, error: CodedError) -> Result:

@@ -20,6 +20,7 @@ from market.sdk import streams
 from market.sdk.chat_stream import AsyncChatStream
 from market.sdk.client import deposit, unreachable
 from market.sdk.effects import Deposit, Effect, Pause, Reply, Send, Steps, Turn
+from market.sdk.errors import SealingUnavailable
 from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import DEFAULT_MAX_PRICE, DEFAULT_RETRIES, Kernel, TopUp
 from market.sdk.papers import KeptChannel, PaperStore
@@ -136,6 +137,7 @@ class AsyncMarket:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        sealed: bool = False,
         **parameters: Any,
     ) -> Chat: ...
 
@@ -163,14 +165,19 @@ class AsyncMarket:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        sealed: bool = False,
         **parameters: Any,
     ) -> Chat | AsyncChatStream:
         """Return the answer to a conversation; see `client.Market.chat`."""
         limits: Limits = {"max_price": max_price, "worker": worker, "region": region, "min_stake": min_stake}
         if stream:
+            if sealed:
+                raise SealingUnavailable("streams are not sealed.", field="stream", remedy="Ask without stream.")
             steps = streams.chat(self._kernel, model, messages, parameters, limits)
             return AsyncChatStream(self._http, self._do, steps)
-        outcome = await self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), **limits)
+        outcome = await self.infer(
+            model, chat_inputs(messages), parameters=chat_parameters(parameters), sealed=sealed, **limits
+        )
         return chat_answer(outcome)
 
     async def _run(self, steps: Steps[_T]) -> _T:

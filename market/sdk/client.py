@@ -20,7 +20,7 @@ from contracts.protocol.typed_data import Channel, Domain, Refund
 from market.sdk import streams
 from market.sdk.chat_stream import ChatStream
 from market.sdk.effects import Deposit, Effect, Pause, Reply, Send, Steps, Turn
-from market.sdk.errors import GatewayMisbehaved, GatewayUnreachable, NoChannel, NotSettled
+from market.sdk.errors import GatewayMisbehaved, GatewayUnreachable, NoChannel, NotSettled, SealingUnavailable
 from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import DEFAULT_MAX_PRICE, DEFAULT_RETRIES, Kernel, TopUp
 from market.sdk.papers import KeptChannel, PaperStore, Settlement, SignedReceipt
@@ -234,6 +234,7 @@ class Market:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        sealed: bool = False,
         **parameters: Any,
     ) -> Chat: ...
 
@@ -261,16 +262,22 @@ class Market:
         worker: str | None = None,
         region: str | None = None,
         min_stake: int = 0,
+        sealed: bool = False,
         **parameters: Any,
     ) -> Chat | ChatStream:
         """Return the answer to a conversation; `parameters` such as max_tokens or temperature, limits as of `infer`.
 
         With `stream` its pieces can be iterated over as they come. Leaving early ends it, and costs what was sent.
+        `sealed` is as of `infer`, for an answer that comes whole.
         """
         limits: Limits = {"max_price": max_price, "worker": worker, "region": region, "min_stake": min_stake}
         if stream:
+            if sealed:
+                raise SealingUnavailable("streams are not sealed.", field="stream", remedy="Ask without stream.")
             return ChatStream(self._http, self._do, streams.chat(self._kernel, model, messages, parameters, limits))
-        outcome = self.infer(model, chat_inputs(messages), parameters=chat_parameters(parameters), **limits)
+        outcome = self.infer(
+            model, chat_inputs(messages), parameters=chat_parameters(parameters), sealed=sealed, **limits
+        )
         return chat_answer(outcome)
 
     # --- papers -----------------------------------------------------------------------------------------------

@@ -47,7 +47,6 @@ DEFAULT_MAX_PRICE = 100_000
 _NO_WISHES: Mapping[str, str] = {}
 DEFAULT_RETRIES = 2
 _MODEL_INFO_SECONDS = 60.0
-_GENERATION = "text-generation"
 _PAYMENT_ATTEMPTS = 4
 _MAX_WAITS = 50
 _POLL_SECONDS = 0.2
@@ -235,8 +234,6 @@ class Kernel:
             raise SealingUnavailable(
                 "a sealed request goes to one worker and brings all outputs.", field="hedge" if hedge else "outputs"
             )
-        if info.task == _GENERATION:
-            raise SealingUnavailable("generations are not sealed.", field="sealed", remedy="Send it in the open.")
         if worker is not None:
             wanted = address_from_hex(worker, field="worker")
         elif info.sealing:

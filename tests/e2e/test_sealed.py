@@ -17,10 +17,12 @@ from contracts.protocol.tensors import Tensor
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
+from market.sdk import drafts
 from market.sdk.aio import AsyncMarket
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, SealingUnavailable
 from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
+from tests.support import tiny_llm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -32,10 +34,15 @@ INPUTS = {"input_ids": IDS, "attention_mask": np.ones_like(IDS), "token_type_ids
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     """A market whose worker is another operator's, behind a link: whom one would seal to."""
-    package = tmp_path_factory.mktemp("packages") / minilm.TEXT_NAME
-    minilm.build_text_package(package)
+    root = tmp_path_factory.mktemp("packages")
+    packages = root / minilm.TEXT_NAME, root / "writer"
+    minilm.build_text_package(packages[0])
+    packages[1].mkdir()
+    for file, data in tiny_llm.files().items():
+        (packages[1] / file).write_bytes(data)
+    drafts.draft(packages[1]).write()
     folder = tmp_path_factory.mktemp("sealed")
-    options = Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=(package,), linked=True)
+    options = Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages, linked=True)
     with LocalMarket(options) as found:
         found.start()
         yield found
@@ -80,6 +87,20 @@ def test_tensors_too_and_without_waiting_for_each_other(local, market, papers):
     for name, array in beside.outputs.items():
         np.testing.assert_allclose(outcome.outputs[name], array, atol=1e-5)
     assert outcome.charged == beside.charged
+
+
+def test_a_chat_is_answered_whole(market):
+    messages = [{"role": "user", "content": "My number is 0815."}]
+    in_the_open = market.chat("writer", messages, max_tokens=12, temperature=0)
+    sealed = market.chat("writer", messages, max_tokens=12, temperature=0, sealed=True)
+    assert sealed.text == in_the_open.text
+    assert sealed.outcome.charged == in_the_open.outcome.charged, "the rest of the ceiling is given back"
+    with pytest.raises(SealingUnavailable):
+        market.chat("writer", messages, stream=True, sealed=True)
+    with pytest.raises(GatewayRefused) as refused:
+        market.chat("writer", messages, max_tokens=12, temperature=-7.25, sealed=True)
+    assert refused.value.code == "inputs-refused"
+    assert "7.25" not in refused.value.detail
 
 
 def test_the_command_seals(local, market):

@@ -63,7 +63,9 @@ def test_outputs_by_name_are_refused():
         decode_request(body(outputs=[{"name": "y"}]), MODEL)
 
 
-def test_generations_are_not_sealed():
+def test_a_chat_is_sealed_with_its_parameters_inside():
+    read = decode_request(body(64), replace(MODEL, task="text-generation"))
+    assert read.parameters == {"sealed_units": 64}
     with pytest.raises(InvalidRequest) as refused:
-        decode_request(body(), replace(MODEL, task="text-generation"))
-    assert refused.value.field == "parameters.sealed_units"
+        decode_request(body(parameters={"sealed_units": 64, "max_tokens": 3}), replace(MODEL, task="text-generation"))
+    assert refused.value.field == "parameters.max_tokens"
