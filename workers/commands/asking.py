@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import httpx
 import typer
 
+from contracts.bindings.rpc import connect
 from contracts.protocol.errors import CodedError
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from workers.commands.findings import TIMEOUT_SECONDS
@@ -50,6 +51,20 @@ class Answers:
                 if self.quiet or given is not None:
                     raise
                 typer.echo(f"  {error}", err=True)
+
+
+def choose_node(ask: Answers, given: str | None, chain_id: int) -> str:
+    """Return the node to read the chain from; a person whose answer serves no such chain is asked again.
+
+    An option or the default is taken as it is: the node may start later, and `worker doctor` looks.
+    """
+
+    def reached(url: str) -> str:
+        if not ask.quiet and given is None:
+            connect(url, chain_id, timeout_seconds=TIMEOUT_SECONDS)
+        return url
+
+    return ask.checked("rpc-url", given, f"JSON-RPC node of chain {chain_id}", "http://127.0.0.1:8545", reached)
 
 
 def choose_models(ask: Answers, url: str, given: str | None, price: int | None) -> str:

@@ -78,7 +78,7 @@ def init(
         if not ask.quiet:
             _introduce()
         url, status = ask.checked("gateway", gateway, "Gateway to work for (https://…)", None, _answering)
-        node_url = ask.text("rpc-url", rpc_url, f"JSON-RPC node of chain {status['chainId']}", "http://127.0.0.1:8545")
+        node_url = asking.choose_node(ask, rpc_url, int(status["chainId"]))
         chosen = asking.choose_models(ask, url, models, price)
         contracts = _deployment(status, deployment, path)
         key_file = _path(ask.text("keystore", keystore, "Keystore of the worker's key", path.with_name("worker.json")))

@@ -9,6 +9,7 @@ import pytest
 from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from contracts.bindings.errors import NodeUnreachable, WrongChain
 from workers import machine, metrics
 from workers.commands import asking, findings, live, serve
 from workers.commands.asking import Answers
@@ -224,6 +225,25 @@ def test_a_person_whose_answer_is_refused_is_asked_again(monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "gpt-9" in told
     assert "100 to 900" in told
+
+
+@pytest.mark.parametrize("served", ["0x1", None], ids=["another chain", "nothing there"])
+def test_a_person_whose_node_serves_no_such_chain_is_asked_again(monkeypatch, capsys, served):
+    wrong, right = "http://127.0.0.1:9", "http://127.0.0.1:8545"
+    said = iter([wrong, right])
+
+    def connect(url, chain_id, **_):
+        if url == wrong:
+            raise (
+                NodeUnreachable("no answer.") if served is None else WrongChain(f"it serves {served}, not {chain_id}.")
+            )
+
+    monkeypatch.setattr(asking.typer, "prompt", lambda *_, **__: next(said))
+    monkeypatch.setattr(asking, "connect", connect)
+    assert asking.choose_node(Answers(quiet=False), None, 31_337) == right
+    assert ("no answer" if served is None else "not 31337") in capsys.readouterr().err
+    assert asking.choose_node(Answers(quiet=False), wrong, 31_337) == wrong, "an option is taken as it is"
+    assert asking.choose_node(Answers(quiet=True), None, 31_337) == right
 
 
 def test_a_port_that_is_taken_keeps_the_worker_from_starting_and_is_named():
