@@ -93,6 +93,8 @@ def configure_logging(level: str, log_format: str) -> None:
     """Send structlog and the standard library's records to stderr; call once at start."""
     threshold = getattr(logging, level.upper())
     logging.basicConfig(level=threshold, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A line for each request that it makes, in a format of its own.
+    logging.getLogger("httpx").setLevel(max(threshold, logging.WARNING))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         processors=[

@@ -43,15 +43,35 @@ class Chat:
 
 
 def text_inputs(texts: Sequence[str]) -> Inputs:
-    """Return the tensors of texts."""
+    """Return the tensors of texts.
+
+    Raises:
+        TensorError: it is one text, whose characters would be paid for one by one, or holds what is no text.
+    """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise TensorError("texts are a list of texts.", field="texts", remedy="Write [text], even for one.")
     return {"text": np.array([text.encode() for text in texts], dtype=object)}
 
 
 def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
-    """Return the tensors of a conversation; a message has role and content."""
+    """Return the tensors of a conversation; a message has role and content.
+
+    Raises:
+        TensorError: it is no list of such messages.
+    """
+    if isinstance(messages, str) or not all(_is_message(one) for one in messages):
+        raise TensorError(
+            "messages are a list of messages, each with a role and a content that are texts.",
+            field="messages",
+            remedy='Write [{"role": "user", "content": text}], even for one.',
+        )
     plain = [{"role": _ROLES.get(one["role"], one["role"]), "content": one["content"]} for one in messages]
     conversation = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return {"prompt": np.array([conversation.encode()], dtype=object)}
+
+
+def _is_message(one: object) -> bool:
+    return isinstance(one, Mapping) and all(isinstance(one.get(name), str) for name in ("role", "content"))
 
 
 def chat_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
