@@ -110,10 +110,10 @@ class AuditBook(Protocol):
         """Add to what workers answered and passed."""
         ...
 
-    async def keep(self, audit: Audit, strikes: int) -> tuple[int, bool]:
+    async def keep(self, audit: Audit) -> tuple[int, bool]:
         """Write an audit down; returns its number, and whether the worker it is against is convicted by it.
 
-        That is so by a conviction, and by the last of so many `strikes` since it was pardoned.
+        That is so by a conviction, and by the last of so many strikes since it was pardoned as convict.
         """
         ...
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import structlog
@@ -28,8 +30,8 @@ from market.payments.model import ParsedVoucher
 from market.registry.offers import LiveOffer, LiveOffers
 from market.telemetry import AUDITS, CONVICTED_WORKERS
 from market.verification.audit_choice import SECRET_BYTES, commitment
-from market.verification.audit_verdict import STRIKES, Judgement, Outcome, judge
-from market.verification.output_diff import Difference, compare, tolerance_between
+from market.verification.audit_verdict import Judgement, Outcome, judge
+from market.verification.output_diff import Difference, compare, size_of, tolerance_between
 
 MOST_AT_ONCE = 8
 MOST_TRIED = 3
@@ -40,6 +42,8 @@ THIRD_WAITS_SECONDS = 30.0
 BOOK_SECONDS = 2.0
 SECRET_SECONDS = 3_600.0
 _COMPARED_APART_BYTES = 1 << 18
+_SIZES_KEPT = 32
+_OUTPUTS_KEPT = 4_096
 
 Ask = Callable[[InferenceRequest, Chosen], Awaitable[Answer]]
 Answered = tuple[list[Tensor], Mapping[str, Any]]
@@ -86,6 +90,7 @@ class Auditor:
         self._convicted: frozenset[bytes] = frozenset()
         self._read_at = self._changed_at = -SECRET_SECONDS
         self._unpaid = False
+        self._sizes: dict[tuple[bytes, str], deque[float]] = {}
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -234,12 +239,13 @@ class Auditor:
     async def _judge(self, chosen: Chosen, second: _Given) -> Outcome:
         outputs = decode_tensors(chosen.outputs)
         given = [_Given(chosen.statement, outputs, chosen.provider, len(chosen.outputs)), second]
-        found = await _judged(chosen, given)
+        usual = self._usual(chosen.listing.model_id, second)
+        found = await _judged(chosen, given, usual)
         if found.outcome is Outcome.DISPUTED:
             third = await self._third(chosen, second)
             if third is not None:
                 given.append(third)
-                found = await _judged(chosen, given)
+                found = await _judged(chosen, given, usual)
         if found.outcome is Outcome.AGREED:
             agreed = self._queue.counted.agreed
             worker = chosen.statement.worker
@@ -247,6 +253,18 @@ class Auditor:
         else:
             await self._keep(chosen, given, found)
         return found.outcome
+
+    def _usual(self, model_id: bytes, given: _Given) -> dict[str, float]:
+        """Return how large each output usually is, by the middle of what auditors answered of late."""
+        usual = {}
+        for tensor in given.outputs[0]:
+            key = (model_id, tensor.name)
+            if key not in self._sizes and len(self._sizes) >= _OUTPUTS_KEPT:
+                self._sizes.clear()
+            sizes = self._sizes.setdefault(key, deque(maxlen=_SIZES_KEPT))
+            sizes.append(size_of(tensor))
+            usual[tensor.name] = median(sizes)
+        return usual
 
     async def _third(self, chosen: Chosen, second: _Given) -> _Given | None:
         """Ask a referee, or else a worker of a third operator; waits a while for one with room; None: there is none."""
@@ -283,7 +301,7 @@ class Auditor:
             share=chosen.share,
             commitment=chosen.commitment,
         )
-        number, convicted = await self._book.keep(audit, STRIKES)
+        number, convicted = await self._book.keep(audit)
         log.warning(
             "workers-answer-differently",
             audit=number,
@@ -297,10 +315,10 @@ class Auditor:
             self._bar(self._convicted | {against})
 
 
-async def _judged(chosen: Chosen, given: list[_Given]) -> Judgement:
+async def _judged(chosen: Chosen, given: list[_Given], usual: Mapping[str, float]) -> Judgement:
     def apart(one: _Given, other: _Given) -> Difference:
         limit = tolerance_between(chosen.manifest, chosen.tolerance, (one.provider, other.provider))
-        return compare(one.outputs, other.outputs, limit)
+        return compare(one.outputs, other.outputs, limit, usual)
 
     if sum(one.size for one in given) > _COMPARED_APART_BYTES:
         return await asyncio.to_thread(judge, given, apart)

@@ -15,8 +15,9 @@ from market.verification.output_diff import Difference, Verdict
 
 T = TypeVar("T")
 
-# Exact values may lie on the edge between two: an honest worker can fall on the other side once, not again and again.
+# Exact values may lie on the edge between two: an honest worker falls on the other side now and then, a cheat often.
 STRIKES = 3
+STRUCK_SHARE = 0.005
 _NO_DIFFERENCE = Difference(Verdict.SAME)
 
 
@@ -36,6 +37,11 @@ class Judgement:
     outcome: Outcome
     against: int | None = None
     difference: Difference = _NO_DIFFERENCE
+
+
+def strikes_convict(strikes: int, agreed: int) -> bool:
+    """Tell whether a worker that was struck so often, beside the audits that it passed, cannot be honest."""
+    return strikes >= STRIKES and strikes >= STRUCK_SHARE * (strikes + agreed)
 
 
 def judge(answers: Sequence[T], compare: Callable[[T, T], Difference]) -> Judgement:

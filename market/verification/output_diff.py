@@ -1,8 +1,12 @@
 """Compares what two workers answered to one input: floats by their relative distance, all else exactly.
 
-Pure. Measured 2026-11 on six real models on CPUs: threads, optimisation levels, batches and versions of onnxruntime
-move a result by 3.1e-5 relative L2 at most; int8 and bf16 substitutes move it by 2.6e-3 at least. The tolerance stands
-between, where the model's manifest names none. Called by `market.inference.audits`.
+Pure. Rows of probabilities are compared by their logarithms, which are what was there before the softmax but for a
+constant: a softmax that is sure of itself hides differences, and one that is not enlarges honest noise.
+
+Measured 2026-11 on six real models on CPUs, before their last softmax: threads, optimisation levels, batches and
+versions of onnxruntime move a result by 3.1e-5 relative L2 at most; int8 and bf16 substitutes move it by 2.6e-3 at
+least. Of another one (Magika) a batch moves it by 1.5e-4. The tolerance stands between, where the model's manifest
+names none. Called by `market.inference.audits`.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,12 @@ HALF_FACTOR = 10.0
 ACCELERATOR_TOLERANCE = 1e-2
 CPU = "cpu"
 _HALF = ("FP16", "BF16")
+_FLOATS = (*_HALF, "FP32", "FP64")
+# An answer smaller than this share of the usual size is compared as if it had it.
+_LEAST_SHARE = 0.1
+_SUM_OFF = 1e-4
+# Below this float32 has few digits, or none.
+_LEAST_PROBABILITY = 1e-30
 
 
 class Verdict(StrEnum):
@@ -71,9 +82,16 @@ def tolerance_between(manifest: Manifest, tolerance: float, providers: tuple[str
 
 
 def compare(
-    first: tuple[Sequence[Tensor], Mapping[str, Any]], second: tuple[Sequence[Tensor], Mapping[str, Any]], limit: float
+    first: tuple[Sequence[Tensor], Mapping[str, Any]],
+    second: tuple[Sequence[Tensor], Mapping[str, Any]],
+    limit: float,
+    usual: Mapping[str, float] = MappingProxyType({}),
 ) -> Difference:
-    """Compare the tensors and parameters of two answers to one request; `limit` is the tolerance for fp32."""
+    """Compare the tensors and parameters of two answers to one request; `limit` is the tolerance for fp32.
+
+    `usual` is how large the values of each output usually are (`size_of`): what is next to nothing beside that is not
+    held against a worker, as where a ReLU lets nothing but the noise through.
+    """
     (ours, said), (theirs, also_said) = first, second
     names, others = {one.name: one for one in ours}, {one.name: one for one in theirs}
     if names.keys() != others.keys():
@@ -82,7 +100,7 @@ def compare(
     if dict(said) != dict(also_said):
         worst = Difference(Verdict.EXACT, inf, "the parameters differ")
     for name, one in sorted(names.items()):
-        found = _tensors(one, others[name], limit)
+        found = _tensors(one, others[name], limit, usual.get(name, 0.0))
         if _rank(found) > _rank(worst):
             worst = found
     return worst
@@ -92,40 +110,72 @@ def _rank(found: Difference) -> tuple[int, float]:
     return list(Verdict).index(found.verdict), found.error
 
 
-def _tensors(one: Tensor, other: Tensor, limit: float) -> Difference:
+def size_of(tensor: Tensor) -> float:
+    """Return the root of the mean square of a tensor's finite values, 0 for what is not compared by distance."""
+    if tensor.datatype not in _FLOATS or not tensor.elements:
+        return 0.0
+    finite = np.nan_to_num(_floats(tensor).ravel(), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = np.abs(finite).max()
+    return float(largest * np.sqrt(np.mean((finite / largest) ** 2))) if largest else 0.0
+
+
+def _tensors(one: Tensor, other: Tensor, limit: float, usual: float) -> Difference:
     name = one.name
     if one.datatype != other.datatype or one.shape != other.shape:
         shown = f"{one.datatype}{list(one.shape)} and {other.datatype}{list(other.shape)}"
         return Difference(Verdict.FAR, inf, f"{name} is {shown}")
-    if one.datatype not in ("FP16", "BF16", "FP32", "FP64"):
+    if one.datatype not in _FLOATS:
         if bytes(one.data) == bytes(other.data):
             return Difference(Verdict.SAME)
         return Difference(Verdict.EXACT, inf, f"{name}: {one.datatype} values differ")
-    error = relative_distance(_floats(one), _floats(other))
+    ours, theirs, least = _floats(one), _floats(other), _LEAST_SHARE * usual
+    if one.datatype not in _HALF and are_probabilities(ours) and are_probabilities(theirs):
+        # Where all is alike likely there is nothing but noise to divide by: logits are of the order of one.
+        ours, theirs, least = centred_logarithms(ours), centred_logarithms(theirs), 1.0
+    error = relative_distance(ours, theirs, least=least)
     if error <= limit * (HALF_FACTOR if one.datatype in _HALF else 1.0):
         return Difference(Verdict.SAME, error)
     what = "not the same numbers are finite" if error == inf else f"{error:.2e} apart, relative L2"
     return Difference(Verdict.FAR, error, f"{name}: {what}")
 
 
-def relative_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the length of the difference over that of the longer array; infinite unless NaN and infinities agree."""
+def relative_distance(one: NDArray[np.float64], other: NDArray[np.float64], *, least: float = 0.0) -> float:
+    """Return the length of the difference over that of the longer array; infinite unless NaN and infinities agree.
+
+    The longer one counts as if its values were of the size `least` on average, if they are not.
+    """
+    one, other = one.ravel(), other.ravel()
     finite = np.isfinite(one)
     if not np.array_equal(one[~finite], other[~np.isfinite(other)], equal_nan=True) or not np.array_equal(
         finite, np.isfinite(other)
     ):
         return inf
     kept, theirs = one[finite], other[finite]
-    largest = max(np.abs(kept).max(initial=0.0), np.abs(theirs).max(initial=0.0))
+    largest = max(np.abs(kept).max(initial=0.0), np.abs(theirs).max(initial=0.0), least)
     if largest == 0.0:
         return 0.0
     # Scaled first: squares of very large or small numbers would not be finite, or nothing.
     kept, theirs = kept / largest, theirs / largest
-    return float(np.linalg.norm(kept - theirs) / max(np.linalg.norm(kept), np.linalg.norm(theirs)))
+    length = max(np.linalg.norm(kept), np.linalg.norm(theirs), np.sqrt(kept.size) * least / largest)
+    return float(np.linalg.norm(kept - theirs) / length) if length else 0.0
+
+
+def are_probabilities(array: NDArray[np.float64]) -> bool:
+    """Tell whether every row, along the last axis, is positive and adds up to one, as after a softmax."""
+    if array.ndim == 0 or array.shape[-1] < 2 or array.size == 0:
+        return False
+    return bool(np.all(array >= 0.0) and np.all(np.abs(array.sum(axis=-1) - 1.0) <= _SUM_OFF))
+
+
+def centred_logarithms(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's logarithms, less their mean."""
+    logarithms = np.log(np.maximum(array, _LEAST_PROBABILITY))
+    centred: NDArray[np.float64] = logarithms - logarithms.mean(axis=-1, keepdims=True)
+    return centred
 
 
 def _floats(tensor: Tensor) -> NDArray[np.float64]:
-    array = tensor.to_numpy().ravel()
+    array = tensor.to_numpy()
     if tensor.datatype == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(invalid="ignore"):

@@ -36,10 +36,10 @@ def audit(outcome=Outcome.CONVICTED, against=A, workers=(A, B, C), at=100.0, **c
 
 
 async def test_an_audit_is_kept_as_it_was(book):
-    number, convicted = await book.keep(audit(), 3)
+    number, convicted = await book.keep(audit())
     assert convicted
     assert await book.find(number) == audit(number=number)
-    second, _ = await book.keep(audit(Outcome.DISPUTED, None, (A, B), error=inf), 3)
+    second, _ = await book.keep(audit(Outcome.DISPUTED, None, (A, B), error=inf))
     assert await book.find(second) == audit(Outcome.DISPUTED, None, (A, B), error=inf, number=second)
     assert await book.find(second + 1) is None
     assert [one.number for one in await book.audits()] == [second, number]
@@ -49,27 +49,27 @@ async def test_an_audit_is_kept_as_it_was(book):
 
 
 async def test_the_first_conviction_stands(book):
-    first, _ = await book.keep(audit(), 3)
-    await book.keep(audit(at=200.0), 3)
+    first, _ = await book.keep(audit())
+    await book.keep(audit(at=200.0))
     assert await book.workers() == {A: WorkerAudits(A, 0, 0, 100.0, first, None)}
 
 
 async def test_a_dispute_is_against_nobody(book):
-    _, convicted = await book.keep(audit(Outcome.DISPUTED, None), 3)
+    _, convicted = await book.keep(audit(Outcome.DISPUTED, None))
     assert not convicted
     assert await book.workers() == {}
 
 
 async def test_strikes_add_up_until_a_pardon(book):
-    said = [(await book.keep(audit(Outcome.STRIKE, at=float(i)), 3))[1] for i in range(1, 4)]
-    await book.keep(audit(Outcome.STRIKE, B, at=3.0), 3)
+    said = [(await book.keep(audit(Outcome.STRIKE, at=float(i))))[1] for i in range(1, 4)]
+    await book.keep(audit(Outcome.STRIKE, B, at=3.0))
     assert said == [False, False, True]
     assert {one.worker for one in (await book.workers()).values() if one.convicted_at} == {A}
     assert await book.pardon(A, 10.0)
     assert not await book.pardon(A, 11.0)
     assert not await book.pardon(C, 11.0)
     assert (await book.workers())[A] == WorkerAudits(A, 0, 0, None, None, 10.0)
-    said = [(await book.keep(audit(Outcome.STRIKE, at=float(i)), 3))[1] for i in range(11, 14)]
+    said = [(await book.keep(audit(Outcome.STRIKE, at=float(i))))[1] for i in range(11, 14)]
     assert said == [False, False, True]
 
 
@@ -81,10 +81,10 @@ async def test_counts_add_up_and_a_pardon_makes_new(book):
         B: (1, 0),
         C: (0, 4),
     }
-    await book.keep(audit(), 3)
+    await book.keep(audit())
     assert (await book.workers())[A].answered == 5
     await book.pardon(A, 10.0)
-    assert ((await book.workers())[A].answered, (await book.workers())[A].agreed) == (0, 1)
+    assert ((await book.workers())[A].answered, (await book.workers())[A].agreed) == (0, 0)
 
 
 async def test_a_secret_is_shown_once_it_is_out_of_use(book):
@@ -97,7 +97,7 @@ async def test_a_secret_is_shown_once_it_is_out_of_use(book):
 
 async def test_gateways_on_one_database_keep_books_of_their_own(book, engine):
     other = DatabaseAuditBook(engine, b"\x0a" * 20)
-    number, _ = await book.keep(audit(), 3)
+    number, _ = await book.keep(audit())
     await book.count(Counted({A: 1}))
     await book.begin_secret(b"s" * 32, b"c" * 32, 1.0)
     assert (await other.find(number), await other.audits(), await other.workers(), await other.secrets(1e9)) == (
@@ -107,3 +107,9 @@ async def test_gateways_on_one_database_keep_books_of_their_own(book, engine):
         [],
     )
     assert not await other.pardon(A, 1.0)
+
+
+async def test_a_strike_in_a_thousand_convicts_nobody(book):
+    await book.count(Counted({}, {A: 1_000, B: 100}))
+    said = {w: [(await book.keep(audit(Outcome.STRIKE, w, at=float(i))))[1] for i in range(1, 5)] for w in (A, B)}
+    assert said == {A: [False] * 4, B: [False, False, True, True]}

@@ -1,6 +1,6 @@
 """Audits on SQLAlchemy Core; the few that are written down are written one by one.
 
-Decides nothing but whether strikes add up to a conviction, which must be counted in the transaction that adds one.
+Decides nothing; strikes are counted in the transaction that adds one.
 Built by `market.bootstrap`; implements `market.inference.audit_model.AuditBook`.
 """
 
@@ -19,7 +19,7 @@ from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
 from market.adapters.database.tables_audits import audit_secrets, audit_statements, audited_workers, audits
 from market.inference.audit_model import Audit, AuditSecret, Counted, Statement, WorkerAudits
-from market.verification.audit_verdict import Outcome
+from market.verification.audit_verdict import Outcome, strikes_convict
 
 # A process chooses by one for an hour; what it chose last may wait for ten minutes more.
 IN_USE_SECONDS = 2 * 3_600.0
@@ -50,9 +50,9 @@ class DatabaseAuditBook:
         """See `AuditBook.count`."""
         await asyncio.to_thread(self._count, counted)
 
-    async def keep(self, audit: Audit, strikes: int) -> tuple[int, bool]:
+    async def keep(self, audit: Audit) -> tuple[int, bool]:
         """See `AuditBook.keep`."""
-        return await asyncio.to_thread(self._keep, audit, strikes)
+        return await asyncio.to_thread(self._keep, audit)
 
     async def pardon(self, worker: bytes, now: float) -> bool:
         """See `AuditBook.pardon`."""
@@ -86,7 +86,7 @@ class DatabaseAuditBook:
         with writing(self._engine) as connection:
             self._add.execute(connection, rows)
 
-    def _keep(self, audit: Audit, strikes: int) -> tuple[int, bool]:
+    def _keep(self, audit: Audit) -> tuple[int, bool]:
         row = {
             "gateway": self._gateway,
             "at": audit.at,
@@ -114,19 +114,23 @@ class DatabaseAuditBook:
                     for place, one in enumerate(audit.statements)
                 ],
             )
-            convicted = audit.against is not None and self._convict(connection, audit, audit.against, number, strikes)
+            convicted = audit.against is not None and self._convict(connection, audit, audit.against, number)
         return number, convicted
 
-    def _convict(self, connection: Connection, audit: Audit, worker: bytes, number: int, strikes: int) -> bool:
+    def _convict(self, connection: Connection, audit: Audit, worker: bytes, number: int) -> bool:
         """Convict a worker, if that is what the audit, or its strikes together, come to."""
         self._add.execute(connection, [(self._gateway, worker, 0, 0)])
         c = audited_workers.c
         mine = (c.gateway == self._gateway) & (c.worker == worker)
-        pardoned_at = connection.execute(sa.select(c.pardoned_at).where(mine).with_for_update()).scalar_one() or 0.0
+        known = connection.execute(sa.select(c.pardoned_at, c.agreed).where(mine).with_for_update()).one()
         if audit.outcome is Outcome.STRIKE:
-            struck = (audits.c.gateway == self._gateway) & (audits.c.against == worker) & (audits.c.at > pardoned_at)
+            struck = (
+                (audits.c.gateway == self._gateway)
+                & (audits.c.against == worker)
+                & (audits.c.at > (known.pardoned_at or 0.0))
+            )
             query = sa.select(sa.func.count()).where(struck, audits.c.outcome == Outcome.STRIKE.value)
-            if connection.execute(query).scalar_one() < strikes:
+            if not strikes_convict(connection.execute(query).scalar_one(), known.agreed):
                 return False
         first = mine & c.convicted_at.is_(None)
         connection.execute(audited_workers.update().where(first).values(convicted_at=audit.at, conviction=number))
@@ -135,7 +139,7 @@ class DatabaseAuditBook:
     def _pardon(self, worker: bytes, now: float) -> bool:
         c = audited_workers.c
         convicted = (c.gateway == self._gateway) & (c.worker == worker) & c.convicted_at.isnot(None)
-        anew = {"convicted_at": None, "conviction": None, "pardoned_at": now, "answered": 0}
+        anew = {"convicted_at": None, "conviction": None, "pardoned_at": now, "answered": 0, "agreed": 0}
         with writing(self._engine) as connection:
             return connection.execute(audited_workers.update().where(convicted).values(anew)).rowcount > 0
 

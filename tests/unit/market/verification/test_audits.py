@@ -12,7 +12,7 @@ from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import BFLOAT16, Tensor
 from market.verification.audit_choice import AuditShares, commitment, is_chosen, threshold
-from market.verification.audit_verdict import Judgement, Outcome, judge
+from market.verification.audit_verdict import Judgement, Outcome, judge, strikes_convict
 from market.verification.output_diff import (
     ACCELERATOR_TOLERANCE,
     DEFAULT_TOLERANCE,
@@ -20,6 +20,7 @@ from market.verification.output_diff import (
     Verdict,
     compare,
     relative_distance,
+    size_of,
     tolerance_between,
     tolerance_of,
 )
@@ -144,6 +145,52 @@ def test_half_precision_has_more_room():
     other = ((X * 1.2).view("u4") >> 16).astype("u2").view(BFLOAT16)
     assert far(answer(bits), answer(bits)).same
     assert far(answer(bits), answer(other)).error == pytest.approx(1 / 6, rel=0.05)
+
+
+def softmax(logits):
+    grown = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (grown / grown.sum(axis=-1, keepdims=True)).astype("f4")
+
+
+@pytest.mark.parametrize("sureness", [0.5, 1.0, 10.0])
+def test_probabilities_are_compared_by_what_was_before_the_softmax(sureness):
+    random = np.random.default_rng(2)
+    logits = sureness * random.normal(size=(3, 50))
+    step = random.normal(size=logits.shape)
+    step *= np.linalg.norm(logits) / np.linalg.norm(step)
+    for noise, same in ((3e-5, True), (3e-3, False)):
+        assert far(answer(softmax(logits)), answer(softmax(logits + noise * step))).same is same
+    # A single score is no row of probabilities, nor is what adds up to one by negative numbers.
+    assert far(answer(np.ones((2, 1), "f4")), answer(np.ones((2, 1), "f4"))).error == 0.0
+    assert not far(answer(np.array([[1.5, -0.5]], "f4")), answer(np.array([[1.6, -0.6]], "f4"))).same
+    assert not far(answer(np.array([[1.0, 0.0]], "f4")), answer(np.array([[0.99, 0.01]], "f4"))).same
+
+
+def test_rows_in_which_all_is_alike_likely_are_not_compared_by_their_noise():
+    flat = np.full((2, 4), 0.25, "f4")
+    noisy = (flat * (1 + 1e-6 * np.random.default_rng(0).normal(size=flat.shape))).astype("f4")
+    assert far(answer(flat), answer(noisy)).same
+    assert not far(answer(flat), answer(softmax(np.array([[0.0, 0.1, 0, 0]] * 2)))).same
+
+
+def test_what_is_next_to_nothing_beside_the_usual_is_no_difference():
+    nothing, noise = np.zeros((1, 4), "f4"), np.array([[0, 1e-6, 0, 0]], "f4")
+    assert not far(answer(nothing), answer(noise)).same
+    usual = {"t0": size_of(Tensor.from_numpy("t0", np.ones((1, 4), "f4")))}
+    assert usual == {"t0": 1.0}
+    assert compare(answer(nothing), answer(noise), DEFAULT_TOLERANCE, usual).same
+    assert not compare(answer(nothing), answer(noise * 1e3), DEFAULT_TOLERANCE, usual).same
+    assert size_of(Tensor.from_numpy("x", np.array([np.inf, np.nan, 0], "f4"))) == 0.0
+    assert size_of(Tensor.from_numpy("x", np.arange(3))) == 0.0
+    assert size_of(Tensor.from_numpy("x", np.full(2, 1e300))) == pytest.approx(1e300)
+
+
+@pytest.mark.parametrize(
+    ("strikes", "agreed", "convict"),
+    [(2, 0, False), (3, 0, True), (3, 597, True), (3, 598, False), (50, 10_000, False)],
+)
+def test_strikes_convict_who_is_struck_often(strikes, agreed, convict):
+    assert strikes_convict(strikes, agreed) is convict
 
 
 def model(task="tensor", **options) -> Manifest:
