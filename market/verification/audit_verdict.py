@@ -15,7 +15,7 @@ from market.verification.output_diff import Difference, Verdict
 
 T = TypeVar("T")
 
-# Exact values may lie on the edge between two: an honest worker falls on the other side now and then, a cheat often.
+# A slight difference can befall an honest worker now and then; a cheat has one often.
 STRIKES = 3
 STRUCK_SHARE = 0.005
 _NO_DIFFERENCE = Difference(Verdict.SAME)
@@ -55,7 +55,7 @@ def judge(answers: Sequence[T], compare: Callable[[T, T], Difference]) -> Judgem
         if from_first.same != from_second.same:
             against, apart = (1, from_second) if from_first.same else (0, from_first)
             # The milder of what it is held against by both: one of them alone could exaggerate.
-            milder = Verdict.EXACT if Verdict.EXACT in (apart.verdict, between.verdict) else Verdict.FAR
-            outcome = Outcome.STRIKE if milder is Verdict.EXACT else Outcome.CONVICTED
+            slight = Verdict.SLIGHT in (apart.verdict, between.verdict)
+            outcome = Outcome.STRIKE if slight else Outcome.CONVICTED
             return Judgement(outcome, against, apart)
     return Judgement(Outcome.DISPUTED, difference=between)

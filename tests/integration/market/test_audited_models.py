@@ -48,7 +48,7 @@ class Served:
         session = cheats.opened(model)
         return [cheats.answer(session, one) for one in self.inputs]
 
-    def convicted(self, answers, limit=DEFAULT_TOLERANCE) -> float:
+    def convicted(self, answers, limit=DEFAULT_TOLERANCE, outcomes=(Outcome.CONVICTED,)) -> float:
         """Return in which share of audits a worker with these answers is convicted, by auditors of changing kinds."""
         kinds = itertools.cycle(itertools.permutations(self.honest.values(), 2))
         count = 0
@@ -56,7 +56,7 @@ class Served:
             usual = {one.name: size_of(one) for one in second[i][0]}
             found = judge([answer, second[i], third[i]], lambda a, b, u=usual: compare(a, b, limit, u))
             assert found.against in (0, None)
-            count += found.outcome is Outcome.CONVICTED
+            count += found.outcome in outcomes
         return count / len(answers)
 
 
@@ -68,13 +68,21 @@ def test_no_honest_worker_of_any_kind_differs_from_another(served):
             assert found.same, found
 
 
-@pytest.mark.parametrize("cheat", [cheats.int8, cheats.bf16, cheats.other_weights], ids=lambda cheat: cheat.__name__)
+@pytest.mark.parametrize("cheat", [cheats.int8, cheats.other_weights], ids=lambda cheat: cheat.__name__)
 def test_a_cheaper_model_is_convicted(served, cheat):
     assert served.convicted(served.answers(cheat(served.model))) >= 0.99
 
 
-def test_a_copy_in_half_precision_is_convicted_where_the_manifest_says_so(served):
-    assert served.convicted(served.answers(cheats.fp16(served.model)), served.fp16_limit) >= served.fp16_share
+STRUCK = (Outcome.CONVICTED, Outcome.STRIKE)
+
+
+def test_a_copy_with_shorter_weights_is_struck_each_time_and_so_convicted_by_the_third(served):
+    assert served.convicted(served.answers(cheats.bf16(served.model)), outcomes=STRUCK) >= 0.99
+
+
+def test_a_copy_in_half_precision_is_struck_where_the_manifest_says_so(served):
+    answers = served.answers(cheats.fp16(served.model))
+    assert served.convicted(answers, served.fp16_limit, STRUCK) >= served.fp16_share
 
 
 def test_answers_without_a_model_are_convicted(served):
