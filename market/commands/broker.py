@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.bindings.keystore import KeystoreError, write_secret
 from contracts.protocol.hexes import address_from_hex, checksum
 from market.commands.output import errors_as_messages
 
@@ -25,8 +26,18 @@ def broker_acl(
         address = address_from_hex(worker, field="worker")
         path = password_file or Path(f"{worker_user(address)}.pass")
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(32) + "\n")
-        typer.echo(acl_line(address, path.read_text().splitlines()[0]))
+            write_secret(path, secrets.token_urlsafe(32).encode() + b"\n", field="password-file")
+        typer.echo(acl_line(address, _first_line(path)))
         user = f"{worker_user(address)}:<first line of {path}>"
         typer.echo(f"# worker {checksum(address)}: WORKER_REDIS_URL=rediss://{user}@host:port/0", err=True)
+
+
+def _first_line(path: Path) -> str:
+    remedy = "Name a file whose first line is the password, or one that is not there, to be made."
+    try:
+        line = path.read_text().partition("\n")[0].strip()
+    except (OSError, ValueError) as error:
+        raise KeystoreError(f"cannot read {path}: {error}.", field="password-file", remedy=remedy) from error
+    if not line:
+        raise KeystoreError(f"{path} is empty.", field="password-file", remedy=remedy)
+    return line

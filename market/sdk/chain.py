@@ -15,7 +15,7 @@ from web3 import Web3
 
 from contracts.bindings.command import EarlierCommand, Planned, act, begun, finish_earlier, outbox_of, plan
 from contracts.bindings.deploy import Contracts, Terms, bind, deploy, plan_deployment, require_code
-from contracts.bindings.errors import WrongChain
+from contracts.bindings.errors import DeploymentError, TransactionReverted, WrongChain
 from contracts.bindings.escrow import ChannelState
 from contracts.bindings.model_registry import ModelState
 from contracts.bindings.outbox_file import FileOutbox
@@ -308,8 +308,20 @@ class Chain:
         return escrow.credits(gateway, wallet.address)[0] - before
 
     def mint(self, wallet: Wallet, to: bytes, amount: int) -> Mined:
-        """Make test dollars, where the token is TestUSD."""
-        return self._send(wallet, "mint", self.deployment.token, self._bound.token.mint(to, amount))
+        """Make test dollars, where the token is TestUSD.
+
+        Raises:
+            DeploymentError: it is another.
+        """
+        token = self.deployment.token
+        try:
+            return self._send(wallet, "mint", token, self._bound.token.mint(to, amount))
+        except TransactionReverted as error:
+            raise DeploymentError(
+                f"the token {checksum(token)} cannot be minted by this account: {error.detail}",
+                field="token",
+                remedy="Only TestUSD can be made by anybody; elsewhere send the account tokens.",
+            ) from error
 
     def list_model(
         self,

@@ -1,4 +1,5 @@
-"""A token that refuses transfers for a while, as real dollars can: paused for all, or an account blocked.
+"""A token that refuses transfers for a while, as real dollars can: paused for all, or an account blocked; by reverting, or
+as older tokens do by answering false.
 
 Puts code of its own at the token's address which refuses and otherwise delegates to the token's code, moved elsewhere;
 balances stay where they are.
@@ -28,7 +29,7 @@ def _argument(position: int, account: bytes) -> bytes:
     return _push(bytes([4 + 32 * position])) + b"\x35" + _push(account) + b"\x14"
 
 
-def _code(blocked: bytes | None) -> bytes:
+def _code(blocked: bytes | None, *, quietly: bool) -> bytes:
     if blocked is None:
         refused = _is(_TRANSFER) + b"".join(_is(one) + b"\x17" for one in (_TRANSFER_FROM, *_AUTHORIZED))  # OR
     else:
@@ -46,7 +47,8 @@ def _code(blocked: bytes | None) -> bytes:
     good_at = len(code)
     code += b"\x5b\x3d\x5f\xf3"  # JUMPDEST return(0, returndatasize)
     bad_at = len(code)
-    code += b"\x5b\x5f\x5f\xfd"  # JUMPDEST revert(0, 0)
+    # JUMPDEST return(0, 32) of memory that nobody wrote to, or revert(0, 0)
+    code += b"\x5b" + (_push(b"\x20") + b"\x5f\xf3" if quietly else b"\x5f\x5f\xfd")
     first = len(refused) + 1
     second = len(head) - 3
     patched = bytearray(code)
@@ -56,12 +58,12 @@ def _code(blocked: bytes | None) -> bytes:
 
 
 @contextmanager
-def refusing(chain: Chain, blocked: bytes | None = None) -> Iterator[None]:
-    """Let the token refuse transfers from and to `blocked`, or all of them."""
+def refusing(chain: Chain, blocked: bytes | None = None, *, quietly: bool = False) -> Iterator[None]:
+    """Let the token refuse transfers from and to `blocked`, or all of them; `quietly` it only answers false."""
     token = checksum(chain.deployment.token)
     original = str(chain.rpc("eth_getCode", token, "latest"))
     chain.rpc("anvil_setCode", checksum(_MOVED_TO), original)
-    chain.rpc("anvil_setCode", token, "0x" + _code(blocked).hex())
+    chain.rpc("anvil_setCode", token, "0x" + _code(blocked, quietly=quietly).hex())
     try:
         yield
     finally:

@@ -34,11 +34,12 @@ def withdraw(chain, name: str, amount: int, *, to: str | None = None, gateway: b
     chain.send(name, escrow.address, escrow.withdraw(gateway, key(to or name).address, amount))
 
 
-def test_a_paused_token_stops_no_settlement_and_loses_nobodys_money(chain, gateway):
+@pytest.mark.parametrize("quietly", [False, True], ids=["reverts", "answers false"])
+def test_a_paused_token_stops_no_settlement_and_loses_nobodys_money(chain, gateway, quietly):
     channel = chain.deposit(10_000)
     chain.give_tokens("payer", 500)
     gateway.record(*(chain.charge(channel, 100, 100 * (n + 1)) for n in range(5)))
-    with refusing(chain):
+    with refusing(chain, quietly=quietly):
         with pytest.raises(TransactionReverted):
             chain.send("payer", chain.escrow.address, chain.escrow.deposit(channel, 500))
         assert gateway.settle().receipt_count == 5
@@ -55,10 +56,11 @@ def test_a_paused_token_stops_no_settlement_and_loses_nobodys_money(chain, gatew
     assert_money_adds_up(chain, gateway.view)
 
 
-def test_a_blocked_payee_costs_nobody_else_and_can_be_paid_elsewhere(chain, gateway):
+@pytest.mark.parametrize("quietly", [False, True], ids=["reverts", "answers false"])
+def test_a_blocked_payee_costs_nobody_else_and_can_be_paid_elsewhere(chain, gateway, quietly):
     channel = chain.deposit(10_000)
     gateway.record(chain.charge(channel, 1_000, 1_000))
-    with refusing(chain, blocked=OWNER):
+    with refusing(chain, blocked=OWNER, quietly=quietly):
         gateway.settle()
         withdraw(chain, "operator", 800)
         with pytest.raises(TransactionReverted):
@@ -70,13 +72,14 @@ def test_a_blocked_payee_costs_nobody_else_and_can_be_paid_elsewhere(chain, gate
     assert_money_adds_up(chain, gateway.view)
 
 
-def test_a_blocked_payer_gets_its_rest_when_it_is_free_again(chain, gateway):
+@pytest.mark.parametrize("quietly", [False, True], ids=["reverts", "answers false"])
+def test_a_blocked_payer_gets_its_rest_when_it_is_free_again(chain, gateway, quietly):
     channel = chain.deposit(10_000)
     other = chain.deposit(10_000, chain.channel(salt=1))
     gateway.record(chain.charge(channel, 1_000, 1_000), chain.charge(other, 500, 500))
     escrow = chain.escrow
     chain.send("payer", escrow.address, escrow.initiate_exit(channel, 10_000))
-    with refusing(chain, blocked=key("payer").address):
+    with refusing(chain, blocked=key("payer").address, quietly=quietly):
         gateway.settle()
         chain.pass_seconds(EXIT_DELAY + 1)
         with pytest.raises(TransactionReverted):

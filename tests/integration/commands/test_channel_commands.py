@@ -238,6 +238,19 @@ def test_an_account_that_is_none_and_an_address_that_is_no_gateway_are_named(loc
         assert "Check" in refused["remedy"]
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_real_dollars_cannot_be_made(local, market, dry):
+    token = "0x" + local.chain.deployment.token.hex()
+    code = services.rpc(local.rpc_url, "eth_getCode", token, "latest")
+    services.rpc(local.rpc_url, "anvil_setCode", token, "0x5f5ffd")  # revert(0, 0)
+    try:
+        refused = market("mint", "1", *dry, code=1)["error"]
+    finally:
+        services.rpc(local.rpc_url, "anvil_setCode", token, code)
+    assert (refused["code"], refused["field"]) == ("deployment", "token")
+    assert "TestUSD" in refused["remedy"]
+
+
 def sent_by(local, role: str) -> int:
     account = "0x" + local.accounts[role].address.hex()
     return int(services.rpc(local.rpc_url, "eth_getTransactionCount", account, "pending"), 16)

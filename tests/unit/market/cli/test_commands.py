@@ -89,6 +89,16 @@ def test_a_password_that_is_not_there_is_drawn(tmp_path):
     assert not password.exists(), "no password beside a key that it does not open"
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe\n"], ids=["a folder", "empty", "no line", "no text"])
+def test_a_brokers_password_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "worker.pass"
+    path.mkdir() if content is None else path.write_bytes(content)
+    shown = run("broker-acl", "0x" + "11" * 20, "--password-file", str(path))
+    assert shown.exit_code == 1
+    assert "(keystore) password-file" in shown.output
+    assert "Name a file" in shown.output
+
+
 def test_an_empty_password_is_refused(tmp_path):
     password = tmp_path / "password"
     password.write_text("\n")
