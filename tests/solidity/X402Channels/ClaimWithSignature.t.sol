@@ -26,6 +26,19 @@ contract X402ClaimWithSignatureTest is X402Fixture {
         assertChannel(100, 50);
     }
 
+    function test_SeveralRowsOfOneAuthorizerAreOneBatch() public {
+        IX402Channels.VoucherClaim[] memory rows = new IX402Channels.VoucherClaim[](2);
+        rows[0] = row(SESSION_KEY, 50, 30)[0];
+        rows[1] = row(SESSION_KEY, 70, 70)[0];
+        bytes memory signature = signDigest(SELLER_KEY, channels.getClaimBatchDigest(rows));
+        vm.expectEmit(AT);
+        emit IX402Channels.Claimed(id, address(this), 30, 30);
+        vm.expectEmit(AT);
+        emit IX402Channels.Claimed(id, address(this), 40, 70);
+        channels.claimWithSignature(rows, signature);
+        assertChannel(100, 70);
+    }
+
     function test_RevertWhen_AboveTheVoucher() public {
         IX402Channels.VoucherClaim[] memory rows = row(SESSION_KEY, 50, 51);
         bytes memory signature = signDigest(SELLER_KEY, channels.getClaimBatchDigest(rows));
