@@ -88,7 +88,13 @@ class Arena(LocalMarket):
 
     def gateway_environment(self) -> dict[str, str]:
         """Return the settings of gateway and jobs."""
-        return {**super().gateway_environment(), "MARKET_X402_CLAIM_INTERVAL_SECONDS": str(CLAIM_SECONDS)}
+        return {
+            **super().gateway_environment(),
+            "MARKET_X402_CLAIM_INTERVAL_SECONDS": str(CLAIM_SECONDS),
+            # The history holds each receipt of the house channel against an x402 payment; audits have none.
+            "MARKET_AUDIT_SHARE": "0",
+            "MARKET_AUDIT_NEW_SHARE": "0",
+        }
 
     def open_channels(self, count: int) -> list[tuple[Wallet, Channel]]:
         opened = []
