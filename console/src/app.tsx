@@ -1,6 +1,6 @@
 import type { ComponentType, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { useRead, type Status } from "./api.ts";
+import { Unreachable, useRead, type Status } from "./api.ts";
 import { short } from "./format.ts";
 import { href, useRoute } from "./route.ts";
 import { applyTheme, storedTheme, type Theme } from "./theme.ts";
@@ -35,7 +35,7 @@ export function App(): JSX.Element {
     if (!known) return undefined;
     known.load().then(
       (Page) => left || setShown({ name: route.page, Page }),
-      (error: Error) => left || setShown(error),
+      () => left || setShown(new Unreachable()),
     );
     return () => {
       left = true;
@@ -81,6 +81,11 @@ export function App(): JSX.Element {
       </header>
       <main id="main" ref={main} tabIndex={-1}>
         {status.error && !status.data && <Failure error={status.error} />}
+        {status.error && status.data && (
+          <div class="notice warn" role="alert">
+            <p>{status.error.message} What is shown may be from before.</p>
+          </div>
+        )}
         {body}
       </main>
       <footer class="foot">

@@ -736,6 +736,11 @@ def test_a_gateway_that_does_not_answer_is_named(visit):
     visit.page.route("**/market/v1/**", lambda route: route.abort())
     visit.open("owners")
     visit.page.get_by_text("The gateway does not answer.").first.wait_for()
+    visit.page.get_by_text("What is shown may be from before.").wait_for(timeout=30_000)
+    assert visit.violations() == []
+    visit.page.route("**/console/**", lambda route: route.abort())
+    visit.open("settlement")
+    visit.page.get_by_text("The gateway does not answer.").first.wait_for()
     visit.faults.clear()
 
 
