@@ -16,8 +16,9 @@ from contracts.protocol.money import split_price
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Voucher
 from market.demo import minilm
-from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE
+from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE, LocalMarket, Options
 from market.sdk.errors import GatewayRefused
+from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
@@ -36,7 +37,29 @@ TOKENS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A market of its own: the tests below count every unit in it."""
+    folder = tmp_path_factory.mktemp("paid")
+    with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0)) as found:
+        found.start()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    store = PaperStore(tmp_path_factory.mktemp("payer") / "papers.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def market(local, papers):
+    with local.client(2_000_000, papers=papers) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def http(local):
     with httpx.Client(base_url=local.gateway_url, timeout=30) as client:
         yield client

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from contracts.protocol.manifest import Manifest, TensorSpec
+from contracts.protocol.manifest import AUDIT_TOLERANCE, Manifest, TensorSpec
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.values import value_class
 from workers.errors import InputsRefused, JobError, ModelUnusable
@@ -82,7 +82,8 @@ class Options:
 
     def __init__(self, manifest: Manifest) -> None:
         self._options = manifest.options
-        self._known: set[str] = set()
+        # The gateway reads this one.
+        self._known = {AUDIT_TOLERANCE}
         for name in self.texts("variants"):
             if name not in manifest.files:
                 raise _wrong("variants", f"{name!r} is not among the files.")
