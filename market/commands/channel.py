@@ -129,6 +129,7 @@ def channel_exit(
 def channel_refund(
     profile: Profile,
     amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is free.")] = None,
+    channel: _Channel = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -137,7 +138,8 @@ def channel_refund(
     asked = None if amount is None else parse_payment(amount)
     wallet = profile.wallet()
     with profile.market(wallet) as market:
-        kept = market.channel()
+        kept = market.channel() if channel is None else _named(profile, wallet, channel)
+        market.use_channel(kept.channel, kept.domain)
         chain = profile.chain(dry_run=dry_run)
         chain.check_domain(kept.domain)
         seen = market.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")

@@ -161,6 +161,18 @@ def test_an_older_channel_is_left_by_its_name(local, market):
     assert (empty["code"], empty["field"]) == ("invalid-amount", "amount")
 
 
+def test_an_older_channel_is_given_back_by_its_name(local, market):
+    older, newer = (market("channel", "open", amount)["channelId"] for amount in ("0.1", "0.2"))
+    before = tokens(local)
+    assert market("channel", "refund", "0.04", "--channel", older)["channelId"] == older
+    assert tokens(local) - before == 40_000
+    rows = {row["channelId"]: row for row in market("channel", "list")}
+    assert (rows[older]["deposited"], rows[newer]["deposited"]) == ("60000", "200000")
+    assert market("channel", "status")["channelId"] == newer
+    unknown = market("channel", "refund", "--channel", "0x" + "11" * 32, code=1)["error"]
+    assert (unknown["code"], unknown["field"]) == ("no-channel", "channel")
+
+
 def test_who_lost_the_papers_finds_the_channels_on_the_chain_and_leaves_them(local, market, folder):
     opened = market("channel", "open", "0.1")["channelId"]
     shutil.rmtree(folder / "client")
