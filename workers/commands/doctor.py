@@ -43,7 +43,10 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
         return f"chain {settings.chain_id}, worker {checksum(sides[0].key.address)}"
 
     def models() -> str:
-        owners.update({listing.name: listing.owner for _, listing, _ in nodes.find_models(sides[0], settings)})
+        store = nodes.open_store(settings)
+        for model_id, listing, _ in nodes.find_models(sides[0], settings):
+            owners[listing.name] = listing.owner
+            store.look(model_id, listing.uri)
         return ", ".join(owners)
 
     def registration() -> str:

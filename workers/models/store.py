@@ -111,6 +111,18 @@ class PackageStore:
             shutil.rmtree(folder)
         return self._fetch(model_id, uri, folder)
 
+    def look(self, model_id: bytes, uri: str) -> Manifest:
+        """Return what a package's manifest says, from the cache or its address, without fetching its files.
+
+        Raises:
+            PackageUnavailable, ModelHashMismatch, UnsafePackage: as `get`.
+        """
+        cached = self._root / model_id.hex() / FILENAME
+        if cached.is_file():
+            return self._manifest(model_id, _read_small(cached))
+        with self._source(uri).open(FILENAME) as stream:
+            return self._manifest(model_id, stream.read(MAX_MANIFEST_BYTES + 1))
+
     def _fetch(self, model_id: bytes, uri: str, folder: Path) -> Package:
         self._root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._root, prefix="fetching-") as partial:

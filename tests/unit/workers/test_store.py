@@ -30,6 +30,21 @@ def test_a_package_is_fetched_once_and_served_from_the_cache(store, source):
     assert hashlib.sha256(again.read("model.onnx")).digest() == manifest.files["model.onnx"].sha256
 
 
+def test_a_look_says_what_fetching_would_say_and_fetches_nothing(store, source, tmp_path):
+    manifest = support.write_package(source)
+    assert store.look(manifest.model_id, source.as_uri()) == manifest
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ModelHashMismatch):
+        store.look(b"\x01" * 32, source.as_uri())
+    with pytest.raises(PackageUnavailable):
+        store.look(manifest.model_id, (tmp_path / "nowhere").as_uri())
+    strict = PackageStore(tmp_path / "cache", allow_file_uri=False, max_package_bytes=1 << 20)
+    with pytest.raises(PackageUnavailable, match="file"):
+        strict.look(manifest.model_id, source.as_uri())
+    store.get(manifest.model_id, source.as_uri())
+    assert strict.look(manifest.model_id, source.as_uri()) == manifest, "it lies in the cache"
+
+
 def test_a_file_that_is_not_the_manifests_is_refused(store, source, tmp_path):
     manifest = support.write_package(source)
     data = bytearray((source / "model.onnx").read_bytes())
