@@ -216,6 +216,17 @@ class LinkDispatcher(PackingDispatcher):
             return 1 if self._home(worker) is None else PACKS_IN_FLIGHT
         return session.window
 
+    def _carry_at_once(
+        self, worker: bytes, pack: Pack, entries: Sequence[Waiting], sent: Callable[[Exception | None], None]
+    ) -> bool:
+        del entries
+        session = self._hub.session(worker)
+        if session is None:
+            return False
+        self._put(session, pack)
+        sent(None)
+        return True
+
     async def _carry(self, worker: bytes, pack: Pack, entries: Sequence[Waiting]) -> None:
         del entries
         session, home = self._hub.session(worker), self._home(worker)

@@ -197,9 +197,9 @@ class PackingDispatcher(ABC):
     def _carry_at_once(
         self, worker: bytes, pack: Pack, entries: Sequence[Waiting], sent: Callable[[Exception | None], None]
     ) -> bool:
-        """Send a pack without a task if that is possible now; `sent` is called later with what `_carry` would raise.
+        """Send a pack without a task if that is possible now; False if nothing was done.
 
-        False if nothing was done.
+        `sent` is called, now or later, with what `_carry` would raise.
         """
         del worker, pack, entries, sent
         return False

@@ -20,6 +20,14 @@ WORKER = WorkersKey(SIGNER)
 PUBLIC = key_of(WORKER.signed(DOMAIN), SIGNER.address, DOMAIN)
 TENSORS = [Tensor.from_numpy("x", np.arange(4, dtype="f4"))]
 
+# Sealed to WORKER for MODEL by another implementation (pyhpke 0.6): 64 times "k", and x as two ones.
+ELSEWHERE = bytes.fromhex(
+    "88e973cf620903a4d5e479c1c004ace02f390726ba9af9c70c714f59a83614206e9b56ba78b75dc3050db7452f6c08326a50"
+    "a1fb33de70270508f4492ea298c631faad941f19f6d35486115102275d662e5d37b79b64a7410cabdaadf143de561fed1489"
+    "7549fcc31b6f2ef3d90f1f60877cb144d4140afed373a735afb72ec59d1980261f266dc244ae0bad4cc311b2257225ad211d"
+    "116d28"
+)
+
 
 def sealed(parameters=None, units=3):
     return seal_request(PUBLIC, MODEL, TENSORS, parameters or {}, units=units)
@@ -37,6 +45,12 @@ def test_the_worker_reads_what_was_sealed_and_the_client_what_was_answered():
     answer = seal_answer(opened.answer_key, MODEL, encode_tensors([output]))
     outputs, parameters = open_answer(asked.answer_key, MODEL, [answer])
     assert encode_tensors(outputs, parameters) == encode_tensors([output])
+
+
+def test_what_another_implementation_sealed_opens():
+    opened = WORKER.open_request(MODEL, [Tensor(TENSOR, "UINT8", (len(ELSEWHERE),), ELSEWHERE)])
+    assert (opened.answer_key, opened.parameters) == (b"k" * 64, {})
+    assert encode_tensors(opened.tensors) == encode_tensors([Tensor.from_numpy("x", np.ones(2, "f4"))])
 
 
 def test_the_same_request_is_sealed_otherwise_each_time_and_the_same_answer_alike():
