@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from market.adapters.futures import resolve
+from contracts.futures import resolve
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")

@@ -19,8 +19,8 @@ from functools import partial
 import structlog
 
 from contracts import tracing
+from contracts.futures import resolve
 from contracts.protocol.messages import Job, Pack, Papers, Result
-from market.adapters.futures import resolve
 from market.adapters.turns import TurnQueue
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress, WorkerHangs
 from market.inference.ports import PaperSource, WorkerGone

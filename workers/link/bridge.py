@@ -31,7 +31,8 @@ from contracts.protocol.messages import (
     reply_key,
     worker_queue,
 )
-from workers.link.line import Command, Line
+from contracts.redis_wire import Command
+from workers.link.line import Line
 
 SEEN_SECONDS = 900
 LISTEN_SECONDS = 1

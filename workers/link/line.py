@@ -1,20 +1,22 @@
 """One connection to the node's own broker for the path of every pack: commands sent together, answers read in order.
 
 Unlike redis-py's client it never sends a command again by itself: what moved a reply or queued a job may have been
-carried out although its answer was lost, and whoever asked must know that. It also spends less on a command; the
-library's connection, which knows addresses, passwords and TLS, is used as it is. Called by `workers.link.bridge`.
+carried out although its answer was lost, and whoever asked must know that. Called by `workers.link.bridge`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+from functools import partial
 from typing import Any
 
 import redis
 import redis.asyncio
 
-Command = tuple[bytes | str | int | float, ...]
+from contracts.futures import resolve
+from contracts.redis_wire import Command, Wire, connect
+
+CONNECT_SECONDS = 5.0
 
 
 class Line:
@@ -22,7 +24,7 @@ class Line:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._pool = client.connection_pool
-        self._connection: Any = None
+        self._wire: Wire | None = None
         self._turn = asyncio.Lock()
 
     async def call(self, *commands: Command, seconds: float) -> list[Any]:
@@ -32,18 +34,21 @@ class Line:
             RedisError | OSError: one is an error, or there is none; what was sent may have been carried out.
         """
         async with self._turn:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = self._open()
+            wire = self._wire
+            if wire is None or not wire.is_open:
+                wire = self._wire = await connect(self._pool, seconds=CONNECT_SECONDS)
+            future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+            wire.send_all(commands, partial(resolve, future), seconds)
             try:
-                async with asyncio.timeout(seconds):
-                    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                    return [await connection.read_response(timeout=math.inf) for _ in commands]
+                answers = await future
             except BaseException:
                 # Its answers may still come, and must not be taken for the next commands'.
-                self._connection = None
-                await connection.disconnect(nowait=True)
+                wire.fail(redis.ConnectionError("Given up."))
                 raise
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise answer
+        return answers
 
     async def together(self, *commands: Command, seconds: float) -> None:
         """Have all of them carried out, or none.
@@ -58,12 +63,6 @@ class Line:
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-
-    def _open(self) -> Any:
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        # The time of a call is bounded here, once, and not by a task for each write.
-        connection.socket_timeout = None
-        return connection
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.fail(redis.ConnectionError("Closed."))

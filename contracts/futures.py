@@ -1,4 +1,4 @@
-"""Hands an outcome that came by a call-back to who awaits it. Used by the adapters."""
+"""Hands an outcome that came by a call-back to who awaits it. Used by adapters of both sides."""
 
 from __future__ import annotations
 
