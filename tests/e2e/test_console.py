@@ -741,6 +741,8 @@ def test_a_gateway_that_does_not_answer_is_named(visit):
     visit.page.route("**/console/**", lambda route: route.abort())
     visit.open("settlement")
     visit.page.get_by_text("The gateway does not answer.").first.wait_for()
+    # It would go on asking, and be refused.
+    visit.page.close()
     visit.faults.clear()
 
 
