@@ -40,14 +40,7 @@ def load_keystore(path: Path, password_file: Path | None) -> PrivateKey:
         raise KeystoreError(
             f"{path} is not a keystore file.", field="keystore", remedy="`market wallet new` makes one."
         ) from error
-    try:
-        password = b"" if password_file is None else password_file.read_bytes().split(b"\n", 1)[0]
-    except OSError as error:
-        raise KeystoreError(
-            f"cannot read {password_file}: {error.strerror}.",
-            field="password-file",
-            remedy="Name the file whose first line is the password.",
-        ) from error
+    password = b"" if password_file is None else read_password(password_file)
     from eth_keyfile.keyfile import decode_keyfile_json  # takes a second to import
 
     try:
@@ -59,6 +52,22 @@ def load_keystore(path: Path, password_file: Path | None) -> PrivateKey:
             else f"Check it and the first line of {password_file}."
         )
         raise KeystoreError(f"{path} does not open.", field="keystore", remedy=remedy) from error
+
+
+def read_password(path: Path) -> bytes:
+    """Return the first line of a password file.
+
+    Raises:
+        KeystoreError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n", 1)[0]
+    except OSError as error:
+        raise KeystoreError(
+            f"cannot read {path}: {error.strerror}.",
+            field="password-file",
+            remedy="Name the file whose first line is the password.",
+        ) from error
 
 
 def save_keystore(path: Path, key: PrivateKey, password: bytes, *, light: bool = False) -> None:

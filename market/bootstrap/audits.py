@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 
+from contracts.futures import resolve
 from contracts.protocol.tensors import encode_tensors
 from market.adapters.database.audit_book import DatabaseAuditBook
 from market.adapters.database.engine import open_engine
@@ -76,17 +78,8 @@ def by_the_clients_way(
         if plain is None:
             return await inference.infer(request)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Answer | Exception) -> None:
-            if answered.done():
-                return
-            if isinstance(outcome, Exception):
-                answered.set_exception(outcome)
-            else:
-                answered.set_result(outcome)
-
         blob = encode_tensors(request.tensors, request.parameters)
-        if not plain.begin(request, chosen.listing, chosen.manifest, blob, done):
+        if not plain.begin(request, chosen.listing, chosen.manifest, blob, partial(resolve, answered)):
             return await inference.infer(request)
         return await answered
 

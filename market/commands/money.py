@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from contracts.bindings.keystore import KeystoreError, write_secret
+from contracts.bindings.keystore import KeystoreError, read_password, write_secret
 from contracts.protocol.errors import InvalidAmount
 from contracts.protocol.hexes import address_from_hex, checksum
 from contracts.protocol.money import both, parse_payment
@@ -37,14 +37,7 @@ def wallet_new(
         drawn = not password_file.exists()
         if drawn:
             write_secret(password_file, secrets.token_urlsafe(32).encode() + b"\n", field="password-file")
-        try:
-            password = password_file.read_bytes().split(b"\n", 1)[0]
-        except OSError as error:
-            raise KeystoreError(
-                f"cannot read {password_file}: {error.strerror}.",
-                field="password-file",
-                remedy="Name the file whose first line is the password.",
-            ) from error
+        password = read_password(password_file)
         if not password:
             raise KeystoreError(
                 f"{password_file} is empty.", field="password-file", remedy="Write a password in its first line."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -134,15 +134,16 @@ def prepare(
     outputs: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     request_id: bytes | None = None,
+    in_binary: bool = False,
 ) -> Call:
-    """Build the request and the hash that the receipt must carry.
+    """Build the request and the hash that the receipt must carry; `in_binary` sends all tensors behind the JSON.
 
     Raises:
         TensorError: an input contradicts itself.
     """
     tensors = as_tensors(inputs)
     # JSON holds texts only: bytes that are none, such as pictures, follow it.
-    binary = [tensor for tensor in tensors if not _is_text(tensor)]
+    binary = [tensor for tensor in tensors if in_binary or not _is_text(tensor)]
     body: dict[str, Any] = {
         "inputs": [
             {"name": t.name, "datatype": t.datatype, "shape": list(t.shape)}
@@ -182,29 +183,9 @@ def prepare_sealed(
     tensors = as_tensors(inputs)
     units = ceiling_units(info, tensors, parameters or {})
     sealed = seal_request(public_key, info.model_id, tensors, parameters or {}, units=units)
-    (tensor,) = sealed.tensors
-    body = {
-        "inputs": [
-            {
-                "name": tensor.name,
-                "datatype": tensor.datatype,
-                "shape": list(tensor.shape),
-                "parameters": {"binary_data_size": len(tensor.data)},
-            }
-        ],
-        "parameters": sealed.parameters,
-    }
-    head = orjson.dumps(body)
-    return Call(
-        model=info.name,
-        model_id=info.model_id,
-        body=head + tensor.data,
-        input_hash=content_hash(encode_tensors(sealed.tensors, sealed.parameters)),
-        request_id=request_id or new_request_id(),
-        tensors=tensors,
-        header_bytes=len(head),
-        answer_key=sealed.answer_key,
-    )
+    call = prepare(info, sealed.tensors, parameters=sealed.parameters, request_id=request_id, in_binary=True)
+    # What it costs follows from what is inside.
+    return replace(call, tensors=tensors, answer_key=sealed.answer_key)
 
 
 def as_tensors(inputs: Inputs) -> tuple[Tensor, ...]:

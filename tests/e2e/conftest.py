@@ -16,14 +16,14 @@ def local(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def papers(tmp_path_factory):
     store = PaperStore(tmp_path_factory.mktemp("client") / "papers.db")
     yield store
     store.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def market(local, papers):
     """A client with an open channel."""
     with local.client(DEPOSIT, papers=papers) as found:

@@ -18,7 +18,6 @@ from contracts.protocol.typed_data import Voucher
 from market.demo import minilm
 from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE, LocalMarket, Options
 from market.sdk.errors import GatewayRefused
-from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
@@ -43,19 +42,6 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paid")
     with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0)) as found:
         found.start()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory):
-    store = PaperStore(tmp_path_factory.mktemp("payer") / "papers.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def market(local, papers):
-    with local.client(2_000_000, papers=papers) as found:
         yield found
 
 

@@ -20,7 +20,6 @@ from market.demo.network import LocalMarket, Options
 from market.sdk import drafts
 from market.sdk.aio import AsyncMarket
 from market.sdk.errors import GatewayMisbehaved, GatewayRefused, SealingUnavailable
-from market.sdk.papers import PaperStore
 from market.sdk.verify import verify_receipt
 from tests.support import tiny_llm
 
@@ -45,19 +44,6 @@ def local(tmp_path_factory):
     options = Options(folder, keep_state=False, settle_interval_seconds=2.0, packages=packages, linked=True)
     with LocalMarket(options) as found:
         found.start()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory):
-    store = PaperStore(tmp_path_factory.mktemp("client") / "papers.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def market(local, papers):
-    with local.client(2_000_000, papers=papers) as found:
         yield found
 
 
