@@ -5,6 +5,7 @@ In the gateway's own lane and behind a link; from several channels, whose receip
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
+import httpx
 import pytest
 
 from market.demo import minilm
@@ -25,6 +27,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 DEPOSIT = 1_000_000
 CHANNELS, REQUESTS = 4, 3
 PLAIN_SIGNATURE = 65
+# A worker is held for less than the gateway's patience with it.
+HELD_SECONDS, SHARED_WITHIN_SECONDS = 2.0, 60.0
 # The worker's share of a price after the owner's 10 % and the gateway's 5 %.
 EARNED = UNIT_PRICE * 85 // 100
 
@@ -76,12 +80,27 @@ def ask_at_once(local, markets, inputs) -> None:
             for pid in stopped:
                 signalled(pid, signal.SIGSTOP)
             asked = [pool.submit(market.infer, minilm.NAME, inputs) for market in markets]
-            time.sleep(0.5)
+            until = time.monotonic() + HELD_SECONDS
+            while in_flight(local) < len(markets) and time.monotonic() < until:
+                time.sleep(0.02)
+            # From the gateway's door to the worker's lane is one voucher's check more.
+            time.sleep(0.2)
         finally:
             for pid in stopped:
                 signalled(pid, signal.SIGCONT)
         for one in asked:
             one.result()
+
+
+def in_flight(local) -> int:
+    """How many requests the gateway is serving now."""
+    metrics = httpx.get(f"{local.gateway_url}/metrics", timeout=5.0).text
+    return int(float(re.search(r"^market_requests_in_flight (\S+)$", metrics, re.MULTILINE)[1]))
+
+
+def claims(local) -> list[int]:
+    """How long the signature is under which each channel would be claimed: its newest receipt's."""
+    return journal(local, "SELECT length(worker_signature), max(number) FROM work GROUP BY channel_id")
 
 
 def journal(local, query: str) -> list:
@@ -97,11 +116,13 @@ def test_what_was_served_is_paid_without_the_gateway(local):
     with ExitStack() as stack:
         markets = clients(local, stack)
         channels = [market.channel().channel_id for market in markets]
-        for _ in range(REQUESTS):
+        rounds, deadline_at = 0, time.monotonic() + SHARED_WITHIN_SECONDS
+        # On a busy machine the last round's requests may reach the worker one by one: then there is another round.
+        while rounds < REQUESTS or max(claims(local)) <= PLAIN_SIGNATURE:
+            assert time.monotonic() < deadline_at, "no claim was signed with others"
             ask_at_once(local, markets, inputs)
-    served = len(channels) * REQUESTS
-    lengths = journal(local, "SELECT length(worker_signature), max(number) FROM work GROUP BY channel_id")
-    assert max(lengths) > PLAIN_SIGNATURE, "no claim was signed with others"
+            rounds += 1
+    served = len(channels) * rounds
 
     deadline_at = time.monotonic() + 30
     while journal(local, "SELECT count(DISTINCT work) FROM countersignatures") != [served]:
@@ -121,7 +142,7 @@ def test_what_was_served_is_paid_without_the_gateway(local):
     report = rescue(local)
 
     assert local.chain.balance(operator) - before == served * EARNED
-    assert [local.chain.channel_settled(channel) for channel in channels] == [REQUESTS * UNIT_PRICE] * CHANNELS
+    assert [local.chain.channel_settled(channel) for channel in channels] == [rounds * UNIT_PRICE] * CHANNELS
     assert report["withdrawn"] == f"0.{served * EARNED:06d}"
     assert report["still owed"] == "0.000000"
     (standing,) = worker(local, "audit")["gateways"]
