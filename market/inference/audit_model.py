@@ -113,7 +113,8 @@ class AuditBook(Protocol):
     async def keep(self, audit: Audit) -> tuple[int, bool]:
         """Write an audit down; returns its number, and whether the worker it is against is convicted by it.
 
-        That is so by a conviction, and by the last of so many strikes since it was pardoned as convict.
+        That is so by a conviction, and by the last of so many strikes since it was pardoned as convict. One audit of a
+        request is written down, the first: of another the number of that one is returned, and False.
         """
         ...
 

@@ -2,8 +2,9 @@
 
 An audit is an ordinary request: the same inputs by the same lane in the same form, paid from the gateway's own channel.
 It runs beside the clients' requests, where a worker has room to spare, and concerns none of them. Who is convicted, two
-others agreeing against it, is sold no more until it is pardoned. A worker that gives no answer convicts nobody. Started
-by `market.bootstrap`.
+others agreeing against it, is sold no more until it is pardoned. A worker that gives no answer convicts nobody. While
+the gateway's own services are away audits wait; those that wait in a gateway that is killed are not made. Started by
+`market.bootstrap`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import structlog
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.tensors import Tensor, decode_tensors
-from market.errors import HouseShort, MarketError, PaymentError
+from market.errors import CapacityError, HouseShort, MarketError, OperationError, PaymentError
 from market.inference.audit_model import Audit, AuditBook, Counted, Statement
 from market.inference.audit_queue import AuditQueue, Chosen
 from market.inference.model import Answer, InferenceRequest
@@ -36,6 +37,8 @@ from market.verification.output_diff import Difference, compare, size_of, tolera
 MOST_AT_ONCE = 8
 MOST_TRIED = 3
 TURN_SECONDS = 0.05
+# After an audit could not be made for no fault of the auditor's.
+REST_SECONDS = 1.0
 # A worker without room is looked for again so often, and the third judge so long.
 LOOKED_AT_IN_A_TURN = 16
 THIRD_WAITS_SECONDS = 30.0
@@ -89,6 +92,7 @@ class Auditor:
         self._running: set[asyncio.Task[None]] = set()
         self._convicted: frozenset[bytes] = frozenset()
         self._read_at = self._changed_at = -SECRET_SECONDS
+        self._rests_until = 0.0
         self._unpaid = False
         self._sizes: dict[tuple[bytes, str], deque[float]] = {}
 
@@ -146,6 +150,8 @@ class Auditor:
 
     def begin(self) -> None:
         """Begin audits of what waits, as many as there is room for."""
+        if self._clock() < self._rests_until:
+            return
         for _ in range(min(LOOKED_AT_IN_A_TURN, len(self._queue.waiting))):
             if len(self._running) >= MOST_AT_ONCE:
                 return
@@ -197,6 +203,12 @@ class Auditor:
             if not self._unpaid:
                 self._unpaid = True
                 log.warning("audits-unpaid", code=error.code, detail=error.detail)
+        except (CapacityError, OperationError) as error:
+            # Nobody strayed or failed: it is audited anew once that is over.
+            log.info("audit-waits", code=error.code)
+            self._rests_until = self._clock() + REST_SECONDS
+            self._queue.put_back(chosen)
+            return
         except CodedError as error:
             log.warning("audit-failed", code=error.code, detail=error.detail)
         except Exception:  # one strange answer must not end the audits of all others
@@ -208,6 +220,7 @@ class Auditor:
 
         Raises:
             HouseShort | PaymentError: the gateway's own channel does not pay for it.
+            CapacityError | OperationError: it was not asked, or the gateway's own services failed.
         """
         tensors, parameters = decode_tensors(chosen.inputs)
         announcement = self._offers.announcement(live.offer.worker)
@@ -223,7 +236,7 @@ class Auditor:
         )
         try:
             answer = await self._ask_way(request, chosen)
-        except (HouseShort, PaymentError):
+        except (PaymentError, CapacityError, OperationError):
             raise
         except MarketError as error:
             log.info("auditor-gave-no-answer", worker=live.offer.worker.hex(), code=error.code)
@@ -283,7 +296,12 @@ class Auditor:
                 await asyncio.sleep(TURN_SECONDS)
                 continue
             tried.add(live.offer.worker)
-            third = await self._ask(chosen, live)
+            try:
+                third = await self._ask(chosen, live)
+            except CapacityError:
+                tried.discard(live.offer.worker)
+                await asyncio.sleep(TURN_SECONDS)
+                continue
             if third is not None:
                 return third
         return None

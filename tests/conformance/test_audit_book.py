@@ -27,8 +27,10 @@ def book(engine):
 
 
 def audit(outcome=Outcome.CONVICTED, against=A, workers=(A, B, C), at=100.0, **changes) -> Audit:
+    """An audit of a request that no other moment and no other party's audit has."""
+    first = int(at) * 100 + (0 if against is None else against[0] * 10)
     statements = tuple(
-        Statement(bytes([9]) * 20, replace(charge(10, 100, request=i + 1).receipt, worker=worker), b"\5" * 97)
+        Statement(bytes([9]) * 20, replace(charge(10, 100, request=first + i).receipt, worker=worker), b"\5" * 97)
         for i, worker in enumerate(workers)
     )
     made = Audit(at, outcome, statements, against, 0.5, 1e-3, "y: 5.00e-01 apart", 0.02, b"\6" * 32)
@@ -52,6 +54,16 @@ async def test_the_first_conviction_stands(book):
     first, _ = await book.keep(audit())
     await book.keep(audit(at=200.0))
     assert await book.workers() == {A: WorkerAudits(A, 0, 0, 100.0, first, None)}
+
+
+async def test_a_request_is_held_against_a_worker_once(book):
+    """The database wrote, and could not say so: the audit is made again, with another auditor maybe."""
+    number, _ = await book.keep(audit(Outcome.STRIKE, at=1.0))
+    for workers in ((A, B, C), (A, C, B)):
+        assert await book.keep(audit(Outcome.STRIKE, workers=workers, at=1.0)) == (number, False)
+    assert len(await book.audits()) == 1
+    assert not (await book.keep(audit(Outcome.STRIKE, at=2.0)))[1]
+    assert (await book.keep(audit(Outcome.STRIKE, at=3.0)))[1], "the third"
 
 
 async def test_a_dispute_is_against_nobody(book):
@@ -107,6 +119,7 @@ async def test_gateways_on_one_database_keep_books_of_their_own(book, engine):
         [],
     )
     assert not await other.pardon(A, 1.0)
+    assert (await other.keep(audit()))[1]
 
 
 async def test_a_strike_in_a_thousand_convicts_nobody(book):

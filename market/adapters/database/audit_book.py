@@ -98,7 +98,20 @@ class DatabaseAuditBook:
             "share": audit.share,
             "commitment": audit.commitment,
         }
+        first = audit.statements[0]
+        s = audit_statements.c
+        again = (
+            (s.worker == first.worker)
+            & (s.place == 0)
+            & (s.receipt == first.receipt.to_bytes())
+            & (s.number == audits.c.number)
+            & (audits.c.gateway == self._gateway)
+        )
         with writing(self._engine) as connection:
+            # The database may have gone after it wrote and before it said so: one difference must not be two strikes.
+            known = connection.execute(sa.select(s.number).where(again)).scalar()
+            if known is not None:
+                return int(known), False
             number = int(connection.execute(audits.insert().returning(audits.c.number), row).scalar_one())
             connection.execute(
                 audit_statements.insert(),

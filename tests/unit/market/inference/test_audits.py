@@ -11,7 +11,8 @@ from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.tensors import Tensor
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
-from market.errors import DatabaseUnreachable, NoCapacity
+from market.errors import DatabaseUnreachable, NoCapacity, RedisUnreachable
+from market.inference import audits
 from market.inference.audit_queue import MOST_WAITING
 from market.verification.audit_choice import AuditShares, commitment, is_chosen, threshold
 from market.verification.audit_verdict import STRIKES, Outcome
@@ -195,6 +196,48 @@ async def test_a_third_that_fails_is_replaced_and_without_one_nobody_is_convicte
     await ask(made, 3)
     await made.settle(20)
     assert {one.outcome for one in await made.book.audits()} == {Outcome.DISPUTED}
+
+
+@pytest.mark.parametrize(
+    "refusal", [RedisUnreachable("away"), NoCapacity("rests"), DatabaseUnreachable("away")], ids=lambda one: one.code
+)
+@pytest.mark.parametrize("asked", ["second", "third"])
+async def test_an_audit_that_cannot_be_made_now_is_made_later(engine, monkeypatch, refusal, asked):
+    """The gateway's own services are away for a while: nobody counts as an auditor that failed, and nothing is lost."""
+    monkeypatch.setattr(audits, "REST_SECONDS", 0.05)
+    made = await market(engine, cheat=far, honest=None, other=None)
+    ask_way, times = made.auditor._ask_way, 0
+
+    async def away(request, chosen):
+        nonlocal times
+        times += 1
+        if (asked == "third") < times < 7:
+            raise refusal
+        return await ask_way(request, chosen)
+
+    monkeypatch.setattr(made.auditor, "_ask_way", away)
+    await ask(made)
+    await made.settle(20)
+    (audit,) = await made.book.audits()
+    assert (audit.outcome, audit.against) == (Outcome.CONVICTED, made.workers["cheat"].key.address)
+
+
+async def test_a_finding_outlives_a_database_that_goes_before_it_is_written(engine, monkeypatch):
+    monkeypatch.setattr(audits, "REST_SECONDS", 0.05)
+    made = await market(engine, cheat=far, honest=None, other=None)
+    keep, times = made.book.keep, 0
+
+    async def away(audit):
+        nonlocal times
+        times += 1
+        if times < 4:
+            raise DatabaseUnreachable
+        return await keep(audit)
+
+    monkeypatch.setattr(made.book, "keep", away)
+    await ask(made)
+    await made.settle(20)
+    assert [one.outcome for one in await made.book.audits()] == [Outcome.CONVICTED]
 
 
 async def test_clients_wait_for_no_audit(engine):
