@@ -35,13 +35,17 @@ DEPOSIT = 20_000_000
 DISK_BYTES = 400 * 1024 * 1024
 # Channels of x402 are claimed so often; the next beat finishes what a crash left.
 CLAIM_SECONDS = 10.0
+AUDIT_SHARE = 0.5
+# Each worker and its operator.
+WORKERS = {"worker": "operator", "node": "operator2", "third": "operator3"}
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 class Arena(LocalMarket):
-    """The local market on PostgreSQL, with a chain node that keeps its state, and a second worker behind a link.
+    """The local market on PostgreSQL, with a chain node that keeps its state and two more operators' workers.
 
-    Both workers serve MiniLM; the linked one, called `node`, also a text-generation model.
+    All three workers serve MiniLM, so that where two differ the third can judge; `third` is in the gateway's own lane as
+    `worker` is, `node` is behind a link and also serves a text-generation model.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,9 +95,8 @@ class Arena(LocalMarket):
         return {
             **super().gateway_environment(),
             "MARKET_X402_CLAIM_INTERVAL_SECONDS": str(CLAIM_SECONDS),
-            # The history holds each receipt of the house channel against an x402 payment; audits have none.
-            "MARKET_AUDIT_SHARE": "0",
-            "MARKET_AUDIT_NEW_SHARE": "0",
+            "MARKET_AUDIT_SHARE": str(AUDIT_SHARE),
+            "MARKET_AUDIT_NEW_SHARE": str(AUDIT_SHARE),
         }
 
     def open_channels(self, count: int) -> list[tuple[Wallet, Channel]]:
@@ -103,42 +106,49 @@ class Arena(LocalMarket):
             opened.append((wallet, self.chain.open_channel(wallet, self.accounts["gateway"].address, DEPOSIT)))
         return opened
 
-    # --- the second worker ------------------------------------------------------------------------------------
+    # --- the other workers ------------------------------------------------------------------------------------
 
     def register_worker(self) -> None:
-        """Register the worker, and another operator's that will come over a link."""
+        """Register all workers, each with an operator of its own."""
         super().register_worker()
-        for role in ("operator2", "node"):
-            self.accounts[role] = keys.load_or_create(self.data_dir, role)
-        operator = self.wallet("operator2")
-        services.rpc(self.rpc_url, "anvil_setBalance", checksum(operator.address), hex(GAS_MONEY_WEI))
-        self.chain.mint(self.wallet("deployer"), operator.address, STAKE)
-        node = self.accounts["node"].key
-        self.chain.register_worker(operator, node, stake=STAKE, region="elsewhere", hardware="cpu", endpoint="")
+        for name, role in list(WORKERS.items())[1:]:
+            self.accounts[name], self.accounts[role] = (keys.load_or_create(self.data_dir, one) for one in (name, role))
+            operator, key = self.wallet(role), self.accounts[name].key
+            services.rpc(self.rpc_url, "anvil_setBalance", checksum(operator.address), hex(GAS_MONEY_WEI))
+            self.chain.mint(self.wallet("deployer"), operator.address, STAKE)
+            self.chain.register_worker(operator, key, stake=STAKE, region="elsewhere", hardware="cpu", endpoint="")
 
     def start_programs(self) -> None:
-        """Start all of it; returns once the gateway sees both workers' offers."""
+        """Start all of it; returns once the gateway sees all workers' offers."""
         super().start_programs()
+        third = self.supervisor.start("third", program("worker", "run"), self._environment_of("third"))
         self.proxy = CuttingProxy(int(self.gateway_url.rpartition(":")[2]))
-        environment = {
-            **self.worker_environment(),
-            "WORKER_MODELS": f"{minilm.NAME},{WRITER}={TOKEN_PRICE}",
-            "WORKER_KEYSTORE": str(self.accounts["node"].keystore),
-            "WORKER_STATE_DIR": str(self.data_dir / "node"),
-        }
+        environment = {**self._environment_of("node"), "WORKER_MODELS": f"{minilm.NAME},{WRITER}={TOKEN_PRICE}"}
         del environment["WORKER_REDIS_URL"]
         command = program("worker", "run", "--gateway", f"http://127.0.0.1:{self.proxy.port}")
         node = self.supervisor.start("node", command, environment)
         self._await(node, lambda: self._get(f"/v2/models/{WRITER}/ready") is not None, "an offer over the link")
+        self._await(third, lambda: self._offers() == len(WORKERS), "an offer of each worker")
+
+    def _offers(self) -> int:
+        found = self._get(f"/market/v1/models/{minilm.NAME}")
+        return 0 if found is None else len(found.json()["offers"])
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        return {
+            **self.worker_environment(),
+            "WORKER_KEYSTORE": str(self.accounts[name].keystore),
+            "WORKER_STATE_DIR": str(self.data_dir / name),
+        }
 
     def worker_environment(self) -> dict[str, str]:
-        """Return the settings of the worker in the own lane, which serves MiniLM only."""
+        """Return the settings of a worker in the own lane, which serves MiniLM only."""
         # No trial of the models before each start: it takes as long again, and is tested elsewhere.
         return {**super().worker_environment(), "WORKER_MODELS": minilm.NAME, "WORKER_TRIAL_SECONDS": "0"}
 
     def journals(self) -> dict[bytes, Path]:
         """Where each worker keeps its papers, by its address."""
-        return {self.accounts[name].address: self.data_dir / name for name in ("worker", "node")}
+        return {self.accounts[name].address: self.data_dir / name for name in WORKERS}
 
     # --- processes --------------------------------------------------------------------------------------------
 
@@ -287,7 +297,20 @@ class EscrowFacts:
 
     def x402_channel(self, channel_id: bytes) -> tuple[int, int]:
         """Return what a channel of the x402 contract holds, what was claimed included, and what was claimed."""
-        call = {"to": checksum(CONTRACT), "data": hex0x(keccak256(b"channels(bytes32)")[:4] + channel_id)}
+        return self._x402(b"channels(bytes32)", channel_id)
+
+    def unswept(self, receiver: bytes) -> int:
+        """Return what x402's contract holds of a receiver's claims in the market's token."""
+        token = self._chain.deployment.token
+        claimed, swept = self._x402(b"receivers(address,address)", receiver.rjust(32, b"\0") + token.rjust(32, b"\0"))
+        return claimed - swept
+
+    def deposited(self, channel_id: bytes) -> int:
+        """Return what was ever put into a channel of the escrow."""
+        return self._chain.channel_state(channel_id).deposited
+
+    def _x402(self, signature: bytes, arguments: bytes) -> tuple[int, int]:
+        call = {"to": checksum(CONTRACT), "data": hex0x(keccak256(signature)[:4] + arguments)}
         words = bytes.fromhex(services.rpc(self._rpc_url, "eth_call", call, "latest")[2:])
         return int.from_bytes(words[:32], "big"), int.from_bytes(words[32:64], "big")
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from market.adapters.database import tables_ledger as t
 from market.adapters.database.engine import open_engine, reading
+from market.adapters.database.tables_audits import audited_workers, audits
 from market.adapters.database.tables_keys import api_keys
 from market.adapters.database.tables_x402 import x402_channels, x402_credits, x402_payments
 from market.payments.x402_model import Payment
@@ -33,6 +34,13 @@ class ReceiptRow:
     worker_payee: bytes
     owner_payee: bytes
     settled: bool
+    model_id: bytes = b""
+    input_hash: bytes = b""
+
+    @property
+    def asked(self) -> tuple[bytes, bytes]:
+        """The model that was asked, and what."""
+        return self.model_id, self.input_hash
 
     @property
     def name(self) -> str:
@@ -87,6 +95,15 @@ class X402Books:
 
 
 @dataclass(frozen=True)
+class AuditBooks:
+    """How many audits each worker passed, who is convicted, and a sentence for each audit that found a difference."""
+
+    passed: dict[bytes, int] = field(default_factory=dict)
+    convicted: frozenset[bytes] = frozenset()
+    differed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Books:
     """Receipts in the order of their commitment; accounts by channel, totals by (gateway, payee), keys by their hash.
 
@@ -99,6 +116,7 @@ class Books:
     keys: dict[bytes, Key] = field(default_factory=dict)
     journals: dict[bytes, set[tuple[bytes, bytes]]] = field(default_factory=dict)
     x402: X402Books = X402Books()
+    audits: AuditBooks = AuditBooks()
 
 
 class OnChain(Protocol):
@@ -109,6 +127,14 @@ class OnChain(Protocol):
     def credited(self, gateway: bytes, payee: bytes) -> int: ...
 
     def balance(self, account: bytes) -> int: ...
+
+    def deposited(self, channel_id: bytes) -> int:
+        """Return what was ever put into a channel of the escrow."""
+        ...
+
+    def unswept(self, receiver: bytes) -> int:
+        """Return what x402's contract holds of a receiver's claims."""
+        ...
 
     def x402_channel(self, channel_id: bytes) -> tuple[int, int]:
         """Return what was put into a channel, and what of it was claimed."""
@@ -125,6 +151,7 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
             totals = connection.execute(sa.select(t.payee_totals)).all()
             keys = connection.execute(sa.select(api_keys)).all()
             x402 = _x402(connection)
+            audited = _audits(connection)
     finally:
         engine.dispose()
     return Books(
@@ -133,6 +160,7 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
                 *(bytes(row.channel_id), bytes(row.request_id), int(row.seq), bytes(row.digest), int(row.price)),
                 *(int(row.worker_amount), int(row.owner_amount), int(row.cumulative), bytes(row.gateway)),
                 *(bytes(row.worker), bytes(row.worker_payee), bytes(row.owner_payee), row.epoch is not None),
+                *(bytes(row.model_id), bytes(row.input_hash)),
             )
             for row in receipts
         ],
@@ -141,6 +169,16 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
         {bytes(row.key_hash): Key(bytes(row.channel_id), int(row.spent), int(row.spending_limit)) for row in keys},
         {worker: _journal(folder) for worker, folder in (journals or {}).items()},
         x402,
+        audited,
+    )
+
+
+def _audits(connection: sa.Connection) -> AuditBooks:
+    workers, differed = (connection.execute(sa.select(table)).all() for table in (audited_workers, audits))
+    return AuditBooks(
+        {bytes(row.worker): int(row.agreed) for row in workers},
+        frozenset(bytes(row.worker) for row in workers if row.convicted_at is not None),
+        [f"{row.outcome}: {row.detail} ({row.error})" for row in differed],
     )
 
 

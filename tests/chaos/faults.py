@@ -60,7 +60,7 @@ def _at_once(do: Callable[[Arena, random.Random], None]):
 
 
 def all_faults() -> list[Fault]:
-    every = ("gateway", "worker", "node", "jobs", "redis", "chain", "postgres")
+    every = ("gateway", "worker", "node", "third", "jobs", "redis", "chain", "postgres")
     return [
         *(Fault(f"kill {name}", 3 if name in every[:3] else 2, _kill(name)) for name in every),
         *(Fault(f"freeze {name}", 1, _freeze(name)) for name in every),

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.books import Books, OnChain
+from tests.chaos.books import Books, OnChain, ReceiptRow
 
 
 @dataclass
@@ -37,6 +37,18 @@ class Seen:
         return self.acknowledged or any(a.startswith("unknown") for a in self.attempts)
 
 
+@dataclass(frozen=True)
+class House:
+    """The gateway's own channel, which pays for its x402 clients' requests and its audits; what its account had at first.
+
+    Claims, credit packs and refunds of x402 are that account's too.
+    """
+
+    channel_id: bytes
+    account: bytes
+    purse: int
+
+
 @dataclass
 class Findings:
     counts: Counter = field(default_factory=Counter)
@@ -54,6 +66,8 @@ def check(
     books: Books,
     chain: OnChain,
     purses: Mapping[bytes, int] | None = None,
+    *,
+    house: House,
 ) -> Findings:
     """Check it all; `signed` is the most that was ever signed for each of the clients' channels.
 
@@ -66,13 +80,22 @@ def check(
     seen = {(one.channel_id, one.request_id): one for one in history}
     found.counts.update(requests=len(seen), receipts=len(books.receipts))
     found.counts["acknowledged"] = sum(one.acknowledged for one in seen.values())
+    audits = [
+        row
+        for row in books.receipts
+        if row.channel_id == house.channel_id
+        and row.request_id not in books.x402.payments
+        and (row.channel_id, row.request_id) not in seen
+    ]
     _acknowledged(found, list(seen.values()), books)
-    _receipts(found, seen, books)
+    _receipts(found, seen, audits, books)
+    _audits(found, audits, books)
     _channels(found, signed, books, chain)
     _payees(found, books, chain)
     _keys(found, list(seen.values()), books)
-    _x402_payments(found, books)
+    _x402_payments(found, books, house.channel_id, {row.request_id for row in audits})
     _x402_money(found, books, chain, purses or {})
+    _house(found, books, chain, house)
     return found
 
 
@@ -94,12 +117,18 @@ def _acknowledged(found: Findings, seen: Sequence[Seen], books: Books) -> None:
             found.must(False, f"{name} was {'refused' if refused else 'never answered'} and charged: {one.attempts}")
 
 
-def _receipts(found: Findings, seen: Mapping[tuple[bytes, bytes], Seen], books: Books) -> None:
-    """Every charge was asked for, is settled, states no more than was charged, and its worker has the paper."""
+def _receipts(
+    found: Findings, seen: Mapping[tuple[bytes, bytes], Seen], audits: Sequence[ReceiptRow], books: Books
+) -> None:
+    """Every charge was asked for, by a client or an audit, is settled, states no more than was charged, and is kept.
+
+    The paper is its worker's.
+    """
     numbers: dict[bytes, set[int]] = defaultdict(set)
     charged: dict[bytes, int] = defaultdict(int)
+    asked = seen.keys() | {(row.channel_id, row.request_id) for row in audits}
     for row in books.receipts:
-        found.must((row.channel_id, row.request_id) in seen, f"a charge that nobody asked for: {row.name}")
+        found.must((row.channel_id, row.request_id) in asked, f"a charge that nobody asked for: {row.name}")
         found.must(row.settled, f"receipt {row.name} was never settled")
         found.must(row.worker_amount + row.owner_amount <= row.price, f"{row.name} pays out more than its price")
         found.must(row.seq not in numbers[row.channel_id], f"{row.name} has another's number {row.seq}")
@@ -110,6 +139,31 @@ def _receipts(found: Findings, seen: Mapping[tuple[bytes, bytes], Seen], books: 
             kept = (row.channel_id, row.request_id) in books.journals[row.worker]
             found.must(kept, f"{row.name} is not in its worker's journal")
     found.counts["charged"] = sum(charged.values())
+
+
+def _audits(found: Findings, audits: Sequence[ReceiptRow], books: Books) -> None:
+    """An audit asks another operator's worker what a client was answered; of honest workers none differs from another.
+
+    An audit that a crash cut short is lost, paid or not; one that was passed was paid.
+    """
+    clients: dict[tuple[bytes, bytes], list[ReceiptRow]] = defaultdict(list)
+    for row in set(books.receipts) - set(audits):
+        clients[row.asked].append(row)
+    for row in audits:
+        others = [one for one in clients[row.asked] if one.worker_payee != row.worker_payee]
+        found.must(bool(others), f"{row.name} audits what no client was answered elsewhere")
+        found.must(
+            row.price in {one.price for one in others}, f"audit {row.name} costs {row.price}, no client paid that"
+        )
+    for asked, count in Counter(row.asked for row in audits).items():
+        found.must(count <= len(clients[asked]), f"{count} audits of {len(clients[asked])} answers to one question")
+    passed = sum(books.audits.passed.values())
+    found.must(passed <= len(audits), f"{passed} audits were passed, {len(audits)} were paid")
+    for sentence in books.audits.differed:
+        found.must(False, f"an audit of honest workers found a difference, {sentence}")
+    found.must(not books.audits.convicted, f"{len(books.audits.convicted)} honest workers are convicted")
+    found.counts.update({"audits paid": len(audits), "audits passed": passed})
+    found.counts["audits that found a difference"] = len(books.audits.differed)
 
 
 def _channels(found: Findings, signed: Mapping[bytes, int], books: Books, chain: OnChain) -> None:
@@ -157,12 +211,14 @@ def _keys(found: Findings, seen: Sequence[Seen], books: Books) -> None:
     found.must({name for name, amount in spent.items() if amount} <= set(books.keys), "a key is missing")
 
 
-def _x402_payments(found: Findings, books: Books) -> None:
+def _x402_payments(found: Findings, books: Books, house: bytes, audits: set[bytes]) -> None:
     """What a payer by x402 was charged for a request is what the gateway paid onward for it, and neither without both."""
     payments = books.x402.payments
-    house = {row.channel_id for row in books.receipts if row.request_id in payments}
-    onward = {row.request_id: row.price for row in books.receipts if row.channel_id in house}
-    found.must(len(house) <= 1, "the gateway pays onward from two channels")
+    paid_from = {row.channel_id for row in books.receipts if row.request_id in payments}
+    found.must(paid_from <= {house}, "the gateway pays onward from two channels")
+    onward = {
+        row.request_id: row.price for row in books.receipts if row.channel_id == house and row.request_id not in audits
+    }
     for request_id in payments.keys() | onward.keys():
         payment, name = payments.get(request_id), request_id.hex()[:8]
         charged = None if payment is None else payment.charged
@@ -193,3 +249,12 @@ def _x402_money(found: Findings, books: Books, chain: OnChain, purses: Mapping[b
     for payer, purse in purses.items():
         gone = purse - chain.balance(payer)
         found.must(gone == parted[payer], f"a payer by x402 parted with {gone}, its books say {parted[payer]}")
+
+
+def _house(found: Findings, books: Books, chain: OnChain, house: House) -> None:
+    """What the house parted with is what its channel was given, less what x402 clients paid it."""
+    claimed = sum(chain.x402_channel(channel_id)[1] for channel_id in books.x402.channels)
+    sold = sum(credit.bought - credit.refunded for credit in books.x402.credits.values())
+    came = claimed - chain.unswept(house.account) + sold
+    gone, given = house.purse - chain.balance(house.account), chain.deposited(house.channel_id)
+    found.must(gone == given - came, f"the house parted with {gone}, its channel was given {given}, it was paid {came}")

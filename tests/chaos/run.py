@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.protocol.hexes import checksum
+from market.demo.network import MINTED
 from market.devnet.process import terminate_as_interrupt
-from tests.chaos.arena import DEPOSIT, Arena
+from tests.chaos.arena import DEPOSIT, WORKERS, Arena
 from tests.chaos.books import is_settled, read
 from tests.chaos.faults import draw
-from tests.chaos.history import Findings, check
+from tests.chaos.history import Findings, House, check
 from tests.chaos.load import Client, KeyClient, Program, WindowClient
 from tests.chaos.x402 import PURSE, X402Client
 
@@ -153,7 +154,9 @@ def _judge(arena: Arena, users: list[Program], report: Report) -> None:
     books = read(arena.database_url, arena.journals())
     signed = {user.channel_id: user.signed for user in users if isinstance(user, Client)}
     purses = {payer: PURSE for user in users if isinstance(user, X402Client) for payer in user.payers.values()}
-    found = check(history, signed, books, arena.on_chain, purses)
+    (own,) = {user.channel_id for user in users if isinstance(user, X402Client)}
+    house = House(own, arena.accounts["house"].address, MINTED["house"])
+    found = check(history, signed, books, arena.on_chain, purses, house=house)
     for user in users:
         for fault in user.wrong:
             found.must(False, f"a client saw a broken answer: {fault}")
@@ -162,7 +165,7 @@ def _judge(arena: Arena, users: list[Program], report: Report) -> None:
         report.by_client.update(f"{user.kind}, {user.sort(one)}" for one in user.history if one.acknowledged)
         user.close()
     signers = Counter(row.worker for row in books.receipts)
-    report.by_worker = {name: signers[arena.accounts[name].address] for name in ("worker", "node")}
+    report.by_worker = {name: signers[arena.accounts[name].address] for name in WORKERS}
     found.violations[:0] = report.findings.violations
     report.findings = found
 

@@ -4,136 +4,46 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.books import Account, Books, Key, ReceiptRow, X402Books, X402Channel, X402Credit, X402Payment
-from tests.chaos.history import Seen, check
-
-GATEWAY, OPERATOR, OWNER, WORKER = (name * 20 for name in (b"g", b"o", b"w", b"k"))
-CHANNEL, OTHER, HOUSE, KEY = b"c" * 32, b"d" * 32, b"h" * 32, b"k" * 32
-# Payers by x402, one with a channel and one with credit.
-DEPOSITOR, BUYER, PAYER_CHANNEL, PURSE, DEPOSIT, PACK = b"p" * 20, b"q" * 20, b"x" * 32, 90_000, 50_000, 10_000
-PRICE, WORKER_PART, OWNER_PART = 1_000, 850, 100
-
-
-class Chain:
-    """What the escrow would say after these books were settled honestly."""
-
-    def __init__(self, books):
-        self.settled = {channel: account.charged for channel, account in books.accounts.items()}
-        self.credits = dict(books.totals)
-        self.x402 = {channel: (DEPOSIT, one.charged) for channel, one in books.x402.channels.items()}
-        self.tokens = {DEPOSITOR: PURSE - DEPOSIT, BUYER: PURSE - PACK}
-
-    def channel_settled(self, channel_id):
-        return self.settled.get(channel_id, 0)
-
-    def credited(self, gateway, payee):
-        return self.credits.get((gateway, payee), 0)
-
-    def balance(self, account):
-        return self.tokens[account]
-
-    def x402_channel(self, channel_id):
-        return self.x402[channel_id]
-
-
-def row(number, channel=CHANNEL, **changes):
-    made = ReceiptRow(
-        channel_id=channel,
-        request_id=bytes([number]) * 32,
-        seq=number,
-        digest=bytes([100 + number]) * 32,
-        price=PRICE,
-        worker_amount=WORKER_PART,
-        owner_amount=OWNER_PART,
-        cumulative=PRICE,
-        gateway=GATEWAY,
-        worker=WORKER,
-        worker_payee=OPERATOR,
-        owner_payee=OWNER,
-        settled=True,
-    )
-    return replace(made, **changes)
-
-
-class World:
-    """Six requests acknowledged: one by an API key, one when asked again, two by x402; and one refused."""
-
-    def __init__(self):
-        rows = [row(1), row(2, cumulative=2 * PRICE), row(3, OTHER), row(4, cumulative=3 * PRICE)]
-        rows += [row(11, HOUSE), row(12, HOUSE, cumulative=2 * PRICE)]
-        self.history = [
-            Seen(one.request_id, one.channel_id, PRICE, None, ["answered"], one.digest, PRICE) for one in rows
-        ]
-        self.history[2].key = KEY
-        self.history[3].attempts = ["unknown:gateway-unreachable", "refused:503:no-capacity", "answered"]
-        self.refused = Seen(b"r" * 32, CHANNEL, PRICE, None, ["refused:503:no-capacity"] * 2)
-        self.history.append(self.refused)
-        self.signed = {CHANNEL: 4 * PRICE, OTHER: 2 * PRICE, b"e" * 32: 0}
-        self.books = Books(
-            rows,
-            {
-                CHANNEL: Account(3 * PRICE, 4 * PRICE),
-                OTHER: Account(PRICE, 2 * PRICE),
-                HOUSE: Account(2 * PRICE, 9 * PRICE),
-            },
-            {(GATEWAY, OPERATOR): 6 * WORKER_PART, (GATEWAY, OWNER): 6 * OWNER_PART},
-            {KEY: Key(OTHER, PRICE, 2 * PRICE)},
-            {WORKER: {(one.channel_id, one.request_id) for one in rows}},
-            X402Books(
-                {
-                    rows[4].request_id: X402Payment(DEPOSITOR, PAYER_CHANNEL, PRICE),
-                    rows[5].request_id: X402Payment(BUYER, None, PRICE),
-                    b"n" * 32: X402Payment(BUYER, None, None),
-                },
-                {PAYER_CHANNEL: X402Channel(DEPOSITOR, PRICE, PRICE)},
-                {BUYER: X402Credit(PACK - PRICE, 0, PACK, 0)},
-            ),
-        )
-        self.chain = Chain(self.books)
-
-    def change(self, number, **changes):
-        """Change one receipt of the books."""
-        rows = list(self.books.receipts)
-        rows[number] = replace(rows[number], **changes)
-        self.books = replace(self.books, receipts=rows)
-
-    def charge(self, more, **changes):
-        """Write a receipt into books, account, totals, journal and chain as an honest gateway would."""
-        books, channel = self.books, more.channel_id
-        account = books.accounts[channel]
-        self.books = replace(
-            books,
-            receipts=[*books.receipts, more],
-            accounts={**books.accounts, channel: replace(account, charged=account.charged + more.price)},
-            totals={
-                (GATEWAY, OPERATOR): books.totals[GATEWAY, OPERATOR] + more.worker_amount,
-                (GATEWAY, OWNER): books.totals[GATEWAY, OWNER] + more.owner_amount,
-            },
-            journals={WORKER: books.journals[WORKER] | {(channel, more.request_id)}},
-            **changes,
-        )
-        self.chain = Chain(self.books)
-
-    def violations(self):
-        return self.check().violations
-
-    def check(self):
-        purses = {DEPOSITOR: PURSE, BUYER: PURSE}
-        return check(self.history, self.signed, self.books, self.chain, purses)
+from tests.chaos.books import Account, AuditBooks, Key, X402Channel, X402Credit, X402Payment
+from tests.chaos.history import Seen
+from tests.support.forged import (
+    AUDITOR,
+    BUYER,
+    CHANNEL,
+    DEPOSIT,
+    DEPOSITOR,
+    GATEWAY,
+    HOUSE,
+    HOUSE_ACCOUNT,
+    KEY,
+    OPERATOR,
+    OTHER,
+    OWNER,
+    OWNER_PART,
+    PACK,
+    PAYER_CHANNEL,
+    PRICE,
+    WORKER,
+    WORKER_PART,
+    Chain,
+    World,
+    row,
+)
 
 
 def test_an_honest_history_passes():
     world = World()
     found = world.check()
     assert found.violations == []
-    assert (found.counts["requests"], found.counts["acknowledged"], found.counts["receipts"]) == (7, 6, 6)
-    assert (found.counts["charged"], found.counts["credited"]) == (6 * PRICE, 6 * (WORKER_PART + OWNER_PART))
+    assert (found.counts["requests"], found.counts["acknowledged"], found.counts["receipts"]) == (7, 6, 7)
+    assert (found.counts["charged"], found.counts["credited"]) == (7 * PRICE, 7 * (WORKER_PART + OWNER_PART))
+    assert (found.counts["audits paid"], found.counts["audits passed"]) == (1, 1)
     assert found.counts["charged by x402"] == 2 * PRICE
     assert found.counts["checks"] > 40
 
 
 def forget_a_receipt(world):
-    world.books = replace(world.books, receipts=world.books.receipts[:-1])
+    world.books = replace(world.books, receipts=world.books.receipts[1:])
 
 
 def write_another_receipt(world):
@@ -289,6 +199,51 @@ def take_a_deposit_twice(world):
     world.chain.tokens[DEPOSITOR] -= DEPOSIT
 
 
+def take_money_of_the_house(world):
+    world.chain.tokens[HOUSE_ACCOUNT] -= 1
+
+
+def fund_the_house_channel_from_nowhere(world):
+    world.chain.deposits[HOUSE] += PRICE
+
+
+def pay_out_claims_that_are_not_swept(world):
+    world.chain.claims_not_swept = PRICE
+
+
+def audit_a_worker_by_its_own_operator(world):
+    world.change(6, worker_payee=OPERATOR)
+
+
+def audit_what_nobody_asked(world):
+    world.change(6, input_hash=b"i" * 32)
+
+
+def pay_more_for_an_audit(world):
+    world.change(6, price=PRICE + 1)
+
+
+def audit_more_than_was_answered(world):
+    for number in range(30, 37):
+        world.charge(row(number, HOUSE, worker_payee=AUDITOR))
+
+
+def lose_an_auditors_paper(world):
+    world.books.journals[AUDITOR].pop()
+
+
+def pass_an_audit_that_was_not_made(world):
+    world.books.audits.passed[WORKER] += 1
+
+
+def convict_an_honest_worker(world):
+    world.books = replace(world.books, audits=AuditBooks({WORKER: 0}, frozenset({WORKER})))
+
+
+def find_an_honest_worker_wanting(world):
+    world.books = replace(world.books, audits=AuditBooks({WORKER: 0}, differed=["disputed: y is FP32[1] and FP32[2]"]))
+
+
 CHEATS = [
     (forget_a_receipt, "has no receipt in the books"),
     (write_another_receipt, "another receipt than the client's"),
@@ -327,6 +282,17 @@ CHEATS = [
     (lose_credit, "is what was bought and not used"),
     (give_no_credit_for_a_pack, "parted with 20000, its books say 10000"),
     (take_a_deposit_twice, "parted with 100000, its books say 50000"),
+    (take_money_of_the_house, "the house parted"),
+    (fund_the_house_channel_from_nowhere, "the house parted"),
+    (pay_out_claims_that_are_not_swept, "the house parted"),
+    (audit_a_worker_by_its_own_operator, "audits what no client was answered elsewhere"),
+    (audit_what_nobody_asked, "audits what no client was answered elsewhere"),
+    (pay_more_for_an_audit, "costs 1001, no client paid that"),
+    (audit_more_than_was_answered, "8 audits of 6 answers to one question"),
+    (lose_an_auditors_paper, "is not in its worker's journal"),
+    (pass_an_audit_that_was_not_made, "2 audits were passed, 1 were paid"),
+    (convict_an_honest_worker, "1 honest workers are convicted"),
+    (find_an_honest_worker_wanting, "found a difference, disputed"),
 ]
 
 
