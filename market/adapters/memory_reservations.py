@@ -42,7 +42,7 @@ class MemoryReservations:
         return account.reserve(claim, self._clock())
 
     def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
-        """See `InstantReservations.commit_now`."""
+        """See `ClosesReservations.commit_now`."""
         account = self._accounts.get(reservation.channel_id)
         if account is None:
             return False
@@ -56,7 +56,7 @@ class MemoryReservations:
         return self.commit_now(reservation, charged, key_spent)
 
     def release_now(self, reservation: Reservation) -> bool:
-        """See `InstantReservations.release_now`."""
+        """See `ClosesReservations.release_now`."""
         account = self._accounts.get(reservation.channel_id)
         if account is None:
             return False

@@ -1,12 +1,13 @@
 """One Redis connection for the path of every request, by call-backs and without a client's bookkeeping.
 
 A command that is awaited is sent again only where a connection that was open turns out to be closed. Used by the own
-lane, one line for sending and one for its listener.
+lane, one line for sending and one for its listener, and for reservations that processes share.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -34,6 +35,20 @@ class RedisLine:
         if wire is None or not wire.is_open:
             return False
         wire.send(command, answered, seconds)
+        return True
+
+    def send_all(
+        self, commands: Sequence[Command], answered: Answered, seconds: float = COMMAND_TIMEOUT_SECONDS
+    ) -> bool:
+        """Send commands together now if the connection is open; else False, and nothing was sent.
+
+        `answered` is called once, later, with all answers in order, a ResponseError for what Redis refuses, or with
+        the RedisError, OSError or TimeoutError that came instead.
+        """
+        wire = self._wire
+        if wire is None or not wire.is_open:
+            return False
+        wire.send_all(commands, answered, seconds)
         return True
 
     async def open(self) -> bool:

@@ -1,7 +1,8 @@
 """Reservations shared by all processes of a gateway, as two Redis scripts that mirror `payments.channels`.
 
-Each call is one script run, atomic in Redis; calls of the same turn of the event loop share one round trip. Losing
-Redis loses no money: an account that is not there is built again from the ledger, and the ledger bounds every charge.
+Each call is one script run, atomic in Redis; calls of the same turn of the event loop go out together, by call-backs
+over one connection. Losing Redis loses no money: an account that is not there is built again from the ledger, and the
+ledger bounds every charge.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha1
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError
+import structlog
 
-from market.adapters.redis_client import open_redis, reachable
+from contracts.futures import resolve
+from contracts.redis_wire import Command
+from market.adapters.redis_client import open_redis, reachable, unreachable
+from market.adapters.redis_line import RedisLine
 from market.errors import RequestInProgress
 from market.payments.channels import key_shortage, seq_gap, voucher_shortage
 from market.payments.model import Account, Claim, Reservation
@@ -133,32 +139,76 @@ return 1
 )
 
 
+_DIGESTS = {script: sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (_RESERVE, _CLOSE)}
+_UNKNOWN = "NOSCRIPT"
+
+log = structlog.get_logger(__name__)
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
+    """One run of a script; `told` is called once, with its answer or the market's word for why there is none."""
+
     script: str
     channel_id: bytes
     arguments: tuple[Any, ...]
-    future: asyncio.Future[Any]
+    told: Callable[[Any], None]
+
+    def command(self) -> Command:
+        return ("EVALSHA", _DIGESTS[self.script], 2, *_keys(self.channel_id), *self.arguments)
 
 
 class RedisReservations:
-    """Implements `market.payments.ports.Reservations` for several processes."""
+    """Implements `market.payments.ports.Reservations` and `SharedReservations` for several processes."""
 
     def __init__(self, redis_url: str, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = open_redis(redis_url)
+        self._line = RedisLine(self._redis)
         self._ledger = ledger
         self._clock = clock
-        self._digests: dict[str, str] = {}
         self._calls: list[_Call] = []
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Drop the connections."""
+        """Drop the connections once what was asked is sent."""
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        await self._line.close()
         await self._redis.aclose()
 
     async def reserve(self, claim: Claim) -> Reservation:
         """See `Reservations.reserve`."""
-        arguments = (
+        arguments, expires_at = self._wish(claim), self._clock() + claim.ttl_seconds
+        answer = await self._run(_RESERVE, claim.channel_id, (*arguments, ""))
+        if answer[0] == b"load":
+            spent = 0 if claim.key is None else await self._ledger.key_spent(claim.key.key_hash)
+            durable = await self._ledger.account(claim.channel_id) or Account()
+            seq = durable.last_seq + seq_gap()
+            loaded = (spent, durable.charged, durable.ceiling, durable.voucher_signature, seq)
+            answer = await self._run(_RESERVE, claim.channel_id, (*arguments, *loaded))
+        return self._granted(claim, answer, expires_at)
+
+    def reserve_soon(self, claim: Claim, told: Callable[[Reservation | Exception | None], None]) -> None:
+        """See `SharedReservations.reserve_soon`."""
+        expires_at = self._clock() + claim.ttl_seconds
+
+        def answered(answer: Any) -> None:
+            outcome: Reservation | Exception | None
+            if isinstance(answer, Exception):
+                outcome = answer
+            elif answer[0] == b"load":
+                outcome = None
+            else:
+                try:
+                    outcome = self._granted(claim, answer, expires_at)
+                except Exception as error:
+                    outcome = error
+            told(outcome)
+
+        self._ask(_RESERVE, claim.channel_id, (*self._wish(claim), ""), answered)
+
+    @staticmethod
+    def _wish(claim: Claim) -> tuple[Any, ...]:
+        return (
             claim.request_id.hex(),
             claim.token.hex(),
             claim.price,
@@ -170,14 +220,10 @@ class RedisReservations:
             "" if claim.key is None else claim.key.key_hash.hex(),
             0 if claim.key is None else min(claim.key.limit, MAX_EXACT),
         )
-        expires_at = self._clock() + claim.ttl_seconds
-        answer = await self._run(_RESERVE, claim.channel_id, (*arguments, ""))
-        if answer[0] == b"load":
-            spent = 0 if claim.key is None else await self._ledger.key_spent(claim.key.key_hash)
-            durable = await self._ledger.account(claim.channel_id) or Account()
-            seq = durable.last_seq + seq_gap()
-            loaded = (spent, durable.charged, durable.ceiling, durable.voucher_signature, seq)
-            answer = await self._run(_RESERVE, claim.channel_id, (*arguments, *loaded))
+
+    @staticmethod
+    def _granted(claim: Claim, answer: Any, expires_at: float) -> Reservation:
+        """Return what the script granted, or say why not; see `Reservations.reserve`."""
         kind = answer[0]
         if kind == b"in-progress":
             raise RequestInProgress(field="Market-Request-Id")
@@ -206,87 +252,113 @@ class RedisReservations:
 
     async def commit(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
         """See `Reservations.commit`."""
-        return await self._close(reservation, str(charged), key_spent)
+        return bool(await self._run(_CLOSE, reservation.channel_id, _closing(reservation, str(charged), key_spent)))
 
     async def release(self, reservation: Reservation) -> bool:
         """See `Reservations.release`."""
-        return await self._close(reservation, "")
+        return bool(await self._run(_CLOSE, reservation.channel_id, _closing(reservation, "", 0)))
+
+    def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> None:
+        """See `ClosesReservations.commit_now`."""
+        self._ask(_CLOSE, reservation.channel_id, _closing(reservation, str(charged), key_spent), _not_closed)
+
+    def release_now(self, reservation: Reservation) -> None:
+        """See `ClosesReservations.release_now`."""
+        self._ask(_CLOSE, reservation.channel_id, _closing(reservation, "", 0), _not_closed)
 
     async def account(self, channel_id: bytes) -> Account:
         """See `Reservations.account`."""
         with reachable():
-            found = await self._redis.hmget(
-                _keys(channel_id)[0], ["charged", "reserved", "voucher", "signature", "seq"]
+            found = await self._line.call(
+                "HMGET", _keys(channel_id)[0], "charged", "reserved", "voucher", "signature", "seq"
             )
         if found[0] is None:
             durable = await self._ledger.account(channel_id)
             return durable or Account()
         charged, reserved, voucher, signature, seq = (value or b"" for value in found)
-        return Account(int(charged), int(reserved), int(voucher), _bytes(signature), int(seq))
+        return Account(int(charged), int(reserved), int(voucher), signature, int(seq))
 
-    async def _close(self, reservation: Reservation, charged: str, key_spent: int = 0) -> bool:
-        key = "" if reservation.key is None else reservation.key.key_hash.hex()
-        arguments = (reservation.request_id.hex(), reservation.token.hex(), charged, key, key_spent)
-        return bool(await self._run(_CLOSE, reservation.channel_id, arguments))
+    # --- scripts -------------------------------------------------------------------------------------------------
 
     async def _run(self, script: str, channel_id: bytes, arguments: tuple[Any, ...]) -> Any:
-        loop = asyncio.get_running_loop()
-        call = _Call(script, channel_id, arguments, loop.create_future())
-        self._calls.append(call)
-        if len(self._calls) == 1:
-            loop.call_soon(self._flush)
-        return await call.future
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._ask(script, channel_id, arguments, partial(resolve, future))
+        return await future
+
+    def _ask(self, script: str, channel_id: bytes, arguments: tuple[Any, ...], told: Callable[[Any], None]) -> None:
+        if not self._calls:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._calls.append(_Call(script, channel_id, arguments, told))
 
     def _flush(self) -> None:
         calls, self._calls = self._calls, []
-        task = asyncio.get_running_loop().create_task(self._send(calls))
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
+        if not self._send(calls):
+            task = asyncio.get_running_loop().create_task(self._open_and_send(calls))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
-    async def _send(self, calls: list[_Call]) -> None:
+    def _send(self, calls: list[_Call], *, again: bool = True) -> bool:
+        return self._line.send_all([call.command() for call in calls], partial(self._answered, calls, again=again))
+
+    async def _open_and_send(self, calls: list[_Call]) -> None:
         try:
-            with reachable():
-                for script in {call.script for call in calls} - self._digests.keys():
-                    self._digests[script] = await self._redis.script_load(script)
-                unknown = await self._send_once(calls)
-                if unknown:
-                    # Redis was restarted and knows no script; these calls had no effect.
-                    for script in {call.script for call in unknown}:
-                        self._digests[script] = await self._redis.script_load(script)
-                    unknown = await self._send_once(unknown)
-                if unknown:
-                    raise NoScriptError("the script vanished twice")
+            await self._line.open()
+            if not self._send(calls):
+                raise ConnectionError("the connection is gone again")
         except BaseException as error:
-            for call in calls:
-                if not call.future.done():
-                    call.future.set_exception(error)
+            _tell(calls, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
 
-    async def _send_once(self, calls: list[_Call]) -> list[_Call]:
-        """Run the calls in one round trip; return those whose script Redis does not know."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.evalsha(self._digests[call.script], 2, *_keys(call.channel_id), *call.arguments)
-            answers = await pipe.execute(raise_on_error=False)
+    def _answered(self, calls: list[_Call], answers: Any, *, again: bool) -> None:
+        if isinstance(answers, Exception):
+            _tell(calls, answers)
+            return
         unknown = []
         for call, answer in zip(calls, answers, strict=True):
-            if isinstance(answer, NoScriptError):
+            if not isinstance(answer, Exception):
+                call.told(answer)
+            elif again and str(answer).startswith(_UNKNOWN):
                 unknown.append(call)
-            elif call.future.done():
-                continue
-            elif isinstance(answer, RedisError):
-                call.future.set_exception(answer)
             else:
-                call.future.set_result(answer)
-        return unknown
+                call.told(unreachable(answer))
+        if unknown:
+            task = asyncio.get_running_loop().create_task(self._teach_and_send(unknown))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _teach_and_send(self, calls: list[_Call]) -> None:
+        """Send again what had no effect, since Redis knew no script: it is new, or was restarted."""
+        try:
+            for script in {call.script for call in calls}:
+                await self._line.call("SCRIPT", "LOAD", script)
+            if not self._send(calls, again=False):
+                raise ConnectionError("the connection is gone again")
+        except BaseException as error:
+            _tell(calls, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+
+def _tell(calls: list[_Call], error: BaseException) -> None:
+    said = unreachable(error if isinstance(error, Exception) else ConnectionError("the gateway is closing"))
+    said.__cause__ = error
+    for call in calls:
+        call.told(said)
+
+
+def _not_closed(answer: Any) -> None:
+    if isinstance(answer, Exception):
+        # The ledger has what was charged, and the reservation ends by itself.
+        log.warning("reservation-not-closed", detail=str(answer))
+
+
+def _closing(reservation: Reservation, charged: str, key_spent: int) -> tuple[Any, ...]:
+    key = "" if reservation.key is None else reservation.key.key_hash.hex()
+    return (reservation.request_id.hex(), reservation.token.hex(), charged, key, key_spent)
 
 
 def _keys(channel_id: bytes) -> tuple[str, str]:
     # The braces keep both keys on one node of a cluster.
     name = f"channel:{{{channel_id.hex()}}}"
     return name, f"{name}:holds"
-
-
-def _bytes(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()

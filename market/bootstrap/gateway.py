@@ -39,6 +39,7 @@ from market.inference.audit_model import AuditBook
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
 from market.inference.plain import PlainLane
+from market.inference.plain_lanes import InstantPlainLane, SharedPlainLane
 from market.inference.rates import RateLimits, Rates
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
@@ -141,7 +142,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
     process_id = f"{settings.gateway_id}-{os.getpid()}-{secrets.token_hex(4)}"
     lease = ReservationsLease(settings.redis_url, gateway, shared=settings.shared_reservations, process_id=process_id)
     asyncio.run(lease.acquire())
-    reservations: Reservations = (
+    reservations = (
         RedisReservations(settings.redis_url, ledger) if settings.shared_reservations else MemoryReservations(ledger)
     )
     announcements = RedisAnnouncements(settings.redis_url)
@@ -198,9 +199,11 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         audits=audit_queue,
     )
 
-    plain = None
-    if isinstance(reservations, MemoryReservations):
-        plain = PlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
+    plain: PlainLane
+    if isinstance(reservations, RedisReservations):
+        plain = SharedPlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
+    else:
+        plain = InstantPlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
     background = [hub.run]
     if x402 is not None:
         background.append(x402[1].run)
@@ -257,7 +260,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         on_start=(lease.start, dispatcher.start),
         on_close=(
             inference.close,
-            *([] if plain is None else [plain.close]),
+            plain.close,
             dispatcher.close,
             announcements.close,
             chain_window.close,

@@ -12,6 +12,7 @@ import asyncio
 import math
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -29,7 +30,7 @@ from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
 from market.inference.attempt import failure_of
 from market.inference.charging import ANSWER_KEPT_SECONDS
 from market.inference.model import Answer, InferenceRequest, PriceTerms
-from market.inference.plain_parts import Asked, InstantDispatcher, Plain, tell
+from market.inference.plain_parts import Asked, Claimed, InstantDispatcher, Plain, tell
 from market.inference.rates import By
 from market.inference.service import (
     GENERATION,
@@ -39,7 +40,7 @@ from market.inference.service import (
 from market.inference.timeline import Timeline
 from market.inference.unfinished import Unfinished
 from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation, StoredAnswer
-from market.payments.ports import DuplicateCharge, InstantLedger, InstantReservations
+from market.payments.ports import ClosesReservations, DuplicateCharge, InstantLedger
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.telemetry import observe
@@ -50,15 +51,15 @@ _TERMS_KEPT = 4_096
 log = structlog.get_logger(__name__)
 
 
-class PlainLane:
-    """The short lane of one gateway process, beside its use case and on the same parts."""
+class PlainLane(ABC):
+    """The short lane of one gateway process, beside its use case and on the same parts; see `plain_lanes`."""
 
     def __init__(
         self,
         service: InferenceService,
         *,
         dispatcher: InstantDispatcher,
-        reservations: InstantReservations,
+        reservations: ClosesReservations,
         ledger: InstantLedger,
     ) -> None:
         self._service = service
@@ -118,39 +119,55 @@ class PlainLane:
         if not isinstance(error, CodedError):
             log.debug("plain-request-left", error=type(error).__name__)
 
+    @abstractmethod
     def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
-        """Reserve the money and send the job; False where that must wait for the ledger, and nothing was done.
+        """Reserve the money, then send the job; False where that must wait for the ledger, and nothing was done.
 
         Raises:
             Exception: whatever the use case will say, too; nothing was done.
         """
-        parts, request, listing, facts = self._parts, asked.request, asked.listing, asked.facts
-        client = facts.channel.payer
-        live, others = parts.placement.choose(listing, asked.units, request, client, {})
+
+    def _claim(self, asked: Asked) -> Claimed:
+        """Choose the worker, and say what is to be set aside for it.
+
+        Raises:
+            Exception: whatever the use case will say, too.
+        """
+        parts, request, listing = self._parts, asked.request, asked.listing
+        live, others = parts.placement.choose(listing, asked.units, request, asked.facts.channel.payer, {})
         terms = self._price(listing, asked.units, live)
         deadline_at = request.received_at + parts.limits.timeout_seconds
         now = parts.wall_clock()
         assert request.voucher is not None  # `begin` left the others
         claim = parts.authorizer.claim(
             request.voucher,
-            facts,
+            asked.facts,
             price=terms.price,
             request_id=request.request_id or new_request_id(),
             ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
             remember=request.request_id is not None,
             key=request.key,
         )
-        reservation = self._reservations.reserve_now(claim)
-        if reservation is None:
-            return False
+        return Claimed(asked, live, others, terms, claim, deadline_at, now)
+
+    def _send(self, claimed: Claimed, reservation: Reservation, admit: Callable[[], object] | None = None) -> None:
+        """Send the job for which money is set aside.
+
+        Raises:
+            Exception: whatever the use case will say, too; the money is given back.
+        """
+        parts, asked, now, deadline_at = self._parts, claimed.asked, claimed.at, claimed.deadline_at
+        request, facts, live = asked.request, asked.facts, claimed.live
+        client, worker = facts.channel.payer, live.offer.worker
         try:
             observe("reserve", max(0.0, parts.wall_clock() - now))
-            job = self._job(request, listing, facts, asked.blob, terms, reservation, deadline_at)
+            job = self._job(request, asked.listing, facts, asked.blob, claimed.terms, reservation, deadline_at)
             timeline = Timeline(request.received_at, code="client-gone", model=request.model_ref)
-            timeline.request_id, timeline.channel_id = claim.request_id, facts.channel_id
-            worker = live.offer.worker
+            timeline.request_id, timeline.channel_id = reservation.request_id, facts.channel_id
             timeline.queue(worker, now)
-            plain = Plain(request, listing, asked.manifest, facts, job, live, reservation, timeline, 0.0, 0, asked.done)
+            plain = Plain(
+                request, asked.listing, asked.manifest, facts, job, live, reservation, timeline, 0.0, 0, asked.done
+            )
             if admit is not None:
                 admit()
             if parts.rates is not None:
@@ -159,7 +176,7 @@ class PlainLane:
                     parts.rates.admit(By.KEY, request.key.key_hash)
                 parts.rates.admit(By.PAYER, client)
             # One that hangs is not waited for until the deadline where another may be asked.
-            patience = parts.load.patience_seconds(worker, (deadline_at - now) / 2) if others else math.inf
+            patience = parts.load.patience_seconds(worker, (deadline_at - now) / 2) if claimed.others else math.inf
             self._dispatcher.submit(
                 job, worker, lambda outcome: self._ended(plain, outcome), client=client, leave_at=now + patience
             )
@@ -168,7 +185,6 @@ class PlainLane:
             raise
         plain.beside = parts.load.begin(worker, client)
         plain.began = parts.attempts.begin(live)
-        return True
 
     # --- named requests ------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ import structlog
 
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
-from market.inference.model import Answer, InferenceRequest
+from market.inference.model import Answer, InferenceRequest, PriceTerms
 from market.inference.timeline import Timeline
-from market.payments.model import ChannelFacts, Reservation
+from market.payments.model import ChannelFacts, Claim, Reservation
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.verification.result_check import CheckedResult
@@ -80,6 +80,22 @@ class Asked:
     units: int
     blob: bytes
     done: Callable[[Answer | Exception], None]
+
+
+@dataclass(slots=True, eq=False)
+class Claimed:
+    """A request with its worker and price, before the money is set aside; times are unix seconds.
+
+    `others` tells whether another worker could serve it, too.
+    """
+
+    asked: Asked
+    live: LiveOffer
+    others: bool
+    terms: PriceTerms
+    claim: Claim
+    deadline_at: float
+    at: float
 
 
 def tell(done: Callable[[Answer | Exception], None], outcome: Answer | Exception) -> None:

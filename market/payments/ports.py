@@ -139,7 +139,19 @@ class InstantLedger(Protocol):
         ...
 
 
-class InstantReservations(Protocol):
+class ClosesReservations(Protocol):
+    """Where reservations end without waiting; one that does not ends at its time."""
+
+    def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> object:
+        """See `Reservations.commit`."""
+        ...
+
+    def release_now(self, reservation: Reservation) -> object:
+        """See `Reservations.release`."""
+        ...
+
+
+class InstantReservations(ClosesReservations, Protocol):
     """Reservations held in this process, so that nobody needs to wait for them."""
 
     def reserve_now(self, claim: Claim) -> Reservation | None:
@@ -150,12 +162,16 @@ class InstantReservations(Protocol):
         """
         ...
 
-    def commit_now(self, reservation: Reservation, charged: int, key_spent: int = 0) -> bool:
-        """See `Reservations.commit`."""
-        ...
 
-    def release_now(self, reservation: Reservation) -> bool:
-        """See `Reservations.release`."""
+class SharedReservations(ClosesReservations, Protocol):
+    """Reservations that several processes share, told by call-back."""
+
+    def reserve_soon(self, claim: Claim, told: Callable[[Reservation | Exception | None], None]) -> None:
+        """Reserve as `Reservations.reserve` does; `told` is called once, in a later turn of the loop.
+
+        It hears the reservation, what `reserve` would raise, or None where that must ask the ledger and nothing was
+        done.
+        """
         ...
 
 

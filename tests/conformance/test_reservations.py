@@ -14,6 +14,7 @@ from market.payments.channels import REBUILD_SEQ_GAP
 from market.payments.model import Account, KeySpending
 from market.payments.ports import AlreadyCharged, OverLimit
 from tests.support.money import claim as claim_on
+from tests.support.plain import ToldLater
 
 TOP = 2**63 - 1
 
@@ -306,3 +307,67 @@ async def test_processes_together_do_not_pass_a_keys_limit(redis_url, ledger, cl
         await both[1].reserve(claim(1, 1_000, request=100, key=KEY))
     for adapter in both:
         await adapter.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def shared(request, ledger):
+    """Reservations told by call-back, and the awaited form over the same state."""
+    if request.param == "memory":
+        memory = MemoryReservations(ledger)
+        yield ToldLater(memory), memory
+        return
+    adapter = RedisReservations(request.getfixturevalue("redis_url"), ledger)
+    yield adapter, adapter
+    await adapter.close()
+
+
+async def soon(reservations, *claims):
+    """What each claim is told; all are asked in one turn of the loop."""
+    told = [asyncio.get_running_loop().create_future() for _ in claims]
+    for one, future in zip(claims, told, strict=True):
+        reservations.reserve_soon(one, future.set_result)
+    assert not any(future.done() for future in told)
+    return await asyncio.gather(*told)
+
+
+async def test_told_by_call_back_it_is_the_same(shared, claim, channel_id):
+    told, awaited = shared
+    assert await soon(told, claim(30, 100, request=1)) == [None]
+    await awaited.release(await awaited.reserve(claim(30, 100, request=1)))
+    first, second, short = await soon(told, *(claim(40, 100, request=number) for number in (2, 3, 4)))
+    assert (second.seq, second.cumulative, second.voucher_amount) == (first.seq + 1, 40, 100)
+    assert (type(short), short.required) == (InsufficientVoucher, 120)
+    told.commit_now(first, 40)
+    told.release_now(second)
+    third, again = await soon(told, claim(60, 100, request=5), claim(60, 100, request=5))
+    assert (third.cumulative, type(again)) == (100, RequestInProgress)
+    account = await awaited.account(channel_id)
+    assert (account.charged, account.reserved) == (40, 60)
+
+
+async def test_told_by_call_back_a_key_waits_for_the_ledger_once(shared, claim):
+    told, awaited = shared
+    await awaited.release(await awaited.reserve(claim(1, 100, request=1)))
+    key = KeySpending(b"\x0a" * 32, 50)
+    assert await soon(told, claim(30, 100, request=2, key=key)) == [None]
+    await awaited.release(await awaited.reserve(claim(30, 100, request=2, key=key)))
+    first, over = await soon(told, claim(30, 100, request=3, key=key), claim(30, 100, request=4, key=key))
+    assert (first.key, type(over)) == (key, KeyLimit)
+
+
+@pytest.mark.integration
+async def test_told_by_call_back_that_redis_is_away(ledger, claim, unused_tcp_port):
+    adapter = RedisReservations(f"redis://127.0.0.1:{unused_tcp_port}/0", ledger)
+    told = await soon(adapter, claim(30, 100, request=1), claim(30, 100, request=2))
+    assert [type(one) for one in told] == [RedisUnreachable] * 2
+    await adapter.close()
+
+
+@pytest.mark.integration
+async def test_scripts_are_taught_again_to_a_redis_that_forgot_them(redis_url, ledger, claim):
+    adapter = RedisReservations(redis_url, ledger)
+    await adapter.release(await adapter.reserve(claim(30, 100, request=1)))
+    sync_redis.Redis.from_url(redis_url).script_flush()
+    first, second = await soon(adapter, claim(30, 100, request=2), claim(30, 100, request=3))
+    assert (first.cumulative, second.seq) == (30, first.seq + 1)
+    await adapter.close()

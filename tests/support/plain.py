@@ -6,9 +6,10 @@ from copy import copy
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.tensors import encode_tensors
+from market.adapters.memory_reservations import MemoryReservations
 from market.errors import WorkerHangs
 from market.inference.model import Answer, InferenceRequest
-from market.inference.plain import PlainLane
+from market.inference.plain_lanes import InstantPlainLane, SharedPlainLane
 from tests.support.money import World
 
 
@@ -56,11 +57,37 @@ class Instant:
         task.add_done_callback(self.tasks.discard)
 
 
-def put_lane_before(world: World) -> None:
-    """Let `world.service.infer` try the short lane first, as the gateway does; `world.took` counts what it took."""
+class ToldLater:
+    """`SharedReservations` over those in memory: the same suite holds it and the ones in Redis."""
+
+    def __init__(self, memory: MemoryReservations) -> None:
+        self._memory = memory
+        self.commit_now, self.release_now = memory.commit_now, memory.release_now
+
+    def reserve_soon(self, claim, told):
+        def tell():
+            try:
+                outcome = self._memory.reserve_now(claim)
+            except Exception as error:
+                outcome = error
+            told(outcome)
+
+        asyncio.get_running_loop().call_soon(tell)
+
+
+def put_lane_before(world: World, *, shared: bool = False) -> None:
+    """Let `world.service.infer` try the short lane first, as the gateway does; `world.took` counts what it took.
+
+    `shared`: as a gateway of several processes does.
+    """
     instant = Instant(world)
     # What it leaves to the use case must not come back to it.
-    lane = PlainLane(copy(world.service), dispatcher=instant, reservations=world.reservations, ledger=instant)
+    service = copy(world.service)
+    if shared:
+        told = ToldLater(world.reservations)
+        lane = SharedPlainLane(service, dispatcher=instant, reservations=told, ledger=instant)
+    else:
+        lane = InstantPlainLane(service, dispatcher=instant, reservations=world.reservations, ledger=instant)
     world.lane, world.took = lane, 0
     infer, close = world.service.infer, world.service.close
 

@@ -205,7 +205,9 @@ async def test_deadline_releases():
 async def test_client_gone_during_work_releases():
     world = World()
     worker = await world.add_worker("w1", gate=asyncio.Event())
-    task = asyncio.create_task(world.service.infer(world.request()))
+    # Not plain: the short lanes do not watch their clients.
+    traced = world.request(trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    task = asyncio.create_task(world.service.infer(traced))
     while not worker.served:
         await asyncio.sleep(0)
     assert await settled(world) == (0, 100)
