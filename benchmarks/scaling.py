@@ -30,6 +30,7 @@ from market.demo.network import MAX_PRICE, MIN_PRICE, STAKE, program
 from market.devnet import keys
 
 INDEX_SECONDS = 120.0
+WARM_SECONDS = 30.0
 
 
 def main() -> None:
@@ -118,19 +119,23 @@ def _start_worker(own: OwnMarket, number: int):
 
 
 def _channels(own: OwnMarket, workloads: dict[str, Workload], program_file, options) -> None:
-    """More and more open channels, each used in turn; memory of the gateway after each size."""
+    """More and more open channels, each used in turn; how the gateway's memory grows, once it has served at all."""
     opened: list[Channel] = []
-    first = _gateway_memory(own)
+    first: tuple[int, float] | None = None
     for count in (int(size) for size in options.channels.split(",")):
         opened += _open(own, count - len(opened))
         server = _server(own, workloads["tiny"], opened)
-        used = _cell(program_file, server, 64, max(options.seconds, count / 400))
+        # The first size also fills what is kept of the last requests, whoever pays.
+        used = _cell(program_file, server, 64, max(options.seconds if first else WARM_SECONDS, count / 400))
         cells = [_cell(program_file, server, 64, options.seconds) for _ in range(options.rounds)]
         memory = _gateway_memory(own)
+        first = first or (count, memory)
+        more = count - first[0]
+        growth = f", {(memory - first[1]) / more * 1_000:.2f} MB per 1,000 channels more" if more else ""
         print(
             f"channels {count}: {statistics.median(cell['rps'] for cell in cells):.0f}/s, "
             f"p50 {statistics.median(cell['p50'] for cell in cells):.1f} ms, refused {used['refused']:.0f}; gateway "
-            f"{memory:.0f} MB, {first:.0f} MB at rest: {(memory - first) / count * 1_000:.2f} MB per 1,000 channels",
+            f"{memory:.0f} MB{growth}",
             flush=True,
         )
 

@@ -129,7 +129,7 @@ class ChannelAccount:
         if hold.remember:
             hold.price = None
         else:
-            del self.holds[request_id]
+            self._drop(request_id)
         return True
 
     def release(self, request_id: bytes, token: bytes, now: float) -> bool:
@@ -139,7 +139,7 @@ class ChannelAccount:
         if hold is None:
             return False
         self._give_back(hold)
-        del self.holds[request_id]
+        self._drop(request_id)
         return True
 
     def expire(self, now: float) -> None:
@@ -150,11 +150,18 @@ class ChannelAccount:
             hold = self.holds.get(request_id)
             if hold is not None and hold.expires_at <= now:
                 self._give_back(hold)
-                del self.holds[request_id]
+                self._drop(request_id)
         if len(expiries) > 64 + 2 * len(self.holds):
             # Most of these were committed or released long before their time.
             self._expiries = [(hold.expires_at, request_id) for request_id, hold in self.holds.items()]
             heapq.heapify(self._expiries)
+
+    def _drop(self, request_id: bytes) -> None:
+        del self.holds[request_id]
+        if not self.holds:
+            # A channel at rest keeps nothing of what went through it, not even the room: there are many of them.
+            self.holds.clear()
+            self._expiries.clear()
 
     def _give_back(self, hold: Hold) -> None:
         if hold.price is None:
