@@ -84,7 +84,8 @@ def test_chats_are_answered_and_paid_for_within_their_limits(keys, api, bot):
     assert api.sent[-1] == (ANN, enough) or api.sent[-2] == (ANN, enough)
     answers = written([one for one in api.sent if one[1] != enough])
     assert BEN in answers
-    assert 2 < len(answers) < 20
+    # One answer can be as long as a day's allowance; where the first was shorter there is another.
+    assert (2 if once >= 150 * TOKEN_PRICE else 3) <= len(answers) < 20
     assert once < spent(keys, key) < (150 + 3 * 350) * TOKEN_PRICE
 
 
