@@ -22,6 +22,7 @@ from contracts.redis_wire import Command
 from market.adapters.redis_client import open_redis, reachable, unreachable
 from market.adapters.redis_line import RedisLine
 from market.errors import RequestInProgress
+from market.inference.unfinished import Unfinished
 from market.payments.channels import key_shortage, seq_gap, voucher_shortage
 from market.payments.model import Account, Claim, Reservation
 from market.payments.ports import AlreadyCharged, Ledger, OverLimit
@@ -167,11 +168,12 @@ class RedisReservations:
         self._ledger = ledger
         self._clock = clock
         self._calls: list[_Call] = []
-        self._opening: set[asyncio.Task[None]] = set()
+        self._unfinished = Unfinished()
 
     async def close(self) -> None:
-        """Drop the connections once what was asked is sent."""
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        """Drop the connections once what was asked is answered, ends of reservations too."""
+        await asyncio.sleep(0)  # what this turn of the loop asked goes out
+        await self._unfinished.close()
         await self._line.close()
         await self._redis.aclose()
 
@@ -293,46 +295,40 @@ class RedisReservations:
     def _flush(self) -> None:
         calls, self._calls = self._calls, []
         if not self._send(calls):
-            task = asyncio.get_running_loop().create_task(self._open_and_send(calls))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._unfinished.spawn(self._prepare_and_send(calls, teach=False))
 
     def _send(self, calls: list[_Call], *, again: bool = True) -> bool:
-        return self._line.send_all([call.command() for call in calls], partial(self._answered, calls, again=again))
-
-    async def _open_and_send(self, calls: list[_Call]) -> None:
-        try:
-            await self._line.open()
-            if not self._send(calls):
-                raise ConnectionError("the connection is gone again")
-        except BaseException as error:
-            _tell(calls, error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        sent = self._line.send_all([call.command() for call in calls], partial(self._answered, calls, again=again))
+        if sent:
+            self._unfinished.begin()
+        return sent
 
     def _answered(self, calls: list[_Call], answers: Any, *, again: bool) -> None:
-        if isinstance(answers, Exception):
-            _tell(calls, answers)
-            return
-        unknown = []
-        for call, answer in zip(calls, answers, strict=True):
-            if not isinstance(answer, Exception):
-                call.told(answer)
-            elif again and str(answer).startswith(_UNKNOWN):
-                unknown.append(call)
-            else:
-                call.told(unreachable(answer))
-        if unknown:
-            task = asyncio.get_running_loop().create_task(self._teach_and_send(unknown))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-
-    async def _teach_and_send(self, calls: list[_Call]) -> None:
-        """Send again what had no effect, since Redis knew no script: it is new, or was restarted."""
         try:
-            for script in {call.script for call in calls}:
+            if isinstance(answers, Exception):
+                _tell(calls, answers)
+                return
+            unknown = []
+            for call, answer in zip(calls, answers, strict=True):
+                if not isinstance(answer, Exception):
+                    call.told(answer)
+                elif again and str(answer).startswith(_UNKNOWN):
+                    unknown.append(call)
+                else:
+                    call.told(unreachable(answer))
+            if unknown:
+                # They had no effect: this Redis is new to the scripts, or was restarted.
+                self._unfinished.spawn(self._prepare_and_send(unknown, teach=True))
+        finally:
+            self._unfinished.end()
+
+    async def _prepare_and_send(self, calls: list[_Call], *, teach: bool) -> None:
+        """Send calls once there is a connection, and, with `teach`, once Redis knows their scripts."""
+        try:
+            await self._line.open()
+            for script in {call.script for call in calls} if teach else ():
                 await self._line.call("SCRIPT", "LOAD", script)
-            if not self._send(calls, again=False):
+            if not self._send(calls, again=not teach):
                 raise ConnectionError("the connection is gone again")
         except BaseException as error:
             _tell(calls, error)

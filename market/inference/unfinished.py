@@ -1,6 +1,6 @@
 """What goes on beside the requests of a process, and must have ended before the process may.
 
-Called by the use case, its short lane and the x402 door.
+Called by the use case, its short lane, the x402 door and the reservations in Redis.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class Unfinished:
-    """Tasks, and groups that the ledger has, which must end before the process may."""
+    """Tasks, and groups that the ledger or Redis has, which must end before the process may."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -21,11 +21,11 @@ class Unfinished:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> None:
-        """Note that the ledger was handed a group."""
+        """Note that a group was handed over."""
         self._open += 1
 
     def end(self) -> None:
-        """Note that it told what became of one."""
+        """Note that what became of one was told."""
         self._open -= 1
         if self._quiet is not None and not self._open:
             self._quiet.set()

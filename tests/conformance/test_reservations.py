@@ -371,3 +371,15 @@ async def test_scripts_are_taught_again_to_a_redis_that_forgot_them(redis_url, l
     first, second = await soon(adapter, claim(30, 100, request=2), claim(30, 100, request=3))
     assert (first.cumulative, second.seq) == (30, first.seq + 1)
     await adapter.close()
+
+
+@pytest.mark.integration
+async def test_what_ends_as_a_process_closes_has_ended(redis_url, ledger, claim, channel_id):
+    closing, other = RedisReservations(redis_url, ledger), RedisReservations(redis_url, ledger)
+    first, second = [await closing.reserve(claim(30, 100, request=number)) for number in (1, 2)]
+    closing.commit_now(first, 30)
+    closing.release_now(second)
+    await closing.close()
+    account = await other.account(channel_id)
+    assert (account.charged, account.reserved) == (30, 0)
+    await other.close()
