@@ -19,7 +19,7 @@ from market.bootstrap.services import open_key
 from market.inference.audit_queue import AuditQueue, Chosen
 from market.inference.audits import Auditor
 from market.inference.model import Answer, InferenceRequest
-from market.inference.plain import PlainLane
+from market.inference.plain_lanes import EitherPlainLane
 from market.inference.service import InferenceService
 from market.payments.model import ParsedVoucher
 from market.registry.offers import LiveOffers
@@ -52,7 +52,7 @@ def build_auditor(
     book: DatabaseAuditBook,
     offers: LiveOffers,
     inference: InferenceService,
-    plain: PlainLane | None,
+    plain: EitherPlainLane,
     voucher: Callable[[], ParsedVoucher],
 ) -> Auditor:
     """Join the audits of what the queue chooses."""
@@ -70,13 +70,11 @@ def build_auditor(
 
 
 def by_the_clients_way(
-    inference: InferenceService, plain: PlainLane | None
+    inference: InferenceService, plain: EitherPlainLane
 ) -> Callable[[InferenceRequest, Chosen], Awaitable[Answer]]:
     """Return how a request is served as a client's is: on the short lane where that takes it, else by the use case."""
 
     async def ask(request: InferenceRequest, chosen: Chosen) -> Answer:
-        if plain is None:
-            return await inference.infer(request)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         blob = encode_tensors(request.tensors, request.parameters)
         if not plain.begin(request, chosen.listing, chosen.manifest, blob, partial(resolve, answered)):

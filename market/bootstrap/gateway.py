@@ -38,8 +38,7 @@ from market.bootstrap.x402 import build_x402
 from market.inference.audit_model import AuditBook
 from market.inference.channel_facts import RegistryChannels
 from market.inference.papers import PapersDesk
-from market.inference.plain import PlainLane
-from market.inference.plain_lanes import InstantPlainLane, SharedPlainLane
+from market.inference.plain_lanes import EitherPlainLane, InstantPlainLane, SharedPlainLane
 from market.inference.rates import RateLimits, Rates
 from market.inference.service import InferenceLimits, InferenceService
 from market.payments.authorize import Authorizer
@@ -88,7 +87,7 @@ class GatewayRuntime:
     chain_window: ChainWindow
     capabilities: Capabilities
     audit_book: AuditBook
-    plain: PlainLane | None = None
+    plain: EitherPlainLane
     x402: X402Desk | None = None
     links: LinkHub | None = None
     rates: Rates | None = None
@@ -199,7 +198,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         audits=audit_queue,
     )
 
-    plain: PlainLane
+    plain: EitherPlainLane
     if isinstance(reservations, RedisReservations):
         plain = SharedPlainLane(inference, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
     else:

@@ -33,7 +33,7 @@ from market.gateway.plain_codec import PlainCodec
 from market.gateway.serving import payment_terms
 from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
 from market.inference.model import Answer, InferenceRequest
-from market.inference.plain import PlainLane
+from market.inference.plain_lanes import EitherPlainLane
 from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
 from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
@@ -78,7 +78,7 @@ class _Head:
 class PlainHttp:
     """The short lane's HTTP side; one per gateway process."""
 
-    def __init__(self, joined: GatewayRuntime, lane: PlainLane) -> None:
+    def __init__(self, joined: GatewayRuntime, lane: EitherPlainLane) -> None:
         self._joined = joined
         self._lane = lane
         self._doorman = doorman_of(joined.rates, joined.settings)

@@ -82,7 +82,7 @@ def run(runtime: GatewayRuntime) -> None:
         "timeout_graceful_shutdown": _SHUTDOWN_SECONDS,
     }
     routes = create_app(runtime)
-    plain = None if runtime.plain is None else PlainHttp(runtime, runtime.plain)
+    plain = PlainHttp(runtime, runtime.plain)
     path = InferPath(routes if runtime.links is None else LinkPath(routes, runtime.links), runtime, plain)
     app = with_cors(path, settings)
     http = partial(

@@ -14,6 +14,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -47,11 +48,12 @@ from market.telemetry import observe
 from market.verification.result_check import CheckedResult, Mismatch, Returned, check_results
 
 _TERMS_KEPT = 4_096
+_Reservations = TypeVar("_Reservations", bound=ClosesReservations)
 
 log = structlog.get_logger(__name__)
 
 
-class PlainLane(ABC):
+class PlainLane(ABC, Generic[_Reservations]):
     """The short lane of one gateway process, beside its use case and on the same parts; see `plain_lanes`."""
 
     def __init__(
@@ -59,7 +61,7 @@ class PlainLane(ABC):
         service: InferenceService,
         *,
         dispatcher: InstantDispatcher,
-        reservations: ClosesReservations,
+        reservations: _Reservations,
         ledger: InstantLedger,
     ) -> None:
         self._service = service

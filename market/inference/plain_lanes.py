@@ -8,58 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from market.inference.plain import PlainLane
-from market.inference.plain_parts import Asked, Claimed, InstantDispatcher
-from market.inference.service import InferenceService
+from market.inference.plain_parts import Asked, Claimed
 from market.payments.model import Reservation
-from market.payments.ports import InstantLedger, InstantReservations, SharedReservations
+from market.payments.ports import InstantReservations, SharedReservations
 
 
-class InstantPlainLane(PlainLane):
+class InstantPlainLane(PlainLane[InstantReservations]):
     """Of a gateway's only process: money is set aside at once."""
-
-    def __init__(
-        self,
-        service: InferenceService,
-        *,
-        dispatcher: InstantDispatcher,
-        reservations: InstantReservations,
-        ledger: InstantLedger,
-    ) -> None:
-        super().__init__(service, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
-        self._instant = reservations
 
     def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
         claimed = self._claim(asked)
-        reservation = self._instant.reserve_now(claimed.claim)
+        reservation = self._reservations.reserve_now(claimed.claim)
         if reservation is None:
             return False
         self._send(claimed, reservation, admit)
         return True
 
 
-class SharedPlainLane(PlainLane):
+class SharedPlainLane(PlainLane[SharedReservations]):
     """Of several processes: what one turn of the event loop brings is reserved together, and sent a turn later.
 
     What cannot be reserved so is then served, or refused, by the use case.
     """
-
-    def __init__(
-        self,
-        service: InferenceService,
-        *,
-        dispatcher: InstantDispatcher,
-        reservations: SharedReservations,
-        ledger: InstantLedger,
-    ) -> None:
-        super().__init__(service, dispatcher=dispatcher, reservations=reservations, ledger=ledger)
-        self._shared = reservations
 
     def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
         claimed = self._claim(asked)
         if admit is not None:
             admit()
         self._unfinished.begin()
-        self._shared.reserve_soon(claimed.claim, lambda outcome: self._reserved(claimed, outcome))
+        self._reservations.reserve_soon(claimed.claim, lambda outcome: self._reserved(claimed, outcome))
         return True
 
     def _reserved(self, claimed: Claimed, outcome: Reservation | Exception | None) -> None:
@@ -72,3 +49,6 @@ class SharedPlainLane(PlainLane):
         finally:
             self._unfinished.end()
         self._unfinished.spawn(self._by_use_case(claimed.asked.request, claimed.asked.done))
+
+
+EitherPlainLane = InstantPlainLane | SharedPlainLane

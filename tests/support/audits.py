@@ -51,12 +51,15 @@ class Audited:
             book=self.book,
             offers=self.world.offers,
             placement=self.world.service.parts.placement,
-            ask=by_the_clients_way(self.world.service, self.world.lane if lane else None),
+            ask=by_the_clients_way(self.world.service, self.world.lane) if lane else self._by_use_case,
             voucher=lambda: voucher(self.house, channel_id=HOUSE_ID, key=GATEWAY),
             referees=referees,
             clock=time.monotonic,
             wall_clock=time.time,
         )
+
+    async def _by_use_case(self, request, chosen):
+        return await self.world.service.infer(request)
 
     async def begin(self) -> None:
         await self.auditor.keep_up()
