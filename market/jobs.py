@@ -1,8 +1,9 @@
 """The gateway's background work on a clock: read the chain, settle, answer challenges, tidy up.
 
-Celery beat and one worker in one process. Each task is a shell: it takes the joined parts, does one step and reports. A
-step that fails is tried again at the next beat; what must not be lost is in the database. Started by `market jobs`;
-several may run, the database lets one win.
+Celery beat and one worker in one process. A beat begins a turn, which takes each step when it is due until the next
+beat: a message for each step would cost several times what most steps do (ADR 28). Each task is a shell: it takes the
+joined parts, does one step and reports. A step that fails is tried again when it is due; what must not be lost is in
+the database. Started by `market jobs`; several may run, the database lets one win.
 A gateway's beats have a queue of their own, so that gateways which share a Redis leave each other's work alone.
 """
 
@@ -10,14 +11,20 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 
 import structlog
 from celery import Celery
-from celery.beat import EmbeddedService, Scheduler
+from celery.beat import Scheduler, Service
 from celery.exceptions import SecurityWarning
+from celery.signals import worker_shutting_down
+from celery.worker import state
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import Jobs, build_jobs
@@ -29,7 +36,10 @@ SETTLE_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 SWEEP_SECONDS = 60.0
 MEASURE_SECONDS = 5.0
-BEATS = {
+TURN_SECONDS = 5.0
+# A turn ends so long before the next beat is due, and so begins with it; a step due meanwhile is as late at most.
+REST_SECONDS = 0.05
+RHYTHM = {
     "index": INDEX_SECONDS,
     "settle": SETTLE_SECONDS,
     "answer": ANSWER_SECONDS,
@@ -41,6 +51,10 @@ log = structlog.get_logger(__name__)
 app = Celery("market.jobs")
 _joined: list[Jobs] = []
 _failing: dict[str, str] = {}
+# When each step is due, on the monotonic clock; at once where nothing stands.
+_due: dict[str, float] = {}
+# Filled by the signal that ends the program. A lock would not do: the signal may come while the same thread holds it.
+_stop: SimpleQueue[None] = SimpleQueue()
 
 
 def run(settings: MarketSettings) -> None:
@@ -55,11 +69,12 @@ def run(settings: MarketSettings) -> None:
     configure(settings.redis_url, queue)
     logging.getLogger("celery.beat").setLevel(logging.WARNING)
     # In memory, since nothing is lost when a beat is; the default scheduler writes a file into the current folder.
-    beat = EmbeddedService(app, max_interval=INDEX_SECONDS, scheduler_cls=Scheduler, thread=True)
+    beat = Service(app, max_interval=TURN_SECONDS, scheduler_cls=Scheduler, remote_control=False)
     if os.environ.get("C_FORCE_ROOT"):  # root is meant, as in a container; nothing here takes pickles
         warnings.filterwarnings("ignore", category=SecurityWarning)
     stop_metrics = serve_metrics(settings.metrics_host, settings.metrics_port)
-    beat.start()
+    worker_shutting_down.connect(_wake, weak=False)
+    threading.Thread(target=beat.start, name="beat", daemon=True).start()
     try:
         app.Worker(
             pool="solo",
@@ -96,8 +111,12 @@ def configure(redis_url: str, queue: str) -> None:
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         beat_schedule={
-            name: {"task": f"market.jobs.{name}", "schedule": seconds, "options": {"expires": max(1.0, seconds)}}
-            for name, seconds in BEATS.items()
+            "turn": {
+                "task": "market.jobs.turn",
+                "schedule": TURN_SECONDS,
+                "options": {"expires": TURN_SECONDS},
+                "last_run_at": datetime.fromtimestamp(0, UTC),  # so that the first one is now
+            }
         },
     )
 
@@ -115,6 +134,32 @@ def _step(name: str, work: Callable[[Jobs], object]) -> None:
         JOB_DONE_AT.labels(name).set(time.time())
         if _failing.pop(name, None) is not None:
             log.info("job-recovered", job=name)
+
+
+@app.task(name="market.jobs.turn")
+def turn() -> None:
+    """Take each step when it is due, until the next beat is about to come or the program is to end."""
+    until = time.monotonic() + TURN_SECONDS - REST_SECONDS
+    while True:
+        for name, seconds in RHYTHM.items():
+            if state.should_stop is not None or state.should_terminate is not None:
+                return
+            now = time.monotonic()
+            if now >= _due.get(name, now):
+                _due[name] = now + seconds
+                try:
+                    app.tasks[f"market.jobs.{name}"]()
+                except Exception:  # a bug in one step must not keep the others from their time
+                    log.exception("job-broken", job=name)
+        next_at = min(_due.values())
+        if next_at >= until:
+            return
+        with suppress(Empty):
+            _stop.get(timeout=max(0.0, next_at - time.monotonic()))
+
+
+def _wake(**_: object) -> None:
+    _stop.put(None)
 
 
 @app.task(name="market.jobs.index")

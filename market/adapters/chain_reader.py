@@ -22,6 +22,9 @@ from contracts.protocol.hexes import checksum, hex0x
 from market.errors import ChainUnreachable
 from market.registry.ports import Block, ChainEvent
 
+# The root of an empty trie.
+_NO_TRANSACTIONS = bytes.fromhex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421")
+
 
 class Web3ChainReader:
     """One node seen through its contracts' events."""
@@ -49,6 +52,8 @@ class Web3ChainReader:
 
     def events_in(self, block: Block) -> Sequence[ChainEvent]:
         """See `ChainReader.events_in`."""
+        if block.is_empty:
+            return []
         return self._events({"blockHash": hex0x(block.hash)})
 
     def events(self, first: int, last: int) -> Sequence[ChainEvent]:
@@ -112,7 +117,11 @@ class Web3ChainReader:
 
 
 def _block(found: Any) -> Block:
-    return Block(int(found["number"]), bytes(found["hash"]), int(found["timestamp"]), bytes(found["parentHash"]))
+    # Told by the root, which is part of what the hash is of; a list alone could be a node's that keeps no transactions.
+    is_empty = bytes(found.get("transactionsRoot") or b"") == _NO_TRANSACTIONS
+    return Block(
+        int(found["number"]), bytes(found["hash"]), int(found["timestamp"]), bytes(found["parentHash"]), is_empty
+    )
 
 
 @contextmanager

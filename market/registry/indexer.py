@@ -1,8 +1,10 @@
 """Follows the chain: find a range of confirmed blocks, read their events, apply them, move the cursor.
 
 Decides how far it may read and when to rewind. Near the head it reads the events of each block by its hash, so that a
-node which lies behind or changes its branch gives an error and never an empty answer. The cursor moves only if nobody
-moved it meanwhile, so several indexers over one database do no harm. Called by `market.jobs` and by tests.
+node which lies behind or changes its branch gives an error and never an empty answer. Blocks that were the newest one
+after the other are remembered as long as each is the child of the one before, and are not asked for again. The cursor
+moves only if nobody moved it meanwhile, so several indexers over one database do no harm. Called by `market.jobs` and
+by tests.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Indexer:
         self._first_block = first_block
         # The newest block and the cursor at which there was nothing to do: while both stay, nothing can have changed.
         self._at_rest: tuple[bytes, Block | None] | None = None
+        # The newest block and those before it that were seen as the newest, an unbroken chain of parents.
+        self._heads: list[Block] = []
 
     def step(self) -> int:
         """Apply at most one range of blocks; returns how many, 0 when there is nothing new.
@@ -53,6 +57,7 @@ class Indexer:
         newest, cursor = self._chain.newest(), self._store.cursor()
         if (newest.hash, cursor) == self._at_rest:
             return 0
+        self._remember(newest)
         cursor = self._rewound(cursor)
         last = newest.number - self._confirmations
         first = self._first_block if cursor is None else cursor.number + 1
@@ -87,6 +92,17 @@ class Indexer:
             total += applied
         return total
 
+    def _remember(self, newest: Block) -> None:
+        heads = self._heads
+        if not heads or newest.hash != heads[-1].hash:
+            follows = bool(heads) and (newest.number, newest.parent_hash) == (heads[-1].number + 1, heads[-1].hash)
+            self._heads = [*heads[-self._confirmations - NEAR_BLOCKS :], newest] if follows else [newest]
+
+    def _block(self, number: int) -> Block | None:
+        """Return a block of the newest one's branch, or None if the node does not have it."""
+        place = number - self._heads[0].number if self._heads else -1
+        return self._heads[place] if 0 <= place < len(self._heads) else self._chain.block(number)
+
     def _rewound(self, cursor: Block | None) -> Block | None:
         """Return the cursor after going back to the last block that the chain still has."""
         if cursor is None or self._still_there(cursor):
@@ -98,8 +114,9 @@ class Indexer:
                 return self._store.cursor()
         raise ReorgTooDeep(f"no block that was read up to {cursor.number} is on the chain.")
 
-    def _still_there(self, block: Block) -> bool:
-        found = self._chain.block(block.number)
+    def _still_there(self, block: Block, *, anew: bool = False) -> bool:
+        """Tell whether a block is on the newest one's branch; `anew` asks the node, which may follow another by now."""
+        found = self._chain.block(block.number) if anew else self._block(block.number)
         # A node that lies behind does not have the block at all; that says nothing against it.
         if found is None:
             return self._chain.newest().number < block.number
@@ -110,7 +127,7 @@ class Indexer:
         blocks: list[Block] = []
         before = cursor
         for number in range(max(first, last - KEPT_BLOCKS), last + 1):
-            block = self._chain.block(number)
+            block = self._block(number)
             if block is None:
                 return []
             if before is not None and before.number == number - 1 and block.parent_hash != before.hash:
@@ -129,7 +146,7 @@ class Indexer:
         hashes = {block.number: block.hash for block in blocks}
         if any(hashes.get(event.block_number, event.block_hash) != event.block_hash for event in events):
             return None
-        return events if self._still_there(last) else None
+        return events if self._still_there(last, anew=True) else None
 
 
 def _unique(events: Sequence[ChainEvent]) -> list[ChainEvent]:

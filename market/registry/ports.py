@@ -6,7 +6,7 @@ The store applies a block range atomically and can rewind; the view answers from
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from market.registry.model import (
@@ -35,12 +35,16 @@ class ChainEvent:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block's number, hash and time (unix seconds); `parent_hash` is empty where it is not kept."""
+    """A block's number, hash and time (unix seconds); `parent_hash` is empty where it is not kept.
+
+    `is_empty` says that it holds no transaction, and so no event; False where that is not known.
+    """
 
     number: int
     hash: bytes
     timestamp: int
     parent_hash: bytes = b""
+    is_empty: bool = field(default=False, compare=False)
 
 
 class ChainReader(Protocol):

@@ -241,6 +241,81 @@ def test_a_long_past_is_read_in_ranges(chain, kept):
     assert len(kept.store.known_blocks()) <= KEPT_BLOCKS + 1
 
 
+class Counting(MemoryChain):
+    """A node that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        super().__init__()
+
+    def newest(self):
+        self.asked.append("newest")
+        return super().newest()
+
+    def block(self, number):
+        self.asked.append("block")
+        return super().block(number)
+
+    def events_in(self, block):
+        self.asked.append("events")
+        return super().events_in(block)
+
+
+@pytest.mark.parametrize("confirmations", [0, 1, 5])
+def test_a_chain_followed_block_by_block_is_asked_for_the_newest_and_the_events(kept, confirmations):
+    chain = Counting()
+    for _ in range(confirmations + 2):
+        chain.mine()
+    indexer = follow(chain, kept, confirmations=confirmations)
+    for _ in range(confirmations + 2):  # until each block in question was once the newest
+        chain.mine()
+        indexer.step()
+    for _ in range(3):
+        chain.asked.clear()
+        chain.mine(funded(1_000))
+        assert indexer.step() == 1
+        assert indexer.step() == 0
+        assert chain.asked == ["newest", "events", "newest"]
+
+
+def test_another_branch_is_noticed_although_its_blocks_were_the_newest_once(kept):
+    chain = Counting()
+    indexer = Indexer(chain, kept.store, confirmations=1)
+    chain.mine(funded(1_000))
+    for number in range(1, 5):
+        chain.mine(settled(number))
+        indexer.step()
+    indexer.catch_up()
+    chain.drop(3)
+    for number in range(10, 14):
+        chain.mine(settled(number))
+        indexer.step()
+    indexer.catch_up()
+    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
+    Indexer(chain, straight, confirmations=1).catch_up()
+    assert kept.state() == everything(straight.view)
+
+
+@pytest.mark.parametrize("confirmations", [0, 1, 3])
+def test_random_forks_watched_block_by_block_end_where_a_straight_reading_ends(chain, kept, confirmations):
+    rng = random.Random(confirmations)
+    indexer = Indexer(chain, kept.store, confirmations=confirmations)
+    for total in range(1, 150):
+        chain.mine(*rng.choice([[settled(total)], [funded(total)], [], [batch(total, total), settled(total)]]))
+        if rng.random() < 0.1 and chain.newest().number > 12:
+            chain.drop(rng.randint(1, 6))
+        chain.lag = rng.choice([0, 0, 0, 0, 1])
+        chain.fails = rng.choice([0, 0, 0, 0, 1])
+        with contextlib.suppress(ChainUnreachable):
+            indexer.step()
+        chain.lag = chain.fails = 0
+    chain.mine()
+    indexer.catch_up()
+    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
+    Indexer(chain, straight, confirmations=confirmations).catch_up()
+    assert kept.state() == everything(straight.view)
+
+
 def test_random_forks_end_where_a_straight_reading_ends(chain, kept):
     """I14: whatever was forked, lagged and failed on the way, the state is that of the chain as it is."""
     rng = random.Random(7)
