@@ -31,6 +31,8 @@ MAX_WAITING = 4_096
 MAX_LONG = 256
 MAX_PACK_INPUT_BYTES = 4 << 20
 SWEEP_SECONDS = 0.05
+# After so many sweeps with nothing under way a lane rests. Papers come a moment after the last job: a second is enough.
+QUIET_SWEEPS = 20
 LIVENESS_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
@@ -96,6 +98,7 @@ class PackingDispatcher(ABC):
         self._pending: dict[tuple[bytes, str], Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_papers: set[bytes] = set()
+        self._stirred = asyncio.Event()
         self.dropped_results = 0
 
     def start(self) -> None:
@@ -172,6 +175,7 @@ class PackingDispatcher(ABC):
             queue = lane.queues[job.model_id] = TurnQueue()
         queue.append(job.channel.payer if client is None else client, entry)
         lane.waiting += 1
+        self._stirred.set()
         self._schedule(lane)
         return entry
 
@@ -347,8 +351,10 @@ class PackingDispatcher(ABC):
 
     async def _sweep(self) -> None:
         next_liveness = 0.0
+        quiet = 0
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            quiet = 0 if self._pending or self._idle_papers else quiet + 1
+            await self._wait(resting=quiet > QUIET_SWEEPS)
             now = self._wall_clock()
             for entry in [entry for entry in self._pending.values() if entry.job.deadline_at <= now]:
                 self._finish(entry, DeadlineExceeded())
@@ -363,6 +369,16 @@ class PackingDispatcher(ABC):
                     if not (self._lanes[worker].flights or self._lanes[worker].waiting or self._lanes[worker].long):
                         del self._lanes[worker]
             await self._flush_papers()
+
+    async def _wait(self, *, resting: bool) -> None:
+        """Wait for the next sweep; a resting lane waits until it is given a job, a second at most."""
+        if not resting:
+            await asyncio.sleep(SWEEP_SECONDS)
+            return
+        self._stirred.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIVENESS_SECONDS):
+                await self._stirred.wait()
 
     async def _flush_papers(self) -> None:
         """Send papers alone to workers that were idle with papers waiting at two sweeps in a row."""

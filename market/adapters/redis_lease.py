@@ -14,6 +14,7 @@ import socket
 import structlog
 
 from market.adapters.redis_client import open_redis, reachable
+from market.adapters.redis_line import RedisLine
 from market.errors import ConfigurationError, RedisUnreachable
 
 LEASE_SECONDS = 6
@@ -70,6 +71,7 @@ class ReservationsLease:
         """Give the lease back; a shared one runs out by itself, since others may hold it too."""
         if self._renewing is not None:
             self._renewing.cancel()
+            await asyncio.wait([self._renewing])
         if self._value != SHARED:
             try:
                 await self._run(_DROP, self._value)
@@ -77,10 +79,18 @@ class ReservationsLease:
                 log.info("lease-left-to-expire")
 
     async def _renew(self) -> None:
+        line = RedisLine(open_redis(self._redis_url, max_connections=1))
+        try:
+            await self._renew_by(line)
+        finally:
+            await line.close()
+
+    async def _renew_by(self, line: RedisLine) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                holder = await self._hold()
+                with reachable():
+                    holder = _text(await line.call("EVAL", _HOLD, 1, self._key, self._value, LEASE_SECONDS * 1_000))
             except RedisUnreachable as error:
                 log.warning("lease-not-renewed", code=error.code)
                 continue
@@ -91,11 +101,10 @@ class ReservationsLease:
                 return
 
     async def _hold(self) -> str:
-        held = await self._run(_HOLD, self._value, LEASE_SECONDS * 1_000)
-        return held.decode() if isinstance(held, bytes) else str(held)
+        return _text(await self._run(_HOLD, self._value, LEASE_SECONDS * 1_000))
 
     async def _run(self, script: str, *arguments: str | int) -> object:
-        # A connection of its own each time: it is used every other second, and by two event loops in turn.
+        # A connection of its own each time: it is used at the beginning and at the end, by two event loops.
         client = open_redis(self._redis_url, max_connections=1)
         try:
             with reachable():
@@ -103,6 +112,10 @@ class ReservationsLease:
                 return answer
         finally:
             await client.aclose()
+
+
+def _text(answer: object) -> str:
+    return answer.decode() if isinstance(answer, bytes) else str(answer)
 
 
 def _is_dead(holder: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -75,14 +75,16 @@ class Housekeeping:
     async def tidy(self) -> None:
         """Close what crashed requests held; settle again, and refund again, what was left undecided."""
         now = self._clock()
-        for request_id in await asyncio.to_thread(self._book.lost, now):
+        # One thread reads it all: to wake it for each would cost more than to read that there is nothing.
+        lost, undecided, unsent = await asyncio.to_thread(self._left_undone, now)
+        for request_id in lost:
             await self._close(request_id, lost_by=now)
         for request_id in list(self._desk.unfinished):
             await self._close(request_id)
             self._desk.unfinished.discard(request_id)
-        for authorization, payload in await asyncio.to_thread(self._book.undecided, now):
+        for authorization, payload in undecided:
             await self._apart(self._decide, authorization, payload)
-        for request_id, payer, amount in await asyncio.to_thread(self._book.unsent_refunds):
+        for request_id, payer, amount in unsent:
             await self._apart(self._pay_back, request_id, payer, amount)
 
     async def watch(self) -> None:
@@ -93,6 +95,11 @@ class Housekeeping:
             await asyncio.to_thread(self._watch, now - self._claimed_at >= self._claim_interval_seconds)
 
     # --- parts --------------------------------------------------------------------------------------------------
+
+    def _left_undone(
+        self, now: float
+    ) -> tuple[Sequence[bytes], Sequence[tuple[Authorization, str]], Sequence[tuple[bytes, bytes, int]]]:
+        return self._book.lost(now), self._book.undecided(now), self._book.unsent_refunds()
 
     async def _close(self, request_id: bytes, lost_by: float | None = None) -> None:
         """Charge what was served before its process died, or its book was away; give back what was not."""

@@ -16,6 +16,7 @@ from contracts.protocol.typed_data import Domain
 from market.adapters.celery_dispatch import CeleryDispatcher
 from market.adapters.chain_window import ChainWindow
 from market.adapters.database.audit_book import DatabaseAuditBook
+from market.adapters.database.changes import Changes
 from market.adapters.database.key_book import DatabaseKeyBook
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.proofs import DatabaseProofs
@@ -83,6 +84,7 @@ class GatewayRuntime:
     refunds: RefundDesk
     proofs: SettlementProofs
     refresh_registry: Callable[[], object]
+    registry_changed: Callable[[], bool]
     statistics: DatabaseStatistics
     chain_window: ChainWindow
     capabilities: Capabilities
@@ -120,10 +122,16 @@ class GatewayRuntime:
         return await asyncio.to_thread(self.proofs.of, stored)
 
     async def _follow_registry(self) -> None:
+        stale = True
         while True:
             await asyncio.sleep(REGISTRY_REFRESH_SECONDS)
+            # Asked first: what is written while it is read is read the next time.
+            stale = self.registry_changed() or stale
+            if not stale:
+                continue
             try:
                 await asyncio.to_thread(self.refresh_registry)
+                stale = False
             except CodedError as error:
                 log.warning("registry-unreadable", code=error.code)
 
@@ -223,6 +231,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         if settings.shared_reservations:
             promises.refresh()
 
+    changes = Changes(services.engine)
     chain_window = ChainWindow(settings.rpc_url, services.deployment.contracts().values())
     return GatewayRuntime(
         settings=settings,
@@ -245,6 +254,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
         ),
         proofs=DatabaseProofs(services.engine, view),
         refresh_registry=refresh,
+        registry_changed=changes.any,
         statistics=DatabaseStatistics(services.engine, gateway),
         chain_window=chain_window,
         capabilities=Capabilities(
@@ -269,6 +279,7 @@ def build_gateway(settings: MarketSettings) -> GatewayRuntime:
             key_book.close,
             ledger.close,
             lease.close,
+            changes.close,
             services.engine.dispose,
         ),
     )

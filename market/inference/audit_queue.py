@@ -7,6 +7,7 @@ emptied by `market.inference.audits`.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class AuditQueue:
     """One gateway process's choice and what it chose; used by one event loop, without a lock.
 
     `provider` says what a worker announces to compute on. Nothing is chosen before `use` was given a secret.
+    `stirred` is set when a request begins to wait.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class AuditQueue:
         self._bytes = 0
         self.waiting: deque[Chosen] = deque()
         self.counted = Counted()
+        self.stirred = asyncio.Event()
 
     def use(self, secret: bytes | None) -> None:
         """Choose by a secret from now on, by none if None."""
@@ -141,6 +144,7 @@ class AuditQueue:
         """Let a request wait, behind those that wait already."""
         self.waiting.append(chosen)
         self._bytes += chosen.size
+        self.stirred.set()
 
     def take(self) -> Chosen | None:
         """Return the request that waits longest and has not waited too long, None if none waits."""

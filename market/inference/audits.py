@@ -13,6 +13,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -107,10 +108,20 @@ class Auditor:
                     log.warning("audits-interrupted", code=error.code)
                 except Exception:  # a surprise must not end the audits of all that follows
                     log.exception("audits-interrupted")
-                await asyncio.sleep(TURN_SECONDS)
+                await self._rest()
         finally:
             for task in self._running:
                 task.cancel()
+
+    async def _rest(self) -> None:
+        """Wait for the next turn: a moment while requests wait, else until one does or the book is to be read."""
+        if self._queue.waiting:
+            await asyncio.sleep(TURN_SECONDS)
+            return
+        self._queue.stirred.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BOOK_SECONDS):
+                await self._queue.stirred.wait()
 
     async def keep_up(self) -> None:
         """Change the secret in time, write counts down and read who is convicted.

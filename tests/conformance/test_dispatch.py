@@ -9,7 +9,8 @@ import pytest
 import redis as sync_redis
 
 from contracts.protocol.messages import INLINE_LIMIT_BYTES, Result, encode_results, worker_queue
-from market.adapters.packing import MAX_WAITING
+from market.adapters import packing
+from market.adapters.packing import MAX_WAITING, PackingDispatcher
 from market.errors import DeadlineExceeded, Overloaded
 from market.inference.papers import DUE_SECONDS
 from market.inference.ports import WorkerGone
@@ -177,3 +178,42 @@ async def test_papers_ride_along_and_are_flushed_when_idle(lane, celery_worker, 
     assert plain.hget("noted", b"\x02" * 32) == b"b" * 65
     await asyncio.sleep(0.05)
     assert plain.get("note")[-1] == 9
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    """Say of each sweep whether a rest comes before it; an idle lane rests after two."""
+    found: list[bool] = []
+    wait = PackingDispatcher._wait
+
+    async def counted(self, *, resting: bool) -> None:
+        found.append(resting)
+        await wait(self, resting=resting)
+
+    monkeypatch.setattr(PackingDispatcher, "_wait", counted)
+    monkeypatch.setattr(packing, "QUIET_SWEEPS", 2)
+    return found
+
+
+async def test_an_idle_lane_rests_and_is_woken_by_a_job(sweeps, lane, monkeypatch):
+    monkeypatch.setattr(packing, "LIVENESS_SECONDS", 30.0)  # nothing but the job ends the rest
+    await asyncio.sleep(0.5)
+    assert sweeps[-1]
+    sweeps.clear()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(DeadlineExceeded):
+        await run(lane, NOBODY, seconds=0.3)
+    assert 0.25 < loop.time() - began < 0.6, "the deadline is watched as ever"
+    assert True not in sweeps
+
+
+async def test_papers_that_come_to_an_idle_lane_are_sent_within_a_second(sweeps, lane, celery_worker, plain):
+    await run(lane, seconds=30)
+    sweeps.clear()
+    await asyncio.sleep(0.5)
+    assert sweeps[-1]
+    lane.papers.add(WORKER, b"\x03" * 32, b"c" * 65, b"\x0f" * 20, 11)
+    async with asyncio.timeout(2):
+        while lane.papers.waiting():
+            await asyncio.sleep(0.02)

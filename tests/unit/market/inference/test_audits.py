@@ -252,6 +252,19 @@ async def test_clients_wait_for_no_audit(engine):
     await asyncio.gather(loop, return_exceptions=True)
 
 
+async def test_an_idle_auditor_is_woken_by_what_is_chosen(engine, monkeypatch):
+    monkeypatch.setattr(audits, "BOOK_SECONDS", 30.0)
+    made = await market(engine, one=None, two=None)
+    loop = asyncio.create_task(made.auditor.run())
+    await asyncio.sleep(0.1)
+    await ask(made)
+    async with asyncio.timeout(5):
+        while not made.queue.counted.agreed:
+            await asyncio.sleep(0.01)
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
 async def test_what_does_not_fit_is_dropped(engine):
     made = await market(engine, one=None, two=None)
     await asyncio.gather(*(ask(made) for _ in range(MOST_WAITING + 20)))
