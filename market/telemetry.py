@@ -11,12 +11,11 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import accumulate
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from contracts import tracing
@@ -24,7 +23,6 @@ from market.errors import ConfigurationError
 
 METRICS = CollectorRegistry(auto_describe=True)
 
-REQUESTS = Counter("market_requests_total", "Inference requests by outcome.", ["code"], registry=METRICS)
 HEDGES = Counter(
     "market_hedges_total", "Requests sent to a second worker, by whose answer counted.", ["answer"], registry=METRICS
 )
@@ -56,8 +54,48 @@ class _Stages(Collector):
 
 _STAGES = _Stages()
 METRICS.register(_STAGES)
-IN_FLIGHT = Gauge("market_requests_in_flight", "Inference requests being served now.", registry=METRICS)
-CHARGED_UNITS = Counter("market_charged_units_total", "Atomic token units charged.", registry=METRICS)
+
+
+class Requests(Collector):
+    """What is counted of each request, in plain numbers of one thread, read at the scrape.
+
+    A counter that any thread may change costs more than a small step of serving.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.charged_units = 0
+        self._ended: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Count a request that is being served from now on."""
+        self.in_flight += 1
+
+    def end(self, code: str) -> None:
+        """Count that it ended, by its outcome: `ok`, or the code of its refusal."""
+        self.in_flight -= 1
+        self.refuse(code)
+
+    def refuse(self, code: str) -> None:
+        """Count the outcome of a request that was never begun."""
+        self._ended[code] = self._ended.get(code, 0) + 1
+
+    def charge(self, units: int) -> None:
+        """Count what was charged, atomic units."""
+        self.charged_units += units
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        ended = CounterMetricFamily("market_requests", "Inference requests by outcome.", labels=["code"])
+        for code, count in sorted(self._ended.copy().items()):
+            ended.add_metric([code], count)
+        yield ended
+        yield GaugeMetricFamily("market_requests_in_flight", "Inference requests being served now.", self.in_flight)
+        yield CounterMetricFamily("market_charged_units", "Atomic token units charged.", self.charged_units)
+
+
+SERVED = Requests()
+METRICS.register(SERVED)
 UNSETTLED_RECEIPTS = Gauge("market_unsettled_receipts", "Receipts charged and not settled.", registry=METRICS)
 UNSETTLED_AGE = Gauge("market_unsettled_seconds", "How long the oldest receipt has waited.", registry=METRICS)
 UNSETTLED_UNITS = Gauge("market_unsettled_units", "Atomic token units charged and not settled.", registry=METRICS)
@@ -99,15 +137,8 @@ class stage:  # noqa: N801 - used as a function
         _STAGES.add(self._name, time.perf_counter() - self._started)
 
 
-def observe(name: str, seconds: float, count: int = 1) -> None:
-    """Note in the histogram of `name` that a stage took so long, or as much on average for each of `count`."""
-    _STAGES.add(name, seconds, count)
-
-
-@cache
-def requests_by(code: str) -> Counter:
-    """Return the counter of requests with this outcome."""
-    return REQUESTS.labels(code)
+# Notes in the histogram of a name that a stage took so long, or as much on average for each of so many.
+observe = _STAGES.add
 
 
 def serve_metrics(host: str, port: int | None) -> Callable[[], None]:

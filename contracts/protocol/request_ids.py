@@ -6,15 +6,15 @@ index of a million of them is written at its end instead of everywhere. Called b
 
 from __future__ import annotations
 
-import secrets
 import time
+
+from contracts.protocol.randomness import Draws
 
 REQUEST_ID_BYTES = 32
 _TIME_BYTES = 6
+_DRAWS = Draws(REQUEST_ID_BYTES - _TIME_BYTES)
 
 
 def new_request_id() -> bytes:
     """Draw a request id, 32 bytes; no two are alike, and none can be foreseen."""
-    return (time.time_ns() // 1_000_000).to_bytes(_TIME_BYTES, "big") + secrets.token_bytes(
-        REQUEST_ID_BYTES - _TIME_BYTES
-    )
+    return (time.time_ns() // 1_000_000).to_bytes(_TIME_BYTES, "big") + _DRAWS.take()

@@ -36,7 +36,7 @@ from market.inference.model import Answer, InferenceRequest
 from market.inference.plain_lanes import EitherPlainLane
 from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
-from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
+from market.telemetry import SERVED, observe
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,9 @@ _TOO_MANY = 429
 
 
 # A client that was refused for lack of room hears the same for so long without another look: with three times what can
-# be served, looking each time would take a third of what is left for serving.
-_REFUSED_SECONDS = 0.02
+# be served, looking each time would take a third of what is left for serving. Where there was room none is looked for
+# again as long, since that takes a part of each request: what comes too much is then refused after it was read.
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +63,7 @@ class _Head:
 
     `blank` is the request without its tensors, `key_hash` the API key that pays where no voucher does. `header_length`
     is how much of the body is JSON, as the client writes it. `refusal` is the response to it, without the lines that
-    all have, up to `refused_until` of the monotonic clock.
+    all have, or None where there is room, up to `looked_until` of the monotonic clock.
     """
 
     path: str
@@ -71,8 +72,8 @@ class _Head:
     body_bytes: int
     forwarded: str | None
     key_hash: bytes | None
-    refused_until: float = 0.0
-    refusal: bytes = b""
+    looked_until: float = 0.0
+    refusal: bytes | None = None
 
 
 class PlainHttp:
@@ -106,8 +107,12 @@ class PlainHttp:
             if paying is None:
                 return False
             voucher, key = paying
-            if self._has_no_room(head, listing, voucher):
-                requests_by(Overloaded.code).inc()
+            started = time.monotonic()
+            if started >= head.looked_until:
+                self._look_for_room(head, listing, voucher)
+                head.looked_until = started + _LOOK_SECONDS
+            if head.refusal is not None:
+                SERVED.refuse(Overloaded.code)
                 status = STATUS_LINE[_TOO_MANY]
                 response = b"".join((status, common(), head.refusal[len(status) :]))
                 asyncio.get_running_loop().call_soon(done, response)
@@ -115,11 +120,11 @@ class PlainHttp:
             codec = self._codecs.get(head.blank.model_ref)
             if codec is None or codec.manifest is not manifest:
                 codec = self._codec(head.blank.model_ref, manifest)
-            with stage("decode"):
-                read = None if head.header_length is not None else codec.decode(data[end:])
-                if read is None:
-                    body = decode_request(data[end:], manifest, head.header_length)
-                    read = body, encode_tensors(body.tensors, body.parameters)
+            read = None if head.header_length is not None else codec.decode(data[end:])
+            if read is None:
+                body = decode_request(data[end:], manifest, head.header_length)
+                read = body, encode_tensors(body.tensors, body.parameters)
+            observe("decode", time.monotonic() - started)
         except CodedError:
             return False
         body, blob = read
@@ -141,9 +146,8 @@ class PlainHttp:
         taken = head
 
         def answered(outcome: Answer | Exception) -> None:
-            IN_FLIGHT.dec()
             if isinstance(outcome, Answer):
-                requests_by("ok").inc()
+                SERVED.end("ok")
                 done(_write(taken.blank.model_ref, codec, body, outcome, common()))
             else:
                 done(self._refuse(taken.path, request, outcome, common()))
@@ -152,7 +156,7 @@ class PlainHttp:
         admit = None if doorman is None else lambda: doorman.admit(peer, taken.forwarded)
         if not self._lane.begin(request, listing, manifest, blob, answered, admit):
             return False
-        IN_FLIGHT.inc()
+        SERVED.begin()
         return True
 
     def _codec(self, model: str, manifest: Manifest) -> PlainCodec:
@@ -169,16 +173,10 @@ class PlainHttp:
         capability = self._joined.capabilities.at_hand(head.key_hash, names)
         return None if capability is None else (capability.voucher, capability.spending)
 
-    def _has_no_room(self, head: _Head, listing: Listing, voucher: ParsedVoucher) -> bool:
-        """Tell whether a request is refused unread; what to answer is then in its head."""
-        now = time.monotonic()
-        if now >= head.refused_until:
-            refusal = self._lane.no_room(listing, head.blank, voucher)
-            if refusal is None:
-                return False
-            head.refusal = refusal_bytes(refusal, head.path, b"")
-            head.refused_until = now + _REFUSED_SECONDS
-        return True
+    def _look_for_room(self, head: _Head, listing: Listing, voucher: ParsedVoucher) -> None:
+        """Find out whether requests are refused unread; what to answer is then in their head."""
+        refusal = self._lane.no_room(listing, head.blank, voucher)
+        head.refusal = None if refusal is None else refusal_bytes(refusal, head.path, b"")
 
     def _read(self, data: bytes, end: int) -> _Head | None:
         request = read_whole(data)
@@ -224,7 +222,7 @@ class PlainHttp:
         return head
 
     def _refuse(self, path: str, request: InferenceRequest, error: Exception, common: bytes) -> bytes:
-        requests_by(error.code if isinstance(error, CodedError) else "internal-error").inc()
+        SERVED.end(error.code if isinstance(error, CodedError) else "internal-error")
         if isinstance(error, PaymentError):
             joined = self._joined
             listing = find_listing(joined, request.model_ref)
@@ -236,12 +234,14 @@ class PlainHttp:
 
 def _write(model: str, codec: PlainCodec, body: InferenceBody, answer: Answer, common: bytes) -> bytes:
     """Write the whole response, as `infer_http` does."""
-    CHARGED_UNITS.inc(answer.charged)
-    with stage("encode"):
-        asks = body.outputs or body.id is not None or body.binary or body.binary_default or answer.parameters
-        content, json_bytes = None if asks else codec.encode(answer.tensors), None
-        if content is None:
-            content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)
+    if not answer.repeated:
+        SERVED.charge(answer.charged)
+    started = time.monotonic()
+    asks = body.outputs or body.id is not None or body.binary or body.binary_default or answer.parameters
+    content, json_bytes = None if asks else codec.encode(answer.tensors), None
+    if content is None:
+        content, json_bytes = encode_answer_for(body, model, answer.tensors, answer.parameters)
+    observe("encode", time.monotonic() - started)
     paper = pack_receipt(answer.receipt, answer.worker_signature, answer.gateway_signature)
     return b"".join(
         (

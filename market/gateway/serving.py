@@ -30,7 +30,7 @@ from market.gateway.x402.counter import pay_by_x402
 from market.inference.model import Answer, InferenceRequest, Partial
 from market.payments.model import KeySpending, ParsedVoucher
 from market.registry.model import Listing
-from market.telemetry import CHARGED_UNITS, IN_FLIGHT, requests_by, stage
+from market.telemetry import SERVED, stage
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ async def serve(
     Raises:
         CodedError: any refusal; a PaymentError tells in `terms` what to pay to whom.
     """
-    IN_FLIGHT.inc()
+    SERVED.begin()
     code = "internal-error"
     try:
         checked, payment = await _check(joined, model, version, payment, decode, size)
@@ -123,8 +123,7 @@ async def serve(
         code = error.code
         raise
     finally:
-        IN_FLIGHT.dec()
-        requests_by(code).inc()
+        SERVED.end(code)
 
 
 async def serve_stream(
@@ -200,7 +199,7 @@ async def _serve(
         _tell_terms(joined, checked, error)
         raise
     if not answer.repeated:
-        CHARGED_UNITS.inc(answer.charged)
+        SERVED.charge(answer.charged)
     return Served(body, answer, headers)
 
 
@@ -211,7 +210,7 @@ async def _stream(
     decode: Callable[[Manifest], InferenceBody],
     size: int,
 ) -> AsyncGenerator[Partial | Answer, None]:
-    IN_FLIGHT.inc()
+    SERVED.begin()
     code = "client-gone"
     try:
         checked, payment = await _check(joined, model, None, payment, decode, size)
@@ -220,7 +219,7 @@ async def _stream(
             async with aclosing(joined.inference.stream(request)) as items:
                 async for item in items:
                     if isinstance(item, Answer) and not item.repeated:
-                        CHARGED_UNITS.inc(item.charged)
+                        SERVED.charge(item.charged)
                     yield item
         except PaymentError as error:
             _tell_terms(joined, checked, error)
@@ -233,8 +232,7 @@ async def _stream(
         code = "internal-error"
         raise
     finally:
-        IN_FLIGHT.dec()
-        requests_by(code).inc()
+        SERVED.end(code)
 
 
 async def _nothing() -> AsyncGenerator[Partial | Answer, None]:

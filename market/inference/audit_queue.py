@@ -19,7 +19,7 @@ from market.inference.model import InferenceRequest
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.telemetry import AUDITS
-from market.verification.audit_choice import AuditShares, commitment, is_chosen, threshold
+from market.verification.audit_choice import AuditShares, Choice, commitment, threshold
 from market.verification.output_diff import tolerance_of
 from market.verification.result_check import CheckedResult
 
@@ -73,7 +73,7 @@ class AuditQueue:
         self._tolerance = tolerance
         self._provider = provider
         self._clock = clock
-        self._secret: bytes | None = None
+        self._choice: Choice | None = None
         self._commitment = b""
         self._usually, self._while_new = threshold(shares.usual), threshold(shares.new)
         self._new_requests = shares.new_requests
@@ -85,7 +85,7 @@ class AuditQueue:
 
     def use(self, secret: bytes | None) -> None:
         """Choose by a secret from now on, by none if None."""
-        self._secret = secret
+        self._choice = None if secret is None else Choice(secret)
         self._commitment = b"" if secret is None else commitment(secret)
 
     def know(self, workers: Mapping[bytes, WorkerAudits]) -> None:
@@ -105,8 +105,8 @@ class AuditQueue:
         request: InferenceRequest,
     ) -> None:
         """Note a request that a worker served: it was checked and charged, and its answer is on its way."""
-        secret = self._secret
-        if secret is None or not request.audited:
+        choice = self._choice
+        if choice is None or not request.audited:
             return
         receipt = checked.receipt
         worker = receipt.worker
@@ -117,7 +117,7 @@ class AuditQueue:
             self._answered[worker] = answered + 1
             counted = self.counted.answered
             counted[worker] = counted.get(worker, 0) + 1
-        if not is_chosen(secret, receipt.request_id, below):
+        if not choice.falls_on(receipt.request_id, below):
             return
         tolerance = tolerance_of(manifest, self._tolerance)
         if tolerance is None or is_sealed(request.parameters):

@@ -48,8 +48,8 @@ class PapersDesk:
         if len(desk.countersigned) > MAX_WAITING:
             del desk.countersigned[next(iter(desk.countersigned))]
         # Charges of one payee may be reported out of order; the promise only grows.
-        desk.earned = max(desk.earned, earned) if desk.payee == payee else earned
-        desk.payee = payee
+        if earned > desk.earned or desk.payee != payee:
+            desk.earned, desk.payee = earned, payee
 
     def take(self, worker: bytes) -> Papers | None:
         """See `PaperSource.take`."""

@@ -55,14 +55,16 @@ class Placement:
             PriceAboveLimit: every offer costs more than the request allows.
             MarketError: the last failure, if there was one and nobody is left.
         """
-        live = {offer.offer.worker: offer for offer in self._offers.offers(listing.model_id)}
-        if len(live) == 1 and not failed and not request.limits_workers:
+        offers = self._offers.offers(listing.model_id)
+        if len(offers) == 1 and not failed and not request.limits_workers:
             # The common small market: nothing to compare.
-            ((worker, only),) = live.items()
+            (only,) = offers
+            worker = only.offer.worker
             if self._breakers.lets_through(worker, listing.model_id, only.start) and not self._busy(
                 worker, listing.model_id, client
             ):
                 return only, False
+        live = {offer.offer.worker: offer for offer in offers}
         candidates = [self._candidate(worker, offer, listing.model_id, client) for worker, offer in live.items()]
         limits = Limits(
             max_unit_price=None if request.max_price is None else request.max_price // units,

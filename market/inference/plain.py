@@ -14,6 +14,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
@@ -31,7 +32,7 @@ from market.errors import DeadlineExceeded, MarketError, Overloaded, WorkerHangs
 from market.inference.attempt import failure_of
 from market.inference.charging import ANSWER_KEPT_SECONDS
 from market.inference.model import Answer, InferenceRequest, PriceTerms
-from market.inference.plain_parts import Asked, Claimed, InstantDispatcher, Plain, tell
+from market.inference.plain_parts import InstantDispatcher, Plain, tell
 from market.inference.rates import By
 from market.inference.service import (
     GENERATION,
@@ -40,7 +41,7 @@ from market.inference.service import (
 )
 from market.inference.timeline import Timeline
 from market.inference.unfinished import Unfinished
-from market.payments.model import ChannelFacts, Charge, ParsedVoucher, Recorded, Reservation, StoredAnswer
+from market.payments.model import Charge, Claim, ParsedVoucher, Recorded, Reservation, StoredAnswer
 from market.payments.ports import ClosesReservations, DuplicateCharge, InstantLedger
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
@@ -67,11 +68,12 @@ class PlainLane(ABC, Generic[_Reservations]):
         self._service = service
         self._parts = service.parts
         self._dispatcher = dispatcher
+        self._reply_to = dispatcher.reply_to
         self._reservations = reservations
         self._ledger = ledger
         self._returned: list[tuple[Plain, Result | Exception]] = []
         self._terms: dict[tuple[bytes, int, int, int], PriceTerms] = {}
-        self._named: list[Asked] = []
+        self._named: list[Plain] = []
         self._unfinished = Unfinished()
 
     async def close(self) -> None:
@@ -104,12 +106,12 @@ class PlainLane(ABC, Generic[_Reservations]):
         try:
             facts = parts.authorizer.check(request.voucher)
             units = ceiling_units(manifest, request.tensors, request.parameters)
-            asked = Asked(request, listing, manifest, facts, units, blob, done)
+            plain = Plain(request, listing, manifest, facts, units, blob, done)
             if request.request_id is None:
-                return self._go(asked, admit)
+                return self._go(plain, admit)
             if admit is not None:
                 admit()
-            self._look_up(asked)
+            self._look_up(plain)
         except Exception as error:
             self._left(error)
             return False
@@ -122,53 +124,56 @@ class PlainLane(ABC, Generic[_Reservations]):
             log.debug("plain-request-left", error=type(error).__name__)
 
     @abstractmethod
-    def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
+    def _go(self, plain: Plain, admit: Callable[[], object] | None = None) -> bool:
         """Reserve the money, then send the job; False where that must wait for the ledger, and nothing was done.
 
         Raises:
             Exception: whatever the use case will say, too; nothing was done.
         """
 
-    def _claim(self, asked: Asked) -> Claimed:
+    def _claim(self, plain: Plain) -> Claim:
         """Choose the worker, and say what is to be set aside for it.
 
         Raises:
             Exception: whatever the use case will say, too.
         """
-        parts, request, listing = self._parts, asked.request, asked.listing
-        live, others = parts.placement.choose(listing, asked.units, request, asked.facts.channel.payer, {})
-        terms = self._price(listing, asked.units, live)
-        deadline_at = request.received_at + parts.limits.timeout_seconds
-        now = parts.wall_clock()
+        parts, request, listing, facts = self._parts, plain.request, plain.listing, plain.facts
+        plain.live, plain.others = parts.placement.choose(listing, plain.units, request, facts.channel.payer, {})
+        plain.terms = terms = self._price(listing, plain.units, plain.live)
+        plain.at = now = parts.wall_clock()
+        plain.deadline_at = deadline_at = request.received_at + parts.limits.timeout_seconds
         assert request.voucher is not None  # `begin` left the others
-        claim = parts.authorizer.claim(
+        return parts.authorizer.claim(
             request.voucher,
-            asked.facts,
+            facts,
             price=terms.price,
             request_id=request.request_id or new_request_id(),
             ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,
             remember=request.request_id is not None,
             key=request.key,
         )
-        return Claimed(asked, live, others, terms, claim, deadline_at, now)
 
-    def _send(self, claimed: Claimed, reservation: Reservation, admit: Callable[[], object] | None = None) -> None:
+    def _send(self, plain: Plain, reservation: Reservation, admit: Callable[[], object] | None = None) -> None:
         """Send the job for which money is set aside.
 
         Raises:
             Exception: whatever the use case will say, too; the money is given back.
         """
-        parts, asked, now, deadline_at = self._parts, claimed.asked, claimed.at, claimed.deadline_at
-        request, facts, live = asked.request, asked.facts, claimed.live
+        parts, request, facts, live, now = self._parts, plain.request, plain.facts, plain.live, plain.at
         client, worker = facts.channel.payer, live.offer.worker
+        plain.reservation = reservation
         try:
             observe("reserve", max(0.0, parts.wall_clock() - now))
-            job = self._job(request, asked.listing, facts, asked.blob, claimed.terms, reservation, deadline_at)
-            timeline = Timeline(request.received_at, code="client-gone", model=request.model_ref)
-            timeline.request_id, timeline.channel_id = reservation.request_id, facts.channel_id
-            timeline.queue(worker, now)
-            plain = Plain(
-                request, asked.listing, asked.manifest, facts, job, live, reservation, timeline, 0.0, 0, asked.done
+            plain.job = job = self._job(plain, reservation)
+            plain.timeline = Timeline(
+                request.received_at,
+                request_id=reservation.request_id,
+                channel_id=facts.channel_id,
+                model=request.model_ref,
+                worker=worker,
+                attempts=1,
+                queued_at=now,
+                code="client-gone",
             )
             if admit is not None:
                 admit()
@@ -178,10 +183,8 @@ class PlainLane(ABC, Generic[_Reservations]):
                     parts.rates.admit(By.KEY, request.key.key_hash)
                 parts.rates.admit(By.PAYER, client)
             # One that hangs is not waited for until the deadline where another may be asked.
-            patience = parts.load.patience_seconds(worker, (deadline_at - now) / 2) if claimed.others else math.inf
-            self._dispatcher.submit(
-                job, worker, lambda outcome: self._ended(plain, outcome), client=client, leave_at=now + patience
-            )
+            patience = parts.load.patience_seconds(worker, (plain.deadline_at - now) / 2) if plain.others else math.inf
+            self._dispatcher.submit(job, worker, partial(self._ended, plain), client=client, leave_at=now + patience)
         except BaseException:
             self._reservations.release_now(reservation)
             raise
@@ -190,26 +193,26 @@ class PlainLane(ABC, Generic[_Reservations]):
 
     # --- named requests ------------------------------------------------------------------------------------------
 
-    def _look_up(self, asked: Asked) -> None:
+    def _look_up(self, plain: Plain) -> None:
         """Find out whether a request id was answered before; what one turn of the loop asks is asked together."""
         if not self._named:
             asyncio.get_running_loop().call_soon(self._look_all_up)
-        self._named.append(asked)
+        self._named.append(plain)
 
     def _look_all_up(self) -> None:
         named, self._named = self._named, []
-        wanted = [(asked.facts.channel_id, asked.request.request_id or b"") for asked in named]
+        wanted = [(plain.facts.channel_id, plain.request.request_id or b"") for plain in named]
         self._unfinished.begin()
         self._ledger.answer_all(wanted, lambda found: self._looked_up(named, found))
 
-    def _looked_up(self, named: list[Asked], found: Sequence[StoredAnswer | BaseException | None]) -> None:
-        for asked, known in zip(named, found, strict=True):
+    def _looked_up(self, named: list[Plain], found: Sequence[StoredAnswer | BaseException | None]) -> None:
+        for plain, known in zip(named, found, strict=True):
             try:
-                if known is None and self._go(asked):
+                if known is None and self._go(plain):
                     continue
             except Exception as error:
                 self._left(error)
-            self._unfinished.spawn(self._by_use_case(asked.request, asked.done))
+            self._unfinished.spawn(self._by_use_case(plain.request, plain.done))
         self._unfinished.end()
 
     async def _by_use_case(self, request: InferenceRequest, done: Callable[[Answer | Exception], None]) -> None:
@@ -249,23 +252,15 @@ class PlainLane(ABC, Generic[_Reservations]):
             known = self._terms[key] = self._parts.placement.terms(listing, units, live, metered=False)
         return known
 
-    def _job(
-        self,
-        request: InferenceRequest,
-        listing: Listing,
-        facts: ChannelFacts,
-        blob: bytes,
-        terms: PriceTerms,
-        reservation: Reservation,
-        deadline_at: float,
-    ) -> Job:
+    def _job(self, plain: Plain, reservation: Reservation) -> Job:
+        request, terms, blob = plain.request, plain.terms, plain.blob
         return Job(
             reservation.request_id,
             # What came to nothing and is asked again by its id is a job of its own; see `Running` of the use case.
             "0" if request.request_id is None else secrets.token_hex(4),
-            facts.channel,
+            plain.facts.channel,
             reservation.seq,
-            listing.model_id,
+            plain.listing.model_id,
             terms.units,
             terms.price,
             terms.worker_amount,
@@ -275,12 +270,12 @@ class PlainLane(ABC, Generic[_Reservations]):
             reservation.cumulative,
             reservation.voucher_amount,
             reservation.voucher_signature,
-            deadline_at,
+            plain.deadline_at,
             content_hash(blob),
             blob,
             None,
             request.requested_outputs,
-            self._dispatcher.reply_to,
+            self._reply_to,
         )
 
     def _ended(self, plain: Plain, outcome: Result | Exception) -> None:
@@ -334,12 +329,11 @@ class PlainLane(ABC, Generic[_Reservations]):
     def _charge(self, batch: list[Plain]) -> None:
         parts = self._parts
         # Stored in the same transaction as the charges; they leave this process only once that is durable.
-        signatures = self._countersign([plain.checked for plain in batch if plain.checked is not None])
+        signatures = self._countersign([plain.checked for plain in batch])
         expire_at = parts.wall_clock() + ANSWER_KEPT_SECONDS
         charges = []
         for plain, signature in zip(batch, signatures, strict=True):
             checked = plain.checked
-            assert checked is not None
             charges.append(
                 Charge(
                     checked.receipt,
@@ -392,7 +386,6 @@ class PlainLane(ABC, Generic[_Reservations]):
                 self._refuse(plain, outcome if isinstance(outcome, Exception) else RuntimeError(str(outcome)))
                 continue
             checked, receipt = plain.checked, charge.receipt
-            assert checked is not None
             parts.papers.add(
                 receipt.worker, receipt.request_id, charge.gateway_signature, charge.worker_payee, outcome.worker_earned
             )
@@ -417,11 +410,7 @@ class PlainLane(ABC, Generic[_Reservations]):
             answered.append(plain)
         if parts.audits is not None:
             for plain in answered:
-                assert plain.checked is not None
-                assert plain.job.inputs is not None
-                parts.audits.served(
-                    plain.checked, plain.live, plain.listing, plain.manifest, plain.job.inputs, plain.request
-                )
+                parts.audits.served(plain.checked, plain.live, plain.listing, plain.manifest, plain.blob, plain.request)
 
     # --- what goes wrong -----------------------------------------------------------------------------------------
 

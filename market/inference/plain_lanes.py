@@ -6,9 +6,10 @@ Decides nothing: how money is set aside differs, everything else is `plain`'s. C
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from market.inference.plain import PlainLane
-from market.inference.plain_parts import Asked, Claimed
+from market.inference.plain_parts import Plain
 from market.payments.model import Reservation
 from market.payments.ports import InstantReservations, SharedReservations
 
@@ -16,12 +17,11 @@ from market.payments.ports import InstantReservations, SharedReservations
 class InstantPlainLane(PlainLane[InstantReservations]):
     """Of a gateway's only process: money is set aside at once."""
 
-    def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
-        claimed = self._claim(asked)
-        reservation = self._reservations.reserve_now(claimed.claim)
+    def _go(self, plain: Plain, admit: Callable[[], object] | None = None) -> bool:
+        reservation = self._reservations.reserve_now(self._claim(plain))
         if reservation is None:
             return False
-        self._send(claimed, reservation, admit)
+        self._send(plain, reservation, admit)
         return True
 
 
@@ -31,24 +31,24 @@ class SharedPlainLane(PlainLane[SharedReservations]):
     What cannot be reserved so is then served, or refused, by the use case.
     """
 
-    def _go(self, asked: Asked, admit: Callable[[], object] | None = None) -> bool:
-        claimed = self._claim(asked)
+    def _go(self, plain: Plain, admit: Callable[[], object] | None = None) -> bool:
+        claim = self._claim(plain)
         if admit is not None:
             admit()
         self._unfinished.begin()
-        self._reservations.reserve_soon(claimed.claim, lambda outcome: self._reserved(claimed, outcome))
+        self._reservations.reserve_soon(claim, partial(self._reserved, plain))
         return True
 
-    def _reserved(self, claimed: Claimed, outcome: Reservation | Exception | None) -> None:
+    def _reserved(self, plain: Plain, outcome: Reservation | Exception | None) -> None:
         try:
             if isinstance(outcome, Reservation):
-                self._send(claimed, outcome)
+                self._send(plain, outcome)
                 return
         except Exception as error:
             self._left(error)
         finally:
             self._unfinished.end()
-        self._unfinished.spawn(self._by_use_case(claimed.asked.request, claimed.asked.done))
+        self._unfinished.spawn(self._by_use_case(plain.request, plain.done))
 
 
 EitherPlainLane = InstantPlainLane | SharedPlainLane

@@ -1,4 +1,4 @@
-"""What the short lane is made of: its requests at two stages, the lane to the workers, and what is not finished yet.
+"""What the short lane is made of: its requests, the lane to the workers, and how an outcome is told.
 
 Decides nothing. Called by `plain`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -16,7 +16,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
 from market.inference.model import Answer, InferenceRequest, PriceTerms
 from market.inference.timeline import Timeline
-from market.payments.model import ChannelFacts, Claim, Reservation
+from market.payments.model import ChannelFacts, Reservation
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer
 from market.verification.result_check import CheckedResult
@@ -53,25 +53,12 @@ class InstantDispatcher(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Plain:
-    """One request on the short lane; `done` is called once with its answer or refusal."""
+    """One request on the short lane, whose channel and voucher are in order; times are unix seconds.
 
-    request: InferenceRequest
-    listing: Listing
-    manifest: Manifest
-    facts: ChannelFacts
-    job: Job
-    live: LiveOffer
-    reservation: Reservation
-    timeline: Timeline
-    began: float
-    beside: int
-    done: Callable[[Answer | Exception], None]
-    checked: CheckedResult | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Asked:
-    """A request whose channel and voucher are in order."""
+    `done` is called once with its answer or refusal. The second part is there once a worker is chosen and its price
+    known, `others` telling whether another worker could serve it, too; the third once the job is sent, `began` being
+    the monotonic clock's; `checked` once its result holds.
+    """
 
     request: InferenceRequest
     listing: Listing
@@ -81,21 +68,19 @@ class Asked:
     blob: bytes
     done: Callable[[Answer | Exception], None]
 
+    live: LiveOffer = field(init=False)
+    others: bool = field(init=False)
+    terms: PriceTerms = field(init=False)
+    at: float = field(init=False)
+    deadline_at: float = field(init=False)
 
-@dataclass(slots=True, eq=False)
-class Claimed:
-    """A request with its worker and price, before the money is set aside; times are unix seconds.
+    job: Job = field(init=False)
+    reservation: Reservation = field(init=False)
+    timeline: Timeline = field(init=False)
+    began: float = field(init=False)
+    beside: int = field(init=False)
 
-    `others` tells whether another worker could serve it, too.
-    """
-
-    asked: Asked
-    live: LiveOffer
-    others: bool
-    terms: PriceTerms
-    claim: Claim
-    deadline_at: float
-    at: float
+    checked: CheckedResult = field(init=False)
 
 
 def tell(done: Callable[[Answer | Exception], None], outcome: Answer | Exception) -> None:

@@ -62,15 +62,14 @@ class Timeline:
     def to_bytes(self) -> bytes:
         """Return the times up to the charge as they are kept with the receipt."""
         began = self.received_at
-        return _LAYOUT.pack(
-            began,
-            _offset(self.queued_at, began),
-            _offset(self.started_at, began),
-            _offset(self.signed_at, began),
-            _offset(self.returned_at, began),
-            _offset(self.charged_at, began),
-            int(self.model_seconds * 1e6),
-        )
+        times = self.queued_at, self.started_at, self.signed_at, self.returned_at, self.charged_at
+        # Microseconds after the receipt of the request; the lowest number for none.
+        offsets = [int((at - began) * 1e6) if at else -_LIMIT for at in times]
+        model = int(self.model_seconds * 1e6)
+        try:
+            return _LAYOUT.pack(began, *offsets, model)
+        except struct.error:  # by a clock that is years off
+            return _LAYOUT.pack(began, *(max(-_LIMIT, min(_LIMIT, offset)) for offset in offsets), model)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Timeline | None:
@@ -89,14 +88,6 @@ class Timeline:
             model_seconds=model / 1e6,
             code="ok",
         )
-
-
-def _offset(at: float, began: float) -> int:
-    """Return microseconds after the receipt of the request, within what is kept; the lowest number for none."""
-    if not at:
-        return -_LIMIT
-    offset = int((at - began) * 1e6)
-    return offset if -_LIMIT < offset < _LIMIT else max(-_LIMIT + 1, min(_LIMIT, offset))
 
 
 class Timelines:

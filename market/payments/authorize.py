@@ -7,8 +7,7 @@ Steps: the channel is on chain and pays this gateway, the voucher is its signer'
 
 from __future__ import annotations
 
-import secrets
-
+from contracts.protocol.randomness import Draws
 from contracts.protocol.typed_data import Domain
 from market.errors import (
     ChannelExiting,
@@ -25,7 +24,7 @@ from market.payments.model import Account, ChannelFacts, Claim, KeySpending, Par
 from market.payments.ports import Channels, OverLimit, Reservations
 from market.payments.vouchers import VoucherVerifier
 
-TOKEN_BYTES = 8
+_TOKENS = Draws(8)
 
 
 class Authorizer:
@@ -105,16 +104,16 @@ class Authorizer:
     ) -> Claim:
         """Return what `reserve` asks the reservations for."""
         return Claim(
-            channel_id=voucher.channel_id,
-            request_id=request_id,
-            token=secrets.token_bytes(TOKEN_BYTES),
-            price=price,
-            limit=self._limit(facts),
-            voucher_amount=voucher.cumulative_amount,
-            voucher_signature=voucher.signature,
-            ttl_seconds=ttl_seconds,
-            remember=remember,
-            key=key,
+            voucher.channel_id,
+            request_id,
+            _TOKENS.take(),
+            price,
+            self._limit(facts),
+            voucher.cumulative_amount,
+            voucher.signature,
+            ttl_seconds,
+            remember,
+            key,
         )
 
     def _limit(self, facts: ChannelFacts) -> int:

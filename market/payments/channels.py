@@ -118,7 +118,8 @@ class ChannelAccount:
         self, request_id: bytes, token: bytes, charged: int, now: float, *, key: bytes | None = None, key_spent: int = 0
     ) -> bool:
         """Turn a reservation into a charge; `charged` and `key_spent` are the ledger's totals, which always count."""
-        self.expire(now)
+        if self._expiries and self._expiries[0][0] <= now:
+            self.expire(now)
         self.charged = max(self.charged, charged)
         if key is not None and key in self.keys:
             self.keys[key].spent = max(self.keys[key].spent, key_spent)

@@ -111,6 +111,8 @@ class LiveOffers:
         self._seen: dict[bytes, _Seen] = {}
         self._starts = itertools.count(1)
         self._offers: dict[bytes, list[LiveOffer]] = {}
+        # When the first offer of a model runs out: until then none must be looked at.
+        self._good_until: dict[bytes, float] = {}
         self._max_batch: dict[tuple[bytes, bytes], int] = {}
         self._manifests: dict[bytes, Manifest] = {}
         self._genuine: dict[tuple[bytes, bytes], bool] = {}
@@ -165,7 +167,10 @@ class LiveOffers:
     def offers(self, model_id: bytes) -> Sequence[LiveOffer]:
         """Return the live offers for a model."""
         soon = self._wall_clock() + EXPIRY_MARGIN_SECONDS
-        return [live for live in self._offers.get(model_id, ()) if live.offer.expires_at > soon]
+        offers = self._offers.get(model_id, ())
+        if soon < self._good_until.get(model_id, 0.0):
+            return offers
+        return [live for live in offers if live.offer.expires_at > soon]
 
     def quotes(self, model_id: bytes) -> list[Quote]:
         """Return the live offers for a model as quotes, the cheapest first."""
@@ -233,6 +238,9 @@ class LiveOffers:
                             "offer-refused", reason=fault, worker=offer.worker.hex(), model=offer.model_id.hex()
                         )
         self._offers, self._max_batch, self._genuine, self._reported = offers, max_batch, genuine, reported
+        self._good_until = {
+            model_id: min(live.offer.expires_at for live in found) for model_id, found in offers.items()
+        }
 
     def _learn_sealing(self, announcement: Announcement) -> None:
         worker, signed = announcement.worker, announcement.sealing

@@ -7,6 +7,7 @@ they new or added to what is there. Used on the ledger's hot path only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Dialect, Table
@@ -48,7 +49,7 @@ class RowInsert:
         returned: list[Any] = []
         for start in range(0, len(rows), MOST_ROWS):
             part = rows[start : start + MOST_ROWS]
-            found = connection.exec_driver_sql(self._text(len(part)), tuple(value for row in part for value in row))
+            found = connection.exec_driver_sql(self._text(len(part)), tuple(chain.from_iterable(part)))
             if self._returns:
                 returned += found
         return returned

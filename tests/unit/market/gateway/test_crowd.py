@@ -57,7 +57,7 @@ async def test_it_refuses_unread_and_in_the_same_words(crowd, monkeypatch):
         return look(*arguments)
 
     monkeypatch.setattr(world.lane, "no_room", counted)
-    monkeypatch.setattr(plain_http, "_REFUSED_SECONDS", 60.0)
+    monkeypatch.setattr(plain_http, "_LOOK_SECONDS", 60.0)
     for body in (BODY, b"x" * len(BODY), BODY):
         refused = await sent(plain, whole(body))
         head, _, said = refused.partition(b"\r\n\r\n")
