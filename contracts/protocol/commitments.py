@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sha3 import keccak_256
+
 from contracts.protocol.hashing import keccak256
 
 # Root of a batch that only makes good what was unpaid: not zero, which means no batch, and nothing proves under it.
@@ -25,7 +27,8 @@ class MerkleTree:
     def __init__(self, digests: Sequence[bytes]) -> None:
         if not digests:
             raise ValueError("a tree needs at least one receipt")
-        leaves = [keccak256(keccak256(digest)) for digest in digests]
+        # The hash itself, without a function around it: a worker and a gateway make a tree of every few requests.
+        leaves = [keccak_256(keccak_256(digest).digest()).digest() for digest in digests]
         # StandardMerkleTree sorts leaves by hash and lays them out from the end of the array.
         order = sorted(range(len(leaves)), key=leaves.__getitem__)
         size = 2 * len(leaves) - 1
@@ -37,7 +40,7 @@ class MerkleTree:
             self._slot[index] = slot
         for i in range(size - 1 - len(leaves), -1, -1):
             a, b = nodes[2 * i + 1], nodes[2 * i + 2]
-            nodes[i] = keccak256(a + b if a < b else b + a)
+            nodes[i] = keccak_256(a + b if a < b else b + a).digest()
         self._nodes = nodes
 
     @property
@@ -59,6 +62,14 @@ class MerkleTree:
             path.append(nodes[slot + 1 if slot & 1 else slot - 1])
             slot = (slot - 1) >> 1
         return path
+
+    def proofs(self) -> list[bytes]:
+        """Return each digest's proof, its hashes in one piece, in the order of the digests."""
+        nodes = self._nodes
+        paths = [b""] * len(nodes)
+        for slot in range(1, len(nodes)):
+            paths[slot] = nodes[slot + 1 if slot & 1 else slot - 1] + paths[(slot - 1) >> 1]
+        return [paths[slot] for slot in self._slot]
 
 
 def climb(digest: bytes, proof: Sequence[bytes]) -> bytes:

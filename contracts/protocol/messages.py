@@ -204,7 +204,8 @@ def decode_results(data: bytes) -> list[Result]:
         retry = _RETRIES.get(result.retry)
         if retry is None:
             raise MessageError(f"unknown retry {result.retry!r}.", field="retry")
-        out.append(_with(result, retry=retry))
+        object.__setattr__(result, "retry", retry)  # fresh, and nobody else's yet
+        out.append(result)
     return out
 
 

@@ -29,7 +29,7 @@ def sign_receipts(key: PrivateKey, digests: Sequence[bytes], domain: Domain) -> 
         return [key.sign_digest(digest) for digest in digests]
     tree = MerkleTree(digests)
     root = key.sign_digest(ReceiptBatch(tree.root).digest(domain))
-    return [root + b"".join(tree.proof(index)) for index in range(len(digests))]
+    return [root + proof for proof in tree.proofs()]
 
 
 def sign_tree(key: PrivateKey, tree: MerkleTree, domain: Domain) -> bytes:
@@ -45,7 +45,7 @@ def tree_signed_by(digests: Sequence[bytes], signatures: Sequence[bytes], signer
     """
     tree = MerkleTree(digests)
     root = signatures[0][:SIGNATURE_BYTES]
-    if any(root + b"".join(tree.proof(index)) != one for index, one in enumerate(signatures)):
+    if [root + proof for proof in tree.proofs()] != list(signatures):
         raise SignatureError("these signatures are not those of one tree.", field="signature")
     if _ROOTS.signer(tree.root, root, domain) != signer:
         raise SignatureError("the tree's root is signed by another.", field="signature")

@@ -110,8 +110,8 @@ def read_whole(data: bytes) -> WholeRequest | None:
 
 
 def body_to_come(data: bytes) -> int:
-    """Return how long a small inference request will be whose headers alone are here; 0 for all else."""
-    if not (data.endswith(_END) and data.startswith(_START)):
+    """Return how long a small inference request will be whose headers alone, to their end, are here; 0 for all else."""
+    if not data.startswith(_START):
         return 0
     length = _LENGTH.search(data)
     if length is None or data.find(_END) + len(_END) != len(data) or _FRAMED_OTHERWISE.search(data) is not None:
@@ -137,6 +137,8 @@ class Connection(HttpToolsProtocol):
         self._whole_bytes = 0
         self._awaited: asyncio.TimerHandle | None = None
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+        self._rests_since = 0.0
+        self._resting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client, unless there are too many; it must send a request soon."""
@@ -154,6 +156,9 @@ class Connection(HttpToolsProtocol):
         """The client is gone."""
         self._has_arrived()
         self._take_part()
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         super().connection_lost(exc)
 
     def _of_this_address(self) -> int:
@@ -193,8 +198,8 @@ class Connection(HttpToolsProtocol):
                 self._part += data
                 return
             data = self._take_part() + data
-        idle = not self._inside and (self.cycle is None or self.cycle.response_complete)
-        if idle and (whole_bytes := body_to_come(data)):
+        idle = self._is_idle()
+        if idle and data.endswith(_END) and (whole_bytes := body_to_come(data)):
             self._unset_keepalive_if_required()
             self._part, self._whole_bytes = data, whole_bytes
             self._awaited = self.loop.call_later(_AWAITED_SECONDS, self._await_no_more)
@@ -215,7 +220,8 @@ class Connection(HttpToolsProtocol):
     def _serve(self, data: bytes, idle: bool) -> None:
         if idle and self._short_way.begin(data, self._peer, self._common_lines, self._done):
             self._has_arrived()
-            self._unset_keepalive_if_required()
+            if self.timeout_keep_alive_task is not None:
+                self._unset_keepalive_if_required()
             self._busy = True
             return
         request = read_whole(data) if idle else None
@@ -256,9 +262,30 @@ class Connection(HttpToolsProtocol):
 
     def _write(self, response: bytes) -> None:
         self.transport.write(response)
-        self.on_response_complete()
         if self._closing:
             self.transport.close()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        # One timer for as long as a client goes on asking this way, not one for each of its requests.
+        self._rests_since = self.loop.time()
+        if self._resting is None:
+            self._resting = self.loop.call_later(self.timeout_keep_alive, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        arriving = self._busy or self._part or self._arriving is not None
+        if arriving or self.timeout_keep_alive_task is not None or not self._is_idle():
+            return  # other timers see to it, or the answer will set this one again
+        left = self._rests_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._resting = self.loop.call_later(left, self._rested)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _is_idle(self) -> bool:
+        """Tell whether uvicorn has no request of this client."""
+        return not self._inside and (self.cycle is None or self.cycle.response_complete)
 
     async def _afterwards(self) -> None:
         """Wait for a client that does not read what it asked for, then see to what it sent ahead."""

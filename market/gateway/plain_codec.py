@@ -23,6 +23,7 @@ from market.gateway.tensors_json import MODEL_VERSION, InferenceBody
 
 _SHAPES_KEPT = 256
 _ROW = frozenset({"name", "datatype", "shape", "data"})
+_INTEGERS = frozenset({int})
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -66,7 +67,7 @@ class PlainCodec:
         spec, sizes, data = self._spec, row["shape"], row["data"]
         if row["name"] != spec.name or row["datatype"] != spec.datatype or type(data) is not list:
             return None
-        if type(sizes) is not list or not all(type(size) is int for size in sizes):
+        if type(sizes) is not list or not _INTEGERS.issuperset(map(type, sizes)):
             return None
         known = self._shapes.get(tuple(sizes)) or self._learn(sizes)
         if known is None or len(data) != known.count or not self._types.issuperset(map(type, data)):

@@ -7,8 +7,8 @@ long way's, which answers the very same (a test compares the bytes). Called by t
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
+from binascii import b2a_base64, hexlify
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ _HEAD_BYTES = 1_024
 _CODECS_KEPT = 256
 _OK = STATUS_LINE[200]
 _TOO_MANY = 429
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 # A client that was refused for lack of room hears the same for so long without another look: with three times what can
@@ -249,9 +250,9 @@ def _write(model: str, codec: PlainCodec, body: InferenceBody, answer: Answer, c
             common,
             b"content-type: application/json" if json_bytes is None else b"content-type: application/octet-stream",
             b"\r\ncontent-length: %d\r\nmarket-receipt: " % len(content),
-            base64.urlsafe_b64encode(paper).rstrip(b"="),
+            b2a_base64(paper, newline=False).translate(_URL_SAFE).rstrip(b"="),
             b"\r\nmarket-charged: %d\r\nmarket-cumulative: %d\r\nmarket-request-id: 0x%s\r\n"
-            % (answer.charged, answer.cumulative, answer.request_id.hex().encode()),
+            % (answer.charged, answer.cumulative, hexlify(answer.request_id)),
             b"market-repeated: true\r\n" if answer.repeated else b"",
             b"" if json_bytes is None else b"inference-header-content-length: %d\r\n" % json_bytes,
             b"\r\n",

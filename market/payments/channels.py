@@ -75,7 +75,8 @@ class ChannelAccount:
             RequestInProgress, AlreadyCharged, StaleVoucher, InsufficientVoucher, KeyLimit, OverLimit: see
                 `ports.Reservations`.
         """
-        self.expire(now)
+        if self._expiries:
+            self.expire(now)
         if claim.voucher_amount > self.ceiling:
             self.ceiling, self.voucher_signature = claim.voucher_amount, claim.voucher_signature
         hold = self.holds.get(claim.request_id)

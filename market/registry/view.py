@@ -88,7 +88,8 @@ class SnapshotView:
 
     def channel(self, channel_id: bytes) -> ChannelRecord | None:
         """See `RegistryView.channel`."""
-        return self._get(ChannelRecord, channel_id)
+        found: ChannelRecord | None = self._records[ChannelRecord].get(channel_id)
+        return found
 
     def channels(self) -> Sequence[ChannelRecord]:
         """See `RegistryView.channels`."""

@@ -51,6 +51,16 @@ _Refusal = DuplicateCharge | InsufficientVoucher | KeyLimit
 
 
 @dataclass(slots=True)
+class _ChannelTotal:
+    """What a channel is charged, and its best voucher, under the row's lock; see `Account`."""
+
+    charged: int
+    ceiling: int
+    voucher_signature: bytes
+    last_seq: int
+
+
+@dataclass(slots=True)
 class _KeyTotal:
     """What an API key has spent and may spend, under the row's lock."""
 
@@ -257,7 +267,7 @@ class DatabaseLedger:
             for charge, verdict in zip(charges, verdicts, strict=True)
         ]
 
-    def _lock_accounts(self, connection: Executes, charges: list[Charge]) -> dict[bytes, Account]:
+    def _lock_accounts(self, connection: Executes, charges: list[Charge]) -> dict[bytes, _ChannelTotal]:
         channels = {charge.receipt.channel_id: charge.channel for charge in charges}
         accounts = self._select_accounts(connection, channels)
         fresh = sorted(channels.keys() - accounts.keys())
@@ -268,11 +278,14 @@ class DatabaseLedger:
             accounts |= self._select_accounts(connection, fresh)
         return accounts
 
-    def _select_accounts(self, connection: Executes, channel_ids: Iterable[bytes]) -> dict[bytes, Account]:
+    def _select_accounts(self, connection: Executes, channel_ids: Iterable[bytes]) -> dict[bytes, _ChannelTotal]:
         # In order of id, so that two processes never wait for each other in a circle. SQLite knows no FOR UPDATE; there
         # the whole transaction holds the write lock.
         found = connection.execute(self._statements.lock_accounts, {"keys": list(channel_ids)})
-        return {row.channel_id: _account(row) for row in found}
+        return {
+            row.channel_id: _ChannelTotal(row.charged, row.voucher_amount, row.voucher_signature, row.last_seq)
+            for row in found
+        }
 
     def _lock_keys(self, connection: Executes, charges: list[Charge]) -> dict[bytes, _KeyTotal]:
         used = {charge.key.key_hash for charge in charges if charge.key is not None}
@@ -288,17 +301,27 @@ class DatabaseLedger:
         return {(row.request_id, row.channel_id) for row in found}
 
     def _credit(self, connection: Executes, charges: list[Charge]) -> dict[bytes, int]:
-        totals: dict[bytes, int] = {}
-        parts: dict[tuple[bytes, int, bytes], list[int]] = {}
+        # A group mostly is of one model at one worker: summed up for each such pair first.
+        pairs: dict[tuple[bytes, bytes, bytes], list[int]] = {}
         for charge in charges:
             receipt = charge.receipt
+            key = (charge.worker_payee, charge.owner_payee, receipt.model_id)
+            pair = pairs.get(key)
+            if pair is None:
+                pair = pairs[key] = [0, 0, 0]
+            pair[0] += 1
+            pair[1] += receipt.worker_amount
+            pair[2] += receipt.owner_amount
+        totals: dict[bytes, int] = {}
+        parts: dict[tuple[bytes, int, bytes], list[int]] = {}
+        for (worker_payee, owner_payee, model_id), (count, for_worker, for_owner) in pairs.items():
             for payee, role, amount in (
-                (charge.worker_payee, t.ROLE_WORKER, receipt.worker_amount),
-                (charge.owner_payee, t.ROLE_OWNER, receipt.owner_amount),
+                (worker_payee, t.ROLE_WORKER, for_worker),
+                (owner_payee, t.ROLE_OWNER, for_owner),
             ):
                 totals[payee] = totals.get(payee, 0) + amount
-                part = parts.setdefault((payee, role, receipt.model_id), [0, 0])
-                part[0] += 1
+                part = parts.setdefault((payee, role, model_id), [0, 0])
+                part[0] += count
                 part[1] += amount
         self._statements.add_earnings.execute(
             connection,
@@ -380,7 +403,7 @@ class DatabaseLedger:
 
 
 def _decide(
-    charges: list[Charge], accounts: dict[bytes, Account], keys: Mapping[bytes, _KeyTotal], known: set[_Key]
+    charges: list[Charge], accounts: Mapping[bytes, _ChannelTotal], keys: Mapping[bytes, _KeyTotal], known: set[_Key]
 ) -> list[tuple[int, int] | _Refusal]:
     """Say for each charge, in order, the new totals of channel and key, or the refusal; updates what it is given."""
     verdicts: list[tuple[int, int] | _Refusal] = []
@@ -391,9 +414,7 @@ def _decide(
         if key in known:
             verdicts.append(DuplicateCharge())
             continue
-        ceiling, signature = max(
-            (account.ceiling, account.voucher_signature), (charge.voucher_amount, charge.voucher_signature)
-        )
+        ceiling = max(account.ceiling, charge.voucher_amount)
         total = account.charged + receipt.price
         if total > ceiling:
             detail = f"The channel would be charged {total}; its best voucher allows {ceiling}."
@@ -407,8 +428,10 @@ def _decide(
                 continue
             total_of_key.spent += receipt.price
         known.add(key)
-        last_seq = max(account.last_seq, receipt.seq)
-        accounts[receipt.channel_id] = Account(total, 0, ceiling, signature, last_seq)
+        account.charged = total
+        account.last_seq = max(account.last_seq, receipt.seq)
+        if ceiling > account.ceiling:
+            account.ceiling, account.voucher_signature = ceiling, charge.voucher_signature
         verdicts.append((total, total_of_key.spent))
     return verdicts
 
@@ -417,7 +440,7 @@ def _account(row: Any) -> Account:
     return Account(row.charged, 0, row.voucher_amount, row.voucher_signature, row.last_seq)
 
 
-def _account_row(channel_id: bytes, account: Account) -> dict[str, Any]:
+def _account_row(channel_id: bytes, account: _ChannelTotal) -> dict[str, Any]:
     return {
         "key": channel_id,
         "charged": account.charged,
