@@ -1,9 +1,10 @@
-"""Hands an outcome that came by a call-back to who awaits it. Used by adapters of both sides."""
+"""Hands an outcome that came by a call-back to who awaits it, and ends tasks for certain. Used by both sides."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,3 +17,17 @@ def resolve(future: asyncio.Future[T], outcome: T | BaseException) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
+
+
+async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until each has ended, however it did.
+
+    Once is not enough: a time-out of the Redis client at the same moment can swallow a cancellation.
+    """
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.2)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

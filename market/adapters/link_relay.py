@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgpack
 import structlog
 
+from contracts.futures import end_all
 from contracts.protocol.errors import MessageError
 from contracts.protocol.messages import Announcement, decode_announcement, encode_announcement
 from market.adapters.link_hub import CLOSE_REPLACED, LinkHub
@@ -94,9 +95,7 @@ class LinkRelay:
 
     async def close(self) -> None:
         """Give up the homes here and drop the connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         with suppress(RedisUnreachable), reachable():
             for worker in self._claimed:
                 await self._leave(keys=[self._prefix + worker.hex()], args=[self._process])

@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 
 from contracts import tracing
-from contracts.futures import resolve
+from contracts.futures import end_all, resolve
 from contracts.protocol.messages import Job, Pack, Papers, Result
 from market.adapters.turns import TurnQueue
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress, WorkerHangs
@@ -108,10 +108,8 @@ class PackingDispatcher(ABC):
     async def close(self) -> None:
         """Fail what waits, and send the last papers."""
         while self._tasks:
-            # Again until it is so: a time-out of the Redis client at the same moment can swallow a cancellation.
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=0.2)
+            await end_all(list(self._tasks))
+            await asyncio.sleep(0)  # so that their ends are told
         for entry in list(self._pending.values()):
             self._finish(entry, DeadlineExceeded("The gateway is shutting down."))
         for worker in self._papers.waiting():

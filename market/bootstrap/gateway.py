@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from contracts.futures import end_all
 from contracts.protocol.errors import CodedError
 from contracts.protocol.typed_data import Domain
 from market.adapters.celery_dispatch import CeleryDispatcher
@@ -109,9 +110,7 @@ class GatewayRuntime:
 
     async def close(self) -> None:
         """Finish what is charged, end the loops, drop the connections."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end_all(self._loops)
         for end in self.on_close:
             pending = end()
             if pending is not None:

@@ -11,7 +11,7 @@ import random
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import redis
@@ -19,6 +19,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from contracts.futures import end_all
 from contracts.protocol.errors import MessageError
 from contracts.protocol.hexes import checksum
 from contracts.protocol.link import (
@@ -126,7 +127,7 @@ class GatewayLink:
                 taken = self.connections > before and not persistent
                 delay = min(2 * delay, TAKEN_DELAY_SECONDS if taken else LONGEST_DELAY_SECONDS)
         finally:
-            await _end_all(works)
+            await end_all(works)
 
     async def linked(self) -> None:
         """Wait until the gateway has taken the link."""
@@ -174,7 +175,7 @@ class GatewayLink:
                 self._queue = None
                 self._linked.clear()
                 telemetry.LINKED.set(0)
-                await _end_all(works)
+                await end_all(works)
             for work in done:
                 work.result()
 
@@ -338,14 +339,6 @@ class GatewayLink:
 async def _receive(socket: ClientConnection) -> bytes:
     data = await socket.recv(decode=False)
     return data if isinstance(data, bytes) else bytes(data)
-
-
-async def _end_all(works: Collection[asyncio.Task[None]]) -> None:
-    while left := [work for work in works if not work.done()]:
-        # Again until it is so: a time-out of the Redis client at the same moment can swallow a cancellation.
-        for work in left:
-            work.cancel()
-        await asyncio.wait(left, timeout=0.2)
 
 
 async def _until_done(work: Callable[[], Awaitable[None]]) -> None:
