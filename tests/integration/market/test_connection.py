@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 
 PATH = "/v2/models/twice/infer"
 SEEN: list[str] = []
+KEEP_ALIVE_SECONDS = 0.4
 
 
 def told(path: str, headers: dict[str, str], body: bytes) -> bytes:
@@ -47,7 +48,8 @@ class Told:
         SEEN.append("plain")
         content = told(request.path, request.headers, request.body)
         response = b"content-length: %d\r\n\r\n" % len(content) + content
-        asyncio.get_running_loop().call_later(0.005, lambda: done(b"HTTP/1.1 200 OK\r\n" + common() + response))
+        seconds = 2.5 * KEEP_ALIVE_SECONDS if b"slow" in data else 0.005
+        asyncio.get_running_loop().call_later(seconds, lambda: done(b"HTTP/1.1 200 OK\r\n" + common() + response))
         return True
 
     async def answer(self, request, common, peer):
@@ -64,10 +66,16 @@ def address():
     yield from serving(ConnectionLimits(header_seconds=10, body_seconds=10, most=1_000, most_by_address=1_000))
 
 
-def serving(limits: ConnectionLimits):
+@pytest.fixture(scope="module")
+def hasty():
+    """A server that soon closes what rests."""
+    yield from serving(ConnectionLimits(10, 10, 1_000, 1_000), timeout_keep_alive=KEEP_ALIVE_SECONDS)
+
+
+def serving(limits: ConnectionLimits, **uvicorns):
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=partial(Connection, Told(), limits), loop="uvloop", lifespan="off", log_config=None
+        app, http=partial(Connection, Told(), limits), loop="uvloop", lifespan="off", log_config=None, **uvicorns
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -340,3 +348,58 @@ def test_one_address_holds_its_share_of_the_connections_and_no_more(strict):
         except (AssertionError, OSError, IndexError):
             time.sleep(0.1)
     pytest.fail("connections that were closed still count")
+
+
+PLAIN, WHOLE = request(b"0123456789 plain"), request(b"0123456789")
+
+
+def answer_of(stream) -> bytes:
+    length = 0
+    while (line := stream.readline().strip()) != b"":
+        length = int(line.split(b":")[1]) if line.lower().startswith(b"content-length:") else length
+    return stream.read(length)
+
+
+def seconds_open(address, *requests: tuple[bytes, float]) -> float:
+    """Send each request and rest so long after its answer; returns how long the connection then stays open."""
+    with socket.create_connection(address, timeout=5) as client:
+        stream = client.makefile("rb")
+        for whole, rest in requests:
+            client.sendall(whole)
+            assert answer_of(stream)
+            time.sleep(rest)
+        began = time.monotonic()
+        assert stream.read() == b""
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("before", [(), (WHOLE,), (WHOLE, PLAIN), (PLAIN, WHOLE)], ids=str)
+@pytest.mark.parametrize("last", [PLAIN, WHOLE], ids=["plain", "whole"])
+def test_a_connection_at_rest_is_closed_in_time(hasty, before, last):
+    rested = seconds_open(hasty, *((one, 0.0) for one in (*before, last)))
+    assert 0.5 * KEEP_ALIVE_SECONDS < rested < 4 * KEEP_ALIVE_SECONDS
+
+
+@pytest.mark.parametrize("whole", [PLAIN, WHOLE], ids=["plain", "whole"])
+@pytest.mark.parametrize("before", [PLAIN, WHOLE], ids=["plain", "whole"])
+def test_a_request_that_arrives_slowly_is_no_rest(hasty, before, whole):
+    with socket.create_connection(hasty, timeout=5) as client:
+        stream = client.makefile("rb")
+        client.sendall(before)
+        assert answer_of(stream)
+        client.sendall(whole[:-3])
+        time.sleep(1.5 * KEEP_ALIVE_SECONDS)
+        client.sendall(whole[-3:])
+        assert answer_of(stream)
+
+
+def test_who_goes_on_asking_is_not_cut_off_by_an_earlier_rest(hasty):
+    # Longer in all than what may be rested at a stretch, on either way and from one to the other.
+    turns = [(PLAIN, 0.6), (PLAIN, 0.6), (PLAIN, 0.6), (WHOLE, 0.6), (PLAIN, 0.6), (WHOLE, 0.6), (WHOLE, 0.6)]
+    assert seconds_open(hasty, *((one, rest * KEEP_ALIVE_SECONDS) for one, rest in turns), (PLAIN, 0.0)) > 0
+
+
+@pytest.mark.parametrize("before", [PLAIN, WHOLE], ids=["plain", "whole"])
+def test_a_slow_answer_is_no_rest(hasty, before):
+    rested = seconds_open(hasty, (before, 0.0), (request(b"slow plain"), 0.0))
+    assert 0.5 * KEEP_ALIVE_SECONDS < rested < 4 * KEEP_ALIVE_SECONDS

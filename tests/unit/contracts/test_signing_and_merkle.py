@@ -65,6 +65,7 @@ def test_hex_edges():
 def test_every_leaf_proves_and_nothing_else_does(count):
     digests = [keccak256(bytes([i])) for i in range(count)]
     tree = MerkleTree(digests)
+    assert tree.proofs() == [b"".join(tree.proof(i)) for i in range(count)]
     for i, digest in enumerate(digests):
         proof = tree.proof(i)
         assert verify(tree.root, digest, proof)

@@ -1,5 +1,6 @@
 """The pure parts of audits: who is chosen, what differs, who strayed."""
 
+import hmac
 import secrets
 from dataclasses import replace
 from hashlib import sha256
@@ -11,7 +12,7 @@ import pytest
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import BFLOAT16, Tensor
-from market.verification.audit_choice import AuditShares, commitment, is_chosen, threshold
+from market.verification.audit_choice import AuditShares, Choice, commitment, is_chosen, threshold
 from market.verification.audit_verdict import Judgement, Outcome, judge, strikes_convict
 from market.verification.output_diff import (
     ACCELERATOR_TOLERANCE,
@@ -54,6 +55,15 @@ def test_another_secret_chooses_others_and_the_same_one_the_same():
     # Of two fifths of a fifth each: as many in common as chance brings.
     assert len(by[0] & by[1]) < 0.1 * len(ids)
     assert commitment(b"a" * 32) != commitment(b"b" * 32)
+
+
+@pytest.mark.parametrize("secret", [b"", b"s", b"s" * 32, secrets.token_bytes(64)])
+def test_the_choice_is_by_the_hmac_of_the_standard_library(secret):
+    choice = Choice(secret)
+    for one in (secrets.token_bytes(32) for _ in range(50)):
+        expected = hmac.digest(secret, one, "sha256")
+        assert not choice.falls_on(one, expected)
+        assert choice.falls_on(one, expected + b"\0")
 
 
 def test_a_new_worker_is_looked_at_ten_times_as_often():
