@@ -25,6 +25,7 @@ from contracts.protocol.request_ids import new_request_id
 from contracts.protocol.typed_data import Voucher
 from market.demo.network import MIN_PRICE, LocalMarket, Options
 from market.devnet.process import free_port
+from market.registry.offers import REFRESH_SECONDS
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 
@@ -335,6 +336,8 @@ class OwnMarket:
 
     def wait_awake(self, workload: Workload) -> None:
         """Return once the gateway sees the worker's offer again."""
+        # What it saw before it slept is still there, until it looks.
+        time.sleep(2 * REFRESH_SECONDS)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
