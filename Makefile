@@ -18,7 +18,7 @@ SLITHER := 0.11.6
 FORGE := cd contracts && toolchain/forge
 
 .PHONY: help demo up install test python-tests solidity-aside check lint types imports solidity-format artifacts artifacts-check unit integration test-postgres \
-        solidity solidity-deep coverage mutants slither gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling proto console console-check screenshots sbom audit fuzz fuzz-api
+        solidity solidity-deep coverage mutants slither gas parity docs site format lock clean bench chaos soak overload bench-llm bench-settlement bench-scaling bench-idle proto console console-check screenshots sbom audit fuzz fuzz-api
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -110,6 +110,9 @@ bench-settlement: install ## measure how fast one gateway settles full batches o
 
 bench-scaling: install ## measure how the figures move with workers, channels and models (wants free cores)
 	$(VENV)/python -m benchmarks.scaling $(ARGS)
+
+bench-idle: install ## measure what a running market costs while nobody is served (wants free cores)
+	PYTHONPATH=. $(VENV)/python -m benchmarks.idle $(ARGS)
 
 chaos: install ## break every part of a running market at random, then check clients, books and chain (ARGS="--seed 7 --faults 200")
 	PYTHONPATH=. $(VENV)/python -m tests.chaos.run $(ARGS)

@@ -76,6 +76,7 @@ class Child:
         self.name = name
         self.log = log
         self._process = process
+        self._asked = False
 
     @classmethod
     def start(cls, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path) -> Self:
@@ -137,10 +138,16 @@ class Child:
                 raise ProcessFailed(f"{self.name}: {what} not seen in {timeout_seconds:.0f} s.\n{self.log_tail()}\n")
             time.sleep(0.05)
 
+    def ask_to_stop(self) -> None:
+        """Ask the process to end, once; a second request could mean that it shall not end in order."""
+        if not self._asked and self._process.poll() is None:
+            self._asked = True
+            self._process.terminate()
+
     def stop(self, *, grace_seconds: float = 8.0) -> None:
         """Ask the process to end, then end its whole group; returns when it is gone."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self.ask_to_stop()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace_seconds)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -149,15 +156,23 @@ class Child:
 
 
 class Supervisor:
-    """Starts children and stops them all, last started first."""
+    """Starts children and stops them all: programs together, and then the services they stand on."""
 
     def __init__(self, log_dir: Path, cwd: Path) -> None:
         self._log_dir = log_dir
         self._cwd = cwd
         self.children: list[Child] = []
+        self._services: set[Child] = set()
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
-        """Start a program with this process's environment plus `environment`."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        is_service: bool = False,
+    ) -> Child:
+        """Start a program with this process's environment plus `environment`; services end after all others."""
         child = Child.start(
             name,
             command,
@@ -166,6 +181,8 @@ class Supervisor:
             cwd=self._cwd,
         )
         self.children.append(child)
+        if is_service:
+            self._services.add(child)
         return child
 
     def first_ended(self) -> Child | None:
@@ -180,6 +197,10 @@ class Supervisor:
     def stop_all(self) -> None:
         """Stop every child; a second interrupt does not leave any behind."""
         with _signals_held():
+            for child in self.children:
+                if child not in self._services:
+                    child.ask_to_stop()
+            self.children.sort(key=lambda child: child not in self._services)
             while self.children:
                 self.children.pop().stop()
 

@@ -42,7 +42,7 @@ def start_redis(supervisor: Supervisor, data_dir: Path) -> str:
         *("--save", "", "--daemonize", "no", "--loglevel", "warning"),
     ]
     url = f"redis://127.0.0.1:{port}/0"
-    child = supervisor.start("redis", command)
+    child = supervisor.start("redis", command, is_service=True)
     child.wait_ready(lambda: _redis_answers(url), timeout_seconds=_START_SECONDS, what="an answer to PING")
     return url
 
@@ -103,7 +103,7 @@ def start_chain(supervisor: Supervisor, data_dir: Path, *, keep_state: bool, cha
     if keep_state:
         command += ["--state", str(folder / "state.json"), "--state-interval", "5"]
     url = f"http://127.0.0.1:{port}"
-    child = supervisor.start("chain", command, {"HOME": str(folder)})
+    child = supervisor.start("chain", command, {"HOME": str(folder)}, is_service=True)
     child.wait_ready(lambda: _chain_answers(url), timeout_seconds=_START_SECONDS, what="an answer to eth_chainId")
     return url
 

@@ -65,9 +65,9 @@ class Settler:
             SettlementRefused: the contract refuses; it is tried again, but a person must look.
         """
         # A lost batch first: none that follows it can be settled before it is there again.
-        batch = self._lost_batch()
+        newest = self._newest_confirmed()
+        batch = self._book.open_batch(self.gateway)
         if batch is None:
-            newest = self._book.newest_confirmed(self.gateway)
             if newest is not None and self._standing.batch(newest.epoch) is None:
                 return None  # planned on what was true before the last batch, the next one would claim twice
             if not (force or self.is_due()):
@@ -109,15 +109,15 @@ class Settler:
             self._waiting = (backlog.oldest, self._clock())
         return backlog.receipts > 0 and self._clock() - self._waiting[1] >= self._rhythm.interval_seconds
 
-    def _lost_batch(self) -> Batch | None:
-        """Open the batches that a reorganisation took off the chain again; returns the oldest that is open."""
+    def _newest_confirmed(self) -> Batch | None:
+        """Return the newest confirmed batch, once those that a reorganisation took off the chain are open again."""
         while (newest := self._book.newest_confirmed(self.gateway)) is not None:
             if self._standing.batch(newest.epoch) is not None or not self._chain.is_lost(newest):
                 break
             log.warning("settlement-lost", epoch=newest.epoch)
             self._chain.recall(newest.epoch)
             self._book.reopen(self.gateway, newest.epoch)
-        return self._book.open_batch(self.gateway)
+        return newest
 
     def _decide(self) -> Batch | None:
         due = self._book.due(self.gateway, MAX_RECEIPTS)

@@ -55,6 +55,26 @@ def test_leaving_the_block_stops_every_child(tmp_path):
     assert not any(alive(pid) for pid in pids)
 
 
+def test_programs_end_together_and_what_they_stand_on_after_them(tmp_path):
+    slow = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        "    time.sleep(1.0); print(time.monotonic(), flush=True); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end); print('up', flush=True)\n"
+        "while True: time.sleep(0.05)"
+    )
+    with Supervisor(tmp_path / "logs", tmp_path) as supervisor:
+        children = {
+            name: supervisor.start(name, [sys.executable, "-c", slow], is_service=name == "service")
+            for name in ("first", "service", "second")
+        }
+        for child in children.values():
+            child.wait_ready(lambda child=child: "up" in child.log_tail(), timeout_seconds=20, what="output")
+    ended = {name: float(child.log_tail().splitlines()[-1]) for name, child in children.items()}
+    assert abs(ended["first"] - ended["second"]) < 0.8
+    assert ended["service"] >= max(ended["first"], ended["second"]) + 0.8
+
+
 def test_a_stubborn_child_and_its_children_are_ended(supervisor):
     child = supervisor.start("stubborn", STUBBORN)
     child.wait_ready(lambda: child.log_tail() != "", timeout_seconds=10, what="output")
