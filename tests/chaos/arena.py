@@ -63,15 +63,15 @@ class Arena(LocalMarket):
         self.restarts = 0
         self.skewed: set[str] = set()
         self.proxy: CuttingProxy | None = None
-        self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
+        self._commands: dict[str, tuple[list[str], dict[str, str], bool]] = {}
         self._remember_starts()
 
     def _remember_starts(self) -> None:
         start = self.supervisor.start
 
-        def remembered(name, command, environment=None) -> Child:
-            self._commands.setdefault(name, (list(command), dict(environment or {})))
-            return start(name, command, environment)
+        def remembered(name, command, environment=None, *, is_service=False) -> Child:
+            self._commands.setdefault(name, (list(command), dict(environment or {}), is_service))
+            return start(name, command, environment, is_service=is_service)
 
         self.supervisor.start = remembered  # type: ignore[method-assign]
 
@@ -177,8 +177,8 @@ class Arena(LocalMarket):
             child.stop()
         self.supervisor.children.remove(child)
         self.skewed.discard(name)
-        command, environment = self._commands[name]
-        self.supervisor.start(name, command, {**environment, **extra})
+        command, environment, is_service = self._commands[name]
+        self.supervisor.start(name, command, {**environment, **extra}, is_service=is_service)
         if name in ("redis", "chain"):
             self.await_service(name)
 
