@@ -62,7 +62,9 @@ class BotApi:
         assert method == "sendMessage", method
         with self.changed:
             if self.refusals:
-                return self.refusals.pop(0)
+                refusal = self.refusals.pop(0)
+                self.changed.notify_all()
+                return refusal
             assert 0 < len(asked["text"]) <= 4096
             self.sent.append((asked["chat_id"], asked["text"]))
             self.changed.notify_all()
