@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.llm import MESSAGES, package
+from benchmarks.watch import processor_seconds
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from tests.support import llm, models
@@ -33,8 +34,7 @@ STREAMS = (1, 4, 8)
 def used(model: GenerationModel) -> float:
     """Return the seconds of processor time that a model's process has had."""
     process: subprocess.Popen[bytes] = vars(model)["_process"]
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return processor_seconds(process.pid)
 
 
 def run(model: GenerationModel, streams: int, tokens: int, seed: int | None) -> tuple[float, float]:

@@ -5,13 +5,12 @@ kernel has counted for each program and its children.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks import verdict
-from benchmarks.watch import family
+from benchmarks.watch import family, processor_seconds
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
 from market.devnet.process import Child, terminate_as_interrupt
@@ -21,12 +20,8 @@ DEPOSIT = 1_000_000
 
 
 def spent(child: Child) -> float:
-    """Return the processor time of a program and its children so far, user and system, seconds."""
-    ticks = 0
-    for pid in family(child):
-        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        ticks += int(user) + int(system)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """Return the processor time of a program and its children so far, seconds."""
+    return sum(map(processor_seconds, family(child)))
 
 
 def shares(local: LocalMarket, seconds: float) -> dict[str, float]:

@@ -7,7 +7,6 @@ quickest (2nd percentile), the median, and processor time of both processes toge
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +23,8 @@ from workers.models.serving import Request, serve
 from workers.models.store import Package
 
 from .models import build
+from .watch import processor_seconds
 
-TICKS = os.sysconf("SC_CLK_TCK")
 SENTENCE = "The quick brown fox jumps over the lazy dog while the market settles its receipts on the chain tonight."
 
 
@@ -75,7 +74,7 @@ def cpu_seconds(pid):
     total, waiting = time.process_time(), [pid] if pid else []
     while waiting:
         one = waiting.pop()
-        total += sum(map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13])) / TICKS
+        total += processor_seconds(one)
         waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
     return total
 

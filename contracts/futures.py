@@ -1,9 +1,10 @@
-"""Hands an outcome that came by a call-back to who awaits it, and ends tasks for certain. Used by both sides."""
+"""Hands an outcome that came by a call-back to who awaits it, ends tasks for certain, rests. Used by both sides."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,3 +32,11 @@ async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+async def rest(until: asyncio.Event, seconds: float) -> None:
+    """Wait for an event to be set from now on, so many seconds at most."""
+    until.clear()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await until.wait()

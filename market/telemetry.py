@@ -74,10 +74,10 @@ class Requests(Collector):
     def end(self, code: str) -> None:
         """Count that it ended, by its outcome: `ok`, or the code of its refusal."""
         self.in_flight -= 1
-        self.refuse(code)
+        self.count(code)
 
-    def refuse(self, code: str) -> None:
-        """Count the outcome of a request that was never begun."""
+    def count(self, code: str) -> None:
+        """Count an outcome, also of a request that was refused before it began."""
         self._ended[code] = self._ended.get(code, 0) + 1
 
     def charge(self, units: int) -> None:

@@ -28,7 +28,7 @@ def sign_receipts(key: PrivateKey, digests: Sequence[bytes], domain: Domain) -> 
     if len(digests) < 2:
         return [key.sign_digest(digest) for digest in digests]
     tree = MerkleTree(digests)
-    root = key.sign_digest(ReceiptBatch(tree.root).digest(domain))
+    root = sign_tree(key, tree, domain)
     return [root + proof for proof in tree.proofs()]
 
 

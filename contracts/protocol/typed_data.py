@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
-from sha3 import keccak_256
-
 from contracts.protocol.errors import FieldRangeError
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.values import value_class
@@ -21,8 +19,6 @@ from contracts.protocol.values import value_class
 DOMAIN_NAME = "InferenceEscrow"
 DOMAIN_VERSION = "1"
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-# What an encoder raises where a value does not fit.
-_UNFIT = (ValueError, TypeError, AttributeError, OverflowError)
 _WIDTH = {"bytes32": 32, "address": 20, "uint128": 16, "uint64": 8, "uint32": 4}
 
 
@@ -124,7 +120,7 @@ class TypedStruct:
         cls = type(self)
         try:
             return keccak256(cls.ENCODE(self))
-        except _UNFIT:
+        except (ValueError, TypeError, AttributeError, OverflowError):
             words = [_encode(getattr(self, name), kind, name) for name, kind in self.FIELDS]
             return keccak256(self.TYPE_HASH + b"".join(words))
 
@@ -134,13 +130,7 @@ class TypedStruct:
         Raises:
             FieldRangeError: a field does not fit its Solidity type.
         """
-        try:
-            words = type(self).ENCODE(self)
-        except _UNFIT:
-            return keccak256(domain.prefix + self.struct_hash())
-        # Written out: each paid request's receipt is hashed by three parties.
-        digest: bytes = keccak_256(domain.prefix + keccak_256(words).digest()).digest()
-        return digest
+        return keccak256(domain.prefix + self.struct_hash())
 
     def to_bytes(self) -> bytes:
         """Concatenate the fields at their natural widths, big endian; `WIRE_BYTES` long."""

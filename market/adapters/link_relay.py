@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgpack
 import structlog
 
-from contracts.futures import end_all
+from contracts.futures import end_all, rest
 from contracts.protocol.errors import MessageError
 from contracts.protocol.messages import Announcement, decode_announcement, encode_announcement
 from market.adapters.link_hub import CLOSE_REPLACED, LinkHub
@@ -148,10 +148,7 @@ class LinkRelay:
     async def _share(self) -> None:
         await self._publish()
         await self._look()
-        self._stirred.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._stirred.wait()
+        await rest(self._stirred, POLL_SECONDS)
 
     async def _publish(self) -> None:
         fresh = {one.worker: encode_announcement(one) for one in await self._hub.read()}

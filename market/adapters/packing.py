@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 
 from contracts import tracing
-from contracts.futures import end_all, resolve
+from contracts.futures import end_all, resolve, rest
 from contracts.protocol.messages import Job, Pack, Papers, Result
 from market.adapters.turns import TurnQueue
 from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, RequestInProgress, WorkerHangs
@@ -370,13 +370,10 @@ class PackingDispatcher(ABC):
 
     async def _wait(self, *, resting: bool) -> None:
         """Wait for the next sweep; a resting lane waits until it is given a job, a second at most."""
-        if not resting:
+        if resting:
+            await rest(self._stirred, LIVENESS_SECONDS)
+        else:
             await asyncio.sleep(SWEEP_SECONDS)
-            return
-        self._stirred.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LIVENESS_SECONDS):
-                await self._stirred.wait()
 
     async def _flush_papers(self) -> None:
         """Send papers alone to workers that were idle with papers waiting at two sweeps in a row."""

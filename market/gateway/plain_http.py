@@ -113,7 +113,7 @@ class PlainHttp:
                 self._look_for_room(head, listing, voucher)
                 head.looked_until = started + _LOOK_SECONDS
             if head.refusal is not None:
-                SERVED.refuse(Overloaded.code)
+                SERVED.count(Overloaded.code)
                 status = STATUS_LINE[_TOO_MANY]
                 response = b"".join((status, common(), head.refusal[len(status) :]))
                 asyncio.get_running_loop().call_soon(done, response)

@@ -110,18 +110,13 @@ class Attempts:
     def count(self, live: LiveOffer, began: float, failure: MarketError | None, *, raised: bool = False) -> None:
         """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker."""
         worker, model_id = live.offer.worker, live.offer.model_id
-        if failure is None and not raised:
-            self._activity.record(worker, model_id, self._clock() - began, None)
-            self._judge(live, began, fault=False)
-            return
         if raised:
             if failure is not None and not isinstance(failure, RequestError):
                 self._activity.record(worker, model_id, self._clock() - began, failure.code)
             # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
             self._judge(live, began, fault=True if isinstance(failure, DeadlineExceeded) else None)
             return
-        assert failure is not None
-        self._activity.record(worker, model_id, self._clock() - began, failure.code)
+        self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
         self._judge(live, began, fault=_is_fault(failure), grave=isinstance(failure, ReceiptMismatch))
 
     def _judge(self, live: LiveOffer, began: float, *, fault: bool | None, grave: bool = False) -> None:
@@ -194,11 +189,11 @@ class Attempts:
         return ReceiptMismatch(mismatch.reason)
 
 
-def _is_fault(failure: MarketError) -> bool | None:
+def _is_fault(failure: MarketError | None) -> bool | None:
     """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
     if isinstance(failure, Overloaded) or (isinstance(failure, WorkerFailed) and failure.blameless):
         return None
-    return True
+    return failure is not None
 
 
 def failure_of(outcome: Result | Exception) -> MarketError:

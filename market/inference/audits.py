@@ -13,13 +13,13 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import structlog
 
+from contracts.futures import rest
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.tensors import Tensor, decode_tensors
@@ -117,11 +117,8 @@ class Auditor:
         """Wait for the next turn: a moment while requests wait, else until one does or the book is to be read."""
         if self._queue.waiting:
             await asyncio.sleep(TURN_SECONDS)
-            return
-        self._queue.stirred.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BOOK_SECONDS):
-                await self._queue.stirred.wait()
+        else:
+            await rest(self._queue.stirred, BOOK_SECONDS)
 
     async def keep_up(self) -> None:
         """Change the secret in time, write counts down and read who is convicted.

@@ -113,7 +113,5 @@ class WorkerLoad:
         if seconds is not None:
             sample = seconds * 1_000
             known.latency_ms += (_WEIGHT if known.latency_ms else 1.0) * (sample - known.latency_ms)
-            slowest, rate = _FADE * known.slowest_ms, _FADE * known.rate
-            known.slowest_ms = max(slowest, sample)
-            best = beside / (seconds or 1e-6)
-            known.rate = max(rate, best)
+            known.slowest_ms = max(sample, _FADE * known.slowest_ms)
+            known.rate = max(beside / max(seconds, 1e-6), _FADE * known.rate)

@@ -164,7 +164,7 @@ class PlainLane(ABC, Generic[_Reservations]):
         plain.reservation = reservation
         try:
             observe("reserve", max(0.0, parts.wall_clock() - now))
-            plain.job = job = self._job(plain, reservation)
+            plain.job = job = self._job(plain)
             plain.timeline = Timeline(
                 request.received_at,
                 request_id=reservation.request_id,
@@ -252,8 +252,8 @@ class PlainLane(ABC, Generic[_Reservations]):
             known = self._terms[key] = self._parts.placement.terms(listing, units, live, metered=False)
         return known
 
-    def _job(self, plain: Plain, reservation: Reservation) -> Job:
-        request, terms, blob = plain.request, plain.terms, plain.blob
+    def _job(self, plain: Plain) -> Job:
+        request, terms, reservation, blob = plain.request, plain.terms, plain.reservation, plain.blob
         return Job(
             reservation.request_id,
             # What came to nothing and is asked again by its id is a job of its own; see `Running` of the use case.

@@ -75,8 +75,7 @@ class ChannelAccount:
             RequestInProgress, AlreadyCharged, StaleVoucher, InsufficientVoucher, KeyLimit, OverLimit: see
                 `ports.Reservations`.
         """
-        if self._expiries:
-            self.expire(now)
+        self.expire(now)
         if claim.voucher_amount > self.ceiling:
             self.ceiling, self.voucher_signature = claim.voucher_amount, claim.voucher_signature
         hold = self.holds.get(claim.request_id)

@@ -88,8 +88,7 @@ class SnapshotView:
 
     def channel(self, channel_id: bytes) -> ChannelRecord | None:
         """See `RegistryView.channel`."""
-        found: ChannelRecord | None = self._records[ChannelRecord].get(channel_id)
-        return found
+        return self._get(ChannelRecord, channel_id)
 
     def channels(self) -> Sequence[ChannelRecord]:
         """See `RegistryView.channels`."""

@@ -74,6 +74,13 @@ def follow(chain, kept, *, confirmations=0, first_block=0) -> Indexer:
     return indexer
 
 
+def assert_as_read_straight(chain, kept, *, confirmations) -> None:
+    """The state is that of whoever reads the chain as it is now from its beginning."""
+    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
+    Indexer(chain, straight, confirmations=confirmations).catch_up()
+    assert kept.state() == everything(straight.view)
+
+
 def test_events_become_records(chain, kept):
     chain.mine(funded(1_000), registered(150))
     chain.mine(settled(400), batch(1, 70), thawing(60, 150))
@@ -291,9 +298,7 @@ def test_another_branch_is_noticed_although_its_blocks_were_the_newest_once(kept
         chain.mine(settled(number))
         indexer.step()
     indexer.catch_up()
-    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
-    Indexer(chain, straight, confirmations=1).catch_up()
-    assert kept.state() == everything(straight.view)
+    assert_as_read_straight(chain, kept, confirmations=1)
 
 
 @pytest.mark.parametrize("confirmations", [0, 1, 3])
@@ -311,9 +316,7 @@ def test_random_forks_watched_block_by_block_end_where_a_straight_reading_ends(c
         chain.lag = chain.fails = 0
     chain.mine()
     indexer.catch_up()
-    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
-    Indexer(chain, straight, confirmations=confirmations).catch_up()
-    assert kept.state() == everything(straight.view)
+    assert_as_read_straight(chain, kept, confirmations=confirmations)
 
 
 def test_random_forks_end_where_a_straight_reading_ends(chain, kept):
@@ -336,6 +339,4 @@ def test_random_forks_end_where_a_straight_reading_ends(chain, kept):
             chain.lag = chain.fails = 0
     chain.mine()
     indexer.catch_up()
-    straight = MemoryRegistryStore(min_stake=MIN_STAKE)
-    Indexer(chain, straight, confirmations=0).catch_up()
-    assert kept.state() == everything(straight.view)
+    assert_as_read_straight(chain, kept, confirmations=0)
