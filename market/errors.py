@@ -100,6 +100,13 @@ class PayloadTooLarge(RequestError):
     default_remedy = "Send fewer rows in a request."
 
 
+class HeadersTooLarge(RequestError):
+    """The request's line and headers are larger than this gateway accepts."""
+
+    code = "headers-too-large"
+    default_remedy = "Send shorter headers; inputs belong into the body."
+
+
 class PromptTooLong(RequestError):
     """The prompt and the answer asked for do not fit the model's context."""
 

@@ -15,7 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from market.errors import CapacityError, HeadersTooLarge, InvalidRequest, MarketError
+from market.gateway.problems import problem_response
 
 # More than this is no small model's request.
 MAX_SHORT_BYTES = 32_768
@@ -27,8 +31,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # A control character, a line break that is not a line's end, or a blank before one: uvicorn's parser keeps that blank
 # or drops it, by where the segments happen to end.
 _UNCLEAR = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n| (?=\r|\Z)")
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+# Of a request's line and headers together, and of what follows a body in chunks: the parser joins the pieces of each
+# value anew with every segment, so that one endless header would keep the event loop from everybody else.
+MAX_HEAD_BYTES = 65_536
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,5})\r\n", re.IGNORECASE)
 _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade):", re.IGNORECASE)
 # Most libraries send a body in a segment of its own. A small one is waited for, since it is on its way; after a while
@@ -36,6 +41,35 @@ _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade):", re
 _AWAITED_SECONDS = 0.05
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
+
+
+def _last_words(error: MarketError, status: int | None = None) -> bytes:
+    """Write the refusal of what reaches no route; the connection ends with it."""
+    said = problem_response(error, extra=None if status is None else {"status": status})
+    lines = b"".join(b"%s: %s\r\n" % pair for pair in said.raw_headers)
+    return b"".join((STATUS_LINE[status or said.status_code], lines, b"connection: close\r\n\r\n", bytes(said.body)))
+
+
+_FULL = _last_words(
+    CapacityError(
+        "the gateway holds as many connections as it takes.", remedy="Close connections that rest, or try again later."
+    )
+)
+_LATE = _last_words(
+    InvalidRequest("the request was not complete in time.", field="request", remedy="Send it at once."), 408
+)
+_GARBLED = _last_words(
+    InvalidRequest(
+        "this is no request of HTTP/1.1.",
+        field="request",
+        remedy="Send HTTP/1.1, or https:// where the gateway's address says so, with one Content-Length or chunks.",
+    )
+)
+_LARGE_HEAD = _last_words(HeadersTooLarge(f"the headers are larger than {MAX_HEAD_BYTES} bytes.", field="headers"))
+
+
+class _HeadTooLargeError(Exception):
+    """Tells the parser to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +173,9 @@ class Connection(HttpToolsProtocol):
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         self._rests_since = 0.0
         self._resting: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._unread_bytes = 0
+        self._declining = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client, unless there are too many; it must send a request soon."""
@@ -229,7 +266,7 @@ class Connection(HttpToolsProtocol):
             if idle and self._arriving is None:
                 # From the first byte, be it an empty line before the request.
                 self._must_arrive(self._limits.header_seconds)
-            super().data_received(data)
+            self._parse(data)
             return
         self._has_arrived()
         self._unset_keepalive_if_required()
@@ -238,13 +275,67 @@ class Connection(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def _parse(self, data: bytes) -> None:
+        """Go uvicorn's way."""
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._parse_on(data)
+            too_large = self._unread_bytes > MAX_HEAD_BYTES
+        except httptools.HttpParserError as error:
+            too_large = isinstance(error.__context__, _HeadTooLargeError)
+            if not too_large:
+                self.logger.warning("Invalid HTTP request received.")
+                self._end(_GARBLED)
+        if too_large:
+            self._end(_LARGE_HEAD)
+
+    def _parse_on(self, data: bytes) -> bytes:
+        """Give the parser bytes; returns those that must be parsed next."""
+        self._unread_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self._declining:
+                # Java's client asks for HTTP/2 with every first request; the parser takes what follows the headers for
+                # the other protocol's. So it reads the request again as one that asks for nothing.
+                self._declining = False
+                line = b"%s %s HTTP/%s\r\n" % (
+                    self.parser.get_method(),
+                    self.url,
+                    self.parser.get_http_version().encode(),
+                )
+                kept = b"".join(b"%s: %s\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                return b"".join((line, kept, b"\r\n", data[upgrade.args[0] :]))
+        return b""
+
+    def _end(self, words: bytes) -> None:
+        """Say why and close; an answer that has begun is cut off instead."""
+        cycle = self.cycle
+        begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        if cycle is not None:
+            # The application must not write behind this.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if not begun:
+            self.transport.write(words)
+        self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        """Tell whether a WebSocket begins: by a GET, for which its own protocol would wait for ever."""
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
     async def _answer(self, request: WholeRequest, data: bytes) -> None:
         response = await self._short_way.answer(request, self._common_lines(), self._peer)
         self._busy = False
         if self.parser is None or self.transport.is_closing():
             return
         if response is None:
-            super().data_received(data)
+            self._parse(data)
         else:
             self._write(response)
         await self._afterwards()
@@ -308,14 +399,32 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins that goes uvicorn's way."""
         self._inside = True
+        self._head_bytes = 0
         if self._arriving is None:
             self._must_arrive(self._limits.header_seconds)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or one that follows a body; blanks behind a value are no part of it."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _HeadTooLargeError
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """Its headers are there; the body has its own time."""
+        self._unread_bytes = 0
         self._must_arrive(self._limits.body_seconds)
-        super().on_headers_complete()
+        self._declining = (
+            self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and not self._should_upgrade()
+        )
+        if not self._declining:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body is there."""
+        self._unread_bytes = 0
+        super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to the WebSocket's own protocol and limits."""
@@ -324,6 +433,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """It is complete."""
+        self._unread_bytes = 0
+        if self._declining:
+            return  # it comes again
         self._inside = False
         self._has_arrived()
         super().on_message_complete()

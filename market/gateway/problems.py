@@ -23,6 +23,7 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.WrongTensorType: 400,
     errors.TensorData: 400,
     errors.PayloadTooLarge: 413,
+    errors.HeadersTooLarge: 431,
     errors.PriceAboveLimit: 400,
     errors.RequestIdReused: 409,
     errors.RequestInProgress: 409,

@@ -12,7 +12,7 @@ import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from market.gateway.connection import Connection, ConnectionLimits, body_to_come, read_whole
+from market.gateway.connection import MAX_HEAD_BYTES, Connection, ConnectionLimits, body_to_come, read_whole
 
 pytestmark = pytest.mark.integration
 
@@ -258,6 +258,121 @@ def test_what_is_not_plainly_whole_is_left_to_uvicorn(data):
     assert read_whole(data) is None
 
 
+def test_blanks_behind_a_value_are_no_part_of_it(address):
+    whole = request(b"{}", "Market-Worker:  0x1 \t ", "Market-Region:\teu ")
+    for pieces in ((whole,), (whole[:70], whole[70:]), (whole[:71], whole[71:])):
+        headers = dict(json.loads(answers(address, *pieces)[0][4:])[1])
+        assert headers["market-worker"] == "0x1"
+        assert headers["market-region"] == "eu"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"],
+        ["Upgrade: websocket", "Connection: upgrade"],
+    ],
+    ids=["Java's client", "a POST for a WebSocket"],
+)
+def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(address, lines):
+    wanting, plain = request(b"body", *lines), request(b"2")
+    expected = dict(json.loads(answers(address, wanting)[0][4:])[1])
+    assert expected["content-length"] == "4"
+    assert "upgrade" not in expected
+    head = wanting.index(b"\r\n\r\n") + 4
+    for pieces in (
+        (wanting + wanting + plain,),
+        (wanting[:head], wanting[head:] + wanting, plain),
+        (wanting[:60], wanting[60:], wanting, plain),
+    ):
+        found = answers(address, *pieces, count=3)
+        assert [bytes.fromhex(json.loads(one[4:])[2]) for one in found] == [b"body", b"body", b"2"]
+
+
+def test_a_request_in_chunks_that_asks_for_another_protocol_is_answered_too(address):
+    head = request(b"", "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked")
+    whole = head.replace(b"Content-Length: 0\r\n", b"") + b"2\r\n{}\r\n0\r\n\r\n"
+    assert bytes.fromhex(json.loads(answers(address, whole)[0][4:])[2]) == b"{}"
+
+
+def refused(address, *pieces: bytes) -> tuple[int, dict]:
+    """Send pieces; return the status and document of the refusal behind which the connection is closed."""
+    with socket.create_connection(address, timeout=10) as client:
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+        except OSError:
+            pass  # refused before it was all sent
+        found = b""
+        try:
+            while piece := client.recv(65_536):
+                found += piece
+        except ConnectionResetError:
+            pass
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    assert b"application/problem+json" in head
+    return int(head.split()[1]), json.loads(body)
+
+
+ENDLESS = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: "
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /a HTTP/1.1\r\nX: ", *[b"a" * 8_192] * 9],
+        [b"GET /a HTTP/1.1\r\n", *[b"X: abcdefgh\r\n" * 1_000] * 9],
+        [b"GET /a HTTP/1.1\r\nX: " + b"a" * (MAX_HEAD_BYTES + 1) + b"\r\n\r\n"],
+        [b"GET /", *[b"a" * 8_192] * 9],
+        [b"GET /a HTTP/1.1\r\n" + b"a" * (MAX_HEAD_BYTES + 1)],
+    ],
+    ids=["one header", "many headers", "at once", "the path", "a name"],
+)
+def test_headers_without_end_are_refused(address, pieces):
+    status, said = refused(address, *pieces)
+    assert (status, said["code"], said["field"]) == (431, "headers-too-large", "headers")
+    assert answers(address, request())[0].startswith(b"200")
+
+
+def test_what_follows_a_body_in_chunks_has_the_same_end(address):
+    status, said = refused(address, ENDLESS, *[b"a" * 8_192] * 9)
+    assert (status, said["code"]) == (431, "headers-too-large")
+    assert answers(address, request())[0].startswith(b"200")
+
+
+@pytest.mark.parametrize("path", ["/a", PATH])
+def test_headers_of_a_usual_size_are_taken_whole_and_in_pieces(address, path):
+    large = request(b"{}", "X: " + "a" * (MAX_HEAD_BYTES - 200), path=path)
+    assert answers(address, large) == answers(address, large[:40_000], large[40_000:])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"FOO /a HTTP/1.1\r\n\r\n",
+        request(b"{}", "Content-Length: 5"),
+        request(b"{}", "Transfer-Encoding: chunked"),
+        request(b"{}", "bad name: x"),
+    ],
+    ids=["TLS", "HTTP/2", "no method", "two lengths", "two framings", "a blank in a name"],
+)
+def test_what_is_no_request_is_told_so_by_a_code(address, data):
+    status, said = refused(address, data)
+    assert (status, said["code"], said["field"]) == (400, "invalid-request", "request")
+    assert said["remedy"]
+
+
+def test_a_body_that_breaks_off_leaves_no_trace_in_the_log(address, caplog):
+    chunks = request(b"", "Transfer-Encoding: chunked", path="/a").replace(b"Content-Length: 0\r\n", b"")
+    status, _ = refused(address, chunks + b"zz\r\n")
+    assert status == 400
+    assert answers(address, request())[0].startswith(b"200")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=12)
 
 
@@ -326,7 +441,9 @@ def test_a_slow_client_is_shown_out_after_a_request_that_was_answered_too(strict
         client.sendall(request())
         assert client.recv(12) == b"HTTP/1.1 200"
         client.sendall(b"POST /v2/mod")
-        assert b"408" in ended(client)
+        late = ended(client)
+        assert b"408" in late
+        assert b"invalid-request" in late
 
 
 def test_one_address_holds_its_share_of_the_connections_and_no_more(strict):
@@ -336,7 +453,9 @@ def test_one_address_holds_its_share_of_the_connections_and_no_more(strict):
             client.sendall(request())
             assert client.recv(12) == b"HTTP/1.1 200"
         with socket.create_connection(strict, timeout=20) as client:
-            assert ended(client).startswith(b"HTTP/1.1 503")
+            full = ended(client)
+            assert full.startswith(b"HTTP/1.1 503")
+            assert b"capacity-error" in full
     finally:
         for client in held:
             client.close()
