@@ -201,7 +201,10 @@ class NoPayment(PaymentError):
     """The request carries no payment."""
 
     code = "payment-required"
-    default_remedy = "Open a channel to the gateway and send Market-Voucher: <channel>;<cumulative>;<signature>."
+    default_remedy = (
+        "Send Authorization: Bearer mk_…, a key that `market keys create` made; or open a channel to the gateway and "
+        "send Market-Voucher: <channel>;<cumulative>;<signature>."
+    )
 
 
 class InvalidVoucher(PaymentError):

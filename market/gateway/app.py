@@ -12,10 +12,11 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
@@ -38,6 +39,8 @@ from market.gateway.x402 import routes as routes_x402
 from market.gateway.x402.background import settle_background
 
 log = structlog.get_logger(__name__)
+
+_METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 
 @asynccontextmanager
@@ -72,6 +75,9 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # A redirection would name the address as the gateway sees it, http:// behind a proxy that ends TLS, and a
+        # client that follows it would send its key there in the clear.
+        redirect_slashes=False,
     )
     app.state.runtime = runtime
     app.include_router(routes_oip.router)
@@ -108,12 +114,32 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    missing = NoRoute(f"{request.method} {request.url.path}: {error.detail}.")
-    if request.url.path.startswith(openai_problems.PREFIX):
-        return openai_problems.error_response(missing, status=error.status_code)
-    refused = problem_response(missing, extra={"status": error.status_code})
-    refused.status_code = error.status_code
+    path = request.url.path
+    missing = NoRoute(f"{request.method} {path}: {error.detail}.", remedy=_nearest_route(request))
+    if path.startswith(openai_problems.PREFIX):
+        refused = openai_problems.error_response(missing, status=error.status_code)
+    else:
+        refused = problem_response(missing, extra={"status": error.status_code})
+        refused.status_code = error.status_code
+    if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
+        refused.headers["Allow"] = ", ".join(method for method in _METHODS if _takes(request, method, path))
     return refused
+
+
+def _nearest_route(request: Request) -> str | None:
+    """Return what to do instead, where a usual slip is seen in a path that no route has."""
+    path = request.url.path
+    below = openai_problems.PREFIX.rstrip("/") + path
+    if any(_takes(request, method, below) for method in _METHODS):
+        return f"Ask for {below}: the base URL of an OpenAI client ends in /v1."
+    if path != path.rstrip("/"):
+        return "Leave out the slash at the end; /openapi.json lists the routes."
+    return None
+
+
+def _takes(request: Request, method: str, path: str) -> bool:
+    asked = {**request.scope, "method": method, "path": path}
+    return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _internal(request: Request, error: Exception) -> Response:

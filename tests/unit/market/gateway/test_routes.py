@@ -308,7 +308,22 @@ async def test_query_mistakes_and_unknown_routes_are_problems(http):
     body = problem(await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}/receipts?limit=0"), "invalid-request", 400)
     assert body["field"] == "limit"
     problem(await http.get("/nowhere"), "no-route", 404)
-    problem(await http.delete("/v2"), "no-route", 405)
+    refused = await http.delete("/v2")
+    problem(refused, "no-route", 405)
+    assert refused.headers["allow"] == "GET"
+    refused = await http.put("/v2/models/m/infer")
+    assert set(refused.headers["allow"].split(", ")) >= {"GET", "POST"}
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2/models/m/infer/", "/market/v1/models/"])
+async def test_a_slash_too_many_is_refused_and_sends_nobody_elsewhere(http, path):
+    refused = await http.post(path, headers={"Host": "market.example"})
+    assert "slash" in problem(refused, "no-route", 404)["remedy"]
+    assert "location" not in refused.headers
+
+
+async def test_an_openai_client_without_v1_is_told_so(http):
+    assert "/v1/chat/completions" in problem(await http.post("/chat/completions"), "no-route", 404)["remedy"]
 
 
 async def test_codes_metrics_and_openapi_are_served(http):
