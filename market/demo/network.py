@@ -282,7 +282,7 @@ class LocalMarket:
 
     def _get(self, path: str) -> httpx.Response | None:
         try:
-            response = httpx.get(self.gateway_url + path, timeout=5.0)
+            response = httpx.get(self.gateway_url + path, timeout=5.0, verify=services.tls())
         except httpx.HTTPError:
             return None
         return response if response.is_success else None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import ssl
 import sys
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,12 @@ def find_anvil() -> Path:
     )
 
 
+@cache
+def tls() -> ssl.SSLContext:
+    """Return the trusted certificates, which httpx reads anew for each call: that takes longer than the call itself."""
+    return httpx.create_ssl_context()
+
+
 def rpc(url: str, method: str, *params: Any) -> Any:
     """Call one JSON-RPC method of a development node.
 
@@ -137,7 +145,7 @@ def rpc(url: str, method: str, *params: Any) -> Any:
         httpx.HTTPError: the node does not answer.
     """
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-    answer = httpx.post(url, json=body, timeout=10.0).json()
+    answer = httpx.post(url, json=body, timeout=10.0, verify=tls()).json()
     if "error" in answer:
         raise ConfigurationError(
             f"the node at {url} refuses {method}: {answer['error'].get('message', '')}.",
