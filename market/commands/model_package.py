@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -24,6 +26,9 @@ from market.sdk.onnx_file import read_onnx
 
 # Loading a large model and trying it.
 CHECK_SECONDS = 1_800
+MAX_NAME = 63
+_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{,{MAX_NAME - 1}}}", re.ASCII)
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 _COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -211,3 +216,37 @@ def _folder_of(path: Path, into: Path | None) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
     return folder
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that the registry would refuse, before anything is made for it.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise ConfigurationError(
+            f"{name[: MAX_NAME + 1]!r} is no name of a listing.",
+            field="name",
+            remedy=f"Use 1 to {MAX_NAME} of a-z, 0-9, and inside also `.`, `_` and `-`.",
+        )
+
+
+def check_uri(uri: str) -> None:
+    """Refuse an address that no worker fetches a package from; whether the files are there is not asked.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    try:
+        parts = urlsplit(uri)
+        of_web = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+    except ValueError:
+        of_web = False
+    if not (of_web or uri.startswith("file:///")) or _BLANK.search(uri) is not None:
+        raise ConfigurationError(
+            f"workers fetch no package from {uri[:200]!r}.",
+            field="uri",
+            remedy="Name the https:// address of the folder that manifest.json lies in, without a query; "
+            "file:///… on one machine only.",
+        )

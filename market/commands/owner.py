@@ -13,7 +13,7 @@ from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish, show_plan
-from market.commands.model_package import model_check, model_init, unit_named
+from market.commands.model_package import check_uri, model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import DryRunOption, PasswordOption, Profile
 from market.commands.publish import model_publish
@@ -114,6 +114,8 @@ def model_update(
     as_json: bool,
 ) -> None:
     """Change a listing's terms; what is not given stays."""
+    if uri is not None:
+        check_uri(uri)
     chain = profile.chain(dry_run=dry_run)
     model_id, known = _listed(chain, name)
     low = known.min_price if min_price is None else parse_money(min_price, field="min-price")

@@ -24,14 +24,22 @@ from contracts.protocol.manifest import FILENAME
 from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
-from market.commands.model_package import CHECK_SECONDS, Guessing, ask_worker, draft_package, problems_of
+from market.commands.model_package import (
+    CHECK_SECONDS,
+    MAX_NAME,
+    Guessing,
+    ask_worker,
+    check_name,
+    check_uri,
+    draft_package,
+    problems_of,
+)
 from market.commands.output import errors
 from market.commands.profile import Profile
 from market.errors import ConfigurationError
 from market.sdk import packages
 from market.sdk.drafts import GENAI, Guess
 
-MAX_NAME = 63
 # Reading, converting and writing a large checkpoint.
 CONVERT_SECONDS = 7_200
 _PRECISIONS = ("int8", "int4")
@@ -74,6 +82,9 @@ def model_publish(
     check_terms(low, high, royalty_ppm)
     called = path.resolve().stem if path.is_file() else path.resolve().name
     listed = slug(called) if name is None else name
+    check_name(listed)
+    if uri is not None:
+        check_uri(uri)
     said: dict[str, Any] = {}
     converted: dict[str, Any] = {}
     target = into
