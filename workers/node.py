@@ -262,7 +262,7 @@ def build(settings: WorkerSettings) -> Node:
             if confinement is not None:
                 sessions.confine(model_id, confinement)
             else:
-                _try(package, settings)
+                _try(package, settings, sessions)
             sessions.get(package)
         except ModelError as error:
             # One bad model keeps nobody from the others; alone it is a reason not to start.
@@ -297,10 +297,11 @@ def build(settings: WorkerSettings) -> Node:
     )
 
 
-def _try(package: Package, settings: WorkerSettings) -> None:
+def _try(package: Package, settings: WorkerSettings, sessions: SessionCache) -> None:
     """Try a model in a process of its own before it is opened here; text generation runs in one anyway."""
     if settings.trial_seconds and package.manifest.task != "text-generation":
-        try_package(package, confined(settings, bubblewrap=find_bubblewrap().program))
+        confinement = confined(settings, bubblewrap=find_bubblewrap().program)
+        sessions.note_trial(package.model_id, try_package(package, confinement, threads=settings.threads))
 
 
 def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:

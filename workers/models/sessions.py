@@ -65,6 +65,11 @@ class SessionCache:
         """Tell whether a model runs as a stranger's."""
         return model_id in self._confined
 
+    def note_trial(self, model_id: bytes, rows: int) -> None:
+        """Take over how many rows run best at once, as a trial on the CPU found; what is tuned or a card's stays."""
+        if self._provider == "cpu" and self._tuned(model_id) is None:
+            self._caps[model_id] = rows
+
     def get(self, package: Package) -> Model:
         """Return a loaded model, loading it and unloading others as needed.
 
@@ -98,7 +103,7 @@ class SessionCache:
                 model.close()
 
     def cap(self, model_id: bytes) -> int:
-        """Return how many rows of a model run at once, as measured when it was first loaded; 1 before."""
+        """Return how many rows of a model run at once, as measured when it was tried or first loaded; 1 before."""
         return self._caps.get(model_id, 1)
 
     def loaded(self) -> int:

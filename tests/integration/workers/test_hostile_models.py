@@ -160,8 +160,8 @@ def package(folder, data: bytes) -> Package:
     return Package(manifest.model_id, manifest, folder)
 
 
-def attempt(made: Package, *, bubblewrap: str | None = None, seconds: float = 60, memory_bytes: int = 1 << 30) -> None:
-    try_package(made, Confinement(bubblewrap, memory_bytes, load_seconds=seconds))
+def attempt(made: Package, *, bubblewrap: str | None = None, seconds: float = 60, memory_bytes: int = 1 << 30) -> int:
+    return try_package(made, Confinement(bubblewrap, memory_bytes, load_seconds=seconds))
 
 
 @pytest.fixture(params=["alone", "bubblewrap"])
@@ -173,7 +173,7 @@ def boxed(request):
 
 def test_an_honest_model_passes(tmp_path, boxed):
     manifest = write_package(tmp_path / "p")
-    attempt(Package(manifest.model_id, manifest, tmp_path / "p"), bubblewrap=boxed)
+    assert 1 <= attempt(Package(manifest.model_id, manifest, tmp_path / "p"), bubblewrap=boxed) <= manifest.max_batch
 
 
 def test_a_refusal_says_what_is_wrong(tmp_path, boxed):

@@ -9,7 +9,7 @@ from onnx import helper
 from tests.support import models
 from tests.support.worker import make_mlp, write_package
 from workers.errors import ModelUnusable
-from workers.models import runtime, tuned, tuning
+from workers.models import runtime, sessions, tuned, tuning
 from workers.models.sessions import SessionCache
 from workers.models.tuned import Tuned, TunedStore
 from workers.models.tuning import Measured, best
@@ -84,6 +84,21 @@ def test_a_worker_loads_what_was_measured_to_be_best(tmp_path):
     assert model.graph.session.get_session_options().intra_op_num_threads == 1
     set_by_hand = SessionCache(provider="cpu", threads=2, memory_budget_bytes=1 << 30, tuned=lambda _: best_here)
     assert set_by_hand.get(package).graph.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_what_a_trial_measured_is_not_measured_again(tmp_path, monkeypatch):
+    package = package_with_variant(tmp_path)
+    monkeypatch.setattr(sessions, "warm_up", lambda _: 8)
+    best_here = Tuned("half.onnx", "cpu", 1, 2, 1.0, 1)
+    caps = {}
+    for what, provider, kept in (("cpu", "cpu", None), ("card", "cuda", None), ("tuned", "cpu", best_here)):
+        cache = SessionCache(
+            provider=provider, threads=1, memory_budget_bytes=1 << 30, tuned={package.model_id: kept}.get
+        )
+        cache.note_trial(package.model_id, 3)
+        caps[what] = cache.get(package).batch_cap
+        assert cache.cap(package.model_id) == caps[what]
+    assert caps == {"cpu": 3, "card": 8, "tuned": 2}
 
 
 def test_the_model_not_used_for_longest_leaves_first(tmp_path):

@@ -315,12 +315,16 @@ class _Ended(Exception):
         self.detail = detail
 
 
-def try_package(package: Package, confinement: Confinement) -> None:
-    """Have a package's entry opened and run once by a process that may die; returns if it may be opened here.
+def try_package(package: Package, confinement: Confinement, *, threads: int = 1) -> int:
+    """Have a package's entry opened and run on the CPU by a process that may die; returns if it may be opened here.
+
+    What is returned is how many rows run best at once on so many threads, 0 for as many as the runtime takes.
 
     Raises:
         UnsafePackage: something in the file is not taken from strangers.
         ModelUnusable: it crashed, took too long or too much memory, or the runtime refuses it.
     """
-    IsolatedModel(package, confinement=confinement).close()
+    model = IsolatedModel(package, confinement=confinement, threads=threads)
+    model.close()
     log.info("model-tried", model=package.model_id.hex(), sandbox=confinement.bubblewrap is not None)
+    return model.batch_cap
