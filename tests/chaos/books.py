@@ -146,6 +146,7 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
     engine = open_engine(database_url)
     try:
         with reading(engine) as connection:
+            settled = set(connection.execute(sa.select(t.settled_receipts.c.position)).scalars())
             receipts = connection.execute(sa.select(t.receipts).order_by(t.receipts.c.position)).all()
             accounts = connection.execute(sa.select(t.channel_accounts)).all()
             totals = connection.execute(sa.select(t.payee_totals)).all()
@@ -159,7 +160,7 @@ def read(database_url: str, journals: dict[bytes, Path] | None = None) -> Books:
             ReceiptRow(
                 *(bytes(row.channel_id), bytes(row.request_id), int(row.seq), bytes(row.digest), int(row.price)),
                 *(int(row.worker_amount), int(row.owner_amount), int(row.cumulative), bytes(row.gateway)),
-                *(bytes(row.worker), bytes(row.worker_payee), bytes(row.owner_payee), row.epoch is not None),
+                *(bytes(row.worker), bytes(row.worker_payee), bytes(row.owner_payee), row.position in settled),
                 *(bytes(row.model_id), bytes(row.input_hash)),
             )
             for row in receipts

@@ -45,6 +45,10 @@ _RECEIPT_COLUMNS = (
     "trace",
 )
 _receipt_values = attrgetter(*_RECEIPT_FIELDS)
+# Receipts and where they are settled, if they are.
+_PLACED = sa.select(t.receipts, t.settled_receipts.c.epoch, t.settled_receipts.c.leaf_index).join_from(
+    t.receipts, t.settled_receipts, t.settled_receipts.c.position == t.receipts.c.position, isouter=True
+)
 
 _Key = tuple[bytes, bytes]
 _Refusal = DuplicateCharge | InsufficientVoucher | KeyLimit
@@ -84,7 +88,8 @@ class _Statements:
         insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
         keys: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
         accounts, receipts, responses = t.channel_accounts, t.receipts, t.responses
-        self.insert_receipts = RowInsert(receipts, _RECEIPT_COLUMNS, dialect)
+        self.insert_receipts = RowInsert(receipts, _RECEIPT_COLUMNS, dialect, returning=("position",))
+        self.insert_unsettled = RowInsert(t.unsettled_receipts, ("position",), dialect)
         self.insert_responses = RowInsert(responses, ("request_id", "channel_id", "outputs", "expires_at"), dialect)
         self.open_accounts = insert(accounts).on_conflict_do_nothing()
         self.lock_accounts = (
@@ -116,8 +121,8 @@ class _Statements:
         self.add_earnings = RowInsert(t.earnings, tuple(t.earnings.c.keys()), dialect, adding=("requests", "earned"))
         same = (responses.c.request_id == receipts.c.request_id) & (responses.c.channel_id == receipts.c.channel_id)
         self.answers = (
-            sa.select(receipts, responses.c.outputs)
-            .join_from(receipts, responses, same, isouter=True)
+            _PLACED.add_columns(responses.c.outputs)
+            .join(responses, same, isouter=True)
             .where(receipts.c.request_id.in_(keys))
         )
 
@@ -188,21 +193,21 @@ class DatabaseLedger:
         wanted = t.receipts.c.request_id == request_id
         if channel_id is not None:
             wanted &= t.receipts.c.channel_id == channel_id
-        found = await asyncio.to_thread(self._receipts, sa.select(t.receipts).where(wanted).limit(2))
+        found = await asyncio.to_thread(self._receipts, _PLACED.where(wanted).limit(2))
         return found[0] if len(found) == 1 else None
 
     async def receipts(self, channel_id: bytes, *, after: int = 0, limit: int = 100) -> Sequence[StoredReceipt]:
         """See `Ledger.receipts`."""
         c = t.receipts.c
         wanted = (c.channel_id == channel_id) & (c.position > after)
-        query = sa.select(t.receipts).where(wanted).order_by(c.position).limit(limit)
+        query = _PLACED.where(wanted).order_by(c.position).limit(limit)
         return await asyncio.to_thread(self._receipts, query)
 
     async def batch(self, epoch: int, *, after: int = -1, limit: int = 100) -> Sequence[StoredReceipt]:
         """See `Ledger.batch`."""
-        c = t.receipts.c
-        wanted = (c.gateway == self._gateway) & (c.epoch == epoch) & (c.leaf_index > after)
-        query = sa.select(t.receipts).where(wanted).order_by(c.leaf_index).limit(limit)
+        c = t.settled_receipts.c
+        wanted = (t.receipts.c.gateway == self._gateway) & (c.epoch == epoch) & (c.leaf_index > after)
+        query = _PLACED.where(wanted).order_by(c.leaf_index).limit(limit)
         return await asyncio.to_thread(self._receipts, query)
 
     async def earned(self, payee: bytes) -> int:
@@ -249,7 +254,8 @@ class DatabaseLedger:
             accepted = [charge for charge, verdict in zip(charges, verdicts, strict=True) if isinstance(verdict, tuple)]
             if not accepted:
                 return [verdict for verdict in verdicts if isinstance(verdict, Exception)]
-            self._statements.insert_receipts.execute(connection, [_receipt_row(charge) for charge in accepted])
+            places = self._statements.insert_receipts.execute(connection, [_receipt_row(charge) for charge in accepted])
+            self._statements.insert_unsettled.execute(connection, [tuple(place) for place in places])
             touched = sorted({charge.receipt.channel_id for charge in accepted})
             connection.execute(
                 self._statements.save_account,

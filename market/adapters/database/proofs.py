@@ -18,13 +18,15 @@ from sqlalchemy import Engine
 from contracts.protocol.commitments import MerkleTree
 from contracts.protocol.hexes import hex0x
 from market.adapters.database.engine import reading
-from market.adapters.database.tables_ledger import receipts
+from market.adapters.database.tables_ledger import receipts, settled_receipts
 from market.payments.model import StoredReceipt
 from market.registry.model import SettlementRecord
 from market.registry.ports import RegistryView
 from market.settlement.ports import Inclusion
 
 KEPT_TREES = 16
+
+_SETTLED = settled_receipts.c.position == receipts.c.position
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +64,12 @@ class DatabaseProofs:
     def of_digests(self, digests: Sequence[bytes]) -> Mapping[bytes, Inclusion | None]:
         """See `market.settlement.ports.Proofs`. Reads the whole ledger: receipts are not indexed by digest."""
         found: dict[bytes, Inclusion | None] = {}
-        c = receipts.c
-        query = sa.select(c.digest, c.gateway, c.epoch, c.leaf_index).where(c.digest.in_(digests))
+        c, place_of = receipts.c, settled_receipts.c
+        query = (
+            sa.select(c.digest, c.gateway, place_of.epoch, place_of.leaf_index)
+            .join_from(receipts, settled_receipts, _SETTLED, isouter=True)
+            .where(c.digest.in_(digests))
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         for row in rows:
@@ -93,8 +99,9 @@ class DatabaseProofs:
         with reading(self._engine) as connection:
             digests = connection.execute(
                 sa.select(receipts.c.digest)
-                .where(receipts.c.gateway == gateway, receipts.c.epoch == epoch)
-                .order_by(receipts.c.leaf_index)
+                .join_from(settled_receipts, receipts, _SETTLED)
+                .where(receipts.c.gateway == gateway, settled_receipts.c.epoch == epoch)
+                .order_by(settled_receipts.c.leaf_index)
             ).scalars()
             leaves = [bytes(digest) for digest in digests]
         if not leaves:

@@ -1,6 +1,6 @@
 """The book of settlement over the ledger's receipts. Implements `market.settlement.ports.SettlementBook`.
 
-The only writer of `receipts.epoch` and `receipts.leaf_index`, and of the batches.
+The only one that moves receipts from the unsettled to the settled ones, and the only writer of the batches.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from sqlalchemy import Connection, Engine
 
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.tables_chain import settled_totals, settlement_batches
-from market.adapters.database.tables_ledger import channel_accounts, receipts
+from market.adapters.database.tables_ledger import channel_accounts, receipts, settled_receipts, unsettled_receipts
 from market.settlement.ports import Backlog, Batch, Due, DueChannel, DueReceipt, Sent
 
 _ID_BYTES = 32
 _IN_GROUP = 500  # SQLite bounds the parameters of a statement
 
 
-# One statement for all receipts of a batch, in the order of its leaves: charges wait as long as it takes.
+# Two statements for all receipts of a batch, in the order of its leaves: charges wait as long as they take.
 _TAKE = {
+    "sqlite": sa.text("DELETE FROM unsettled_receipts WHERE position IN (SELECT value FROM json_each(:positions))"),
+    "postgresql": sa.text(
+        "DELETE FROM unsettled_receipts WHERE position IN"
+        " (SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:positions AS json)))"
+    ),
+}
+_PLACE = {
     "sqlite": sa.text(
-        "UPDATE receipts SET epoch = :epoch, leaf_index = taken.key FROM json_each(:positions) AS taken"
-        " WHERE receipts.position = taken.value AND receipts.epoch IS NULL"
+        "INSERT INTO settled_receipts (position, epoch, leaf_index)"
+        " SELECT taken.value, :epoch, taken.key FROM json_each(:positions) AS taken"
     ),
     "postgresql": sa.text(
-        "UPDATE receipts SET epoch = :epoch, leaf_index = taken.number - 1"
+        "INSERT INTO settled_receipts (position, epoch, leaf_index)"
+        " SELECT CAST(taken.position AS bigint), :epoch, taken.number - 1"
         " FROM json_array_elements_text(CAST(:positions AS json)) WITH ORDINALITY AS taken (position, number)"
-        " WHERE receipts.position = CAST(taken.position AS bigint) AND receipts.epoch IS NULL"
     ),
 }
 
@@ -127,9 +134,10 @@ class DatabaseSettlementBook:
         )
         if due:
             positions = json.dumps([receipt.position for receipt in due])
-            taken = connection.execute(_TAKE[connection.dialect.name], {"epoch": batch.epoch, "positions": positions})
+            taken = connection.execute(_TAKE[connection.dialect.name], {"positions": positions})
             if taken.rowcount != len(due):
                 raise _Taken
+            connection.execute(_PLACE[connection.dialect.name], {"epoch": batch.epoch, "positions": positions})
         _save_totals(connection, batch.gateway, totals)
 
     def open_batch(self, gateway: bytes) -> Batch | None:
@@ -170,7 +178,11 @@ class DatabaseSettlementBook:
 
     def withdraw(self, gateway: bytes, epoch: int) -> None:
         """See `SettlementBook.withdraw`."""
-        mine = sa.and_(receipts.c.gateway == gateway, receipts.c.epoch == epoch)
+        placed = sa.select(receipts.c.position).join_from(
+            settled_receipts, receipts, settled_receipts.c.position == receipts.c.position
+        )
+        placed = placed.where(receipts.c.gateway == gateway, settled_receipts.c.epoch == epoch)
+        mine = receipts.c.position.in_(placed)
         parts = (
             (receipts.c.channel_id, receipts.c.price),
             (receipts.c.worker_payee, receipts.c.worker_amount),
@@ -188,7 +200,8 @@ class DatabaseSettlementBook:
                     added[bytes(row[0])] += int(row[1])
             totals = _totals(connection, gateway, sorted(added))
             _save_totals(connection, gateway, {key: totals[key] - added[key] for key in added if key in totals})
-            connection.execute(sa.update(receipts).where(mine).values(epoch=None, leaf_index=None))
+            connection.execute(sa.insert(unsettled_receipts).from_select(["position"], placed))
+            connection.execute(sa.delete(settled_receipts).where(settled_receipts.c.position.in_(placed)))
 
     def mark_paid(self, gateway: bytes, accounts: Sequence[bytes]) -> None:
         """See `SettlementBook.mark_paid`."""
@@ -213,7 +226,8 @@ def _save_totals(connection: Connection, gateway: bytes, totals: Mapping[bytes, 
 
 
 def _unsettled(gateway: bytes) -> Any:
-    return sa.and_(receipts.c.epoch.is_(None), receipts.c.gateway == gateway)
+    waiting = sa.select(unsettled_receipts.c.position)
+    return sa.and_(receipts.c.position.in_(waiting), receipts.c.gateway == gateway)
 
 
 def _groups(keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:

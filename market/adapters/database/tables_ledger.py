@@ -1,7 +1,8 @@
 """Tables of the ledger: what was charged, to whom it is owed, and the papers that prove it.
 
-Written by `market.adapters.database.ledger` alone, except `receipts.epoch` and `receipts.leaf_index`, which settlement
-sets once a batch is decided. The database itself refuses a charge above the voucher: `channel_accounts` has the check.
+Written by `market.adapters.database.ledger` alone, except that settlement moves receipts from the unsettled to the
+settled ones once a batch is decided. The database itself refuses a charge above the voucher: `channel_accounts` has the
+check.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from market.adapters.database.tables_base import Address, Amount, Hash, Position
 ROLE_WORKER = 0
 ROLE_OWNER = 1
 
-# One row a charged request, in the order of commitment. `epoch` and `leaf_index` stay NULL until a batch takes the row.
+# One row a charged request, in the order of commitment; never changed again.
 receipts = Table(
     "receipts",
     metadata,
@@ -49,8 +50,6 @@ receipts = Table(
     Column("gateway_signature", Signature, nullable=False),
     Column("worker_payee", Address, nullable=False),
     Column("owner_payee", Address, nullable=False),
-    Column("epoch", BigInteger, nullable=True),
-    Column("leaf_index", Integer, nullable=True),
     Column("timeline", LargeBinary, nullable=True, doc="Timeline.to_bytes: when each step of the request happened"),
     Column("trace", LargeBinary, nullable=True, doc="SpanContext.to_bytes, if the request belongs to a trace"),
     UniqueConstraint("request_id", "channel_id"),
@@ -58,20 +57,22 @@ receipts = Table(
     CheckConstraint("worker_amount + owner_amount <= price", name="split"),
 )
 Index("ix_receipts_channel", receipts.c.channel_id, receipts.c.position)
-Index(
-    "ix_receipts_unsettled",
-    receipts.c.position,
-    sqlite_where=receipts.c.epoch.is_(None),
-    postgresql_where=receipts.c.epoch.is_(None),
+
+# Which receipts no batch has taken yet, and where in which batch the others are: each receipt is in one of the two.
+# On their own since a receipt's row is a kilobyte: to mark a batch there would write a thousand pages, here some forty.
+unsettled_receipts = Table(
+    "unsettled_receipts",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=False),
 )
-Index(
-    "ix_receipts_settled",
-    receipts.c.gateway,
-    receipts.c.epoch,
-    receipts.c.leaf_index,
-    sqlite_where=receipts.c.epoch.isnot(None),
-    postgresql_where=receipts.c.epoch.isnot(None),
+settled_receipts = Table(
+    "settled_receipts",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("leaf_index", Integer, nullable=False),
 )
+Index("ix_settled_receipts_epoch", settled_receipts.c.epoch, settled_receipts.c.leaf_index)
 
 # One row a channel that was ever charged: its identity, its total and the best voucher that covers the total.
 channel_accounts = Table(

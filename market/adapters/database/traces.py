@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from contracts import tracing
 from market.adapters.database.engine import reading
-from market.adapters.database.tables_ledger import receipts
+from market.adapters.database.tables_ledger import receipts, settled_receipts
 from market.settlement.ports import Batch
 
 MAX_TOLD = 5_000
@@ -27,7 +27,8 @@ class DatabaseTraces:
         c = receipts.c
         query = (
             sa.select(c.trace, c.request_id, c.price)
-            .where(c.gateway == batch.gateway, c.epoch == batch.epoch, c.trace.is_not(None))
+            .join_from(settled_receipts, receipts, settled_receipts.c.position == c.position)
+            .where(c.gateway == batch.gateway, settled_receipts.c.epoch == batch.epoch, c.trace.is_not(None))
             .limit(MAX_TOLD)
         )
         with reading(self._engine) as connection:
