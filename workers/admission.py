@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.protocol.errors import Retry, TensorError
@@ -80,13 +80,24 @@ class Admission:
         self._chain = chain
         self._sealing = sealing
         self._clock = clock
-        # Vouchers whose signature was checked: a client that signs ahead sends one many times.
-        self._verified: dict[bytes, tuple[int, bytes]] = {}
+        # Each channel's highest genuine voucher: the worker is paid by that one, whatever came with a job below it.
+        self._highest: dict[bytes, tuple[int, bytes]] = {}
         # Ids of channels, by their wire form: a digest costs more than a look-up.
         self._channel_ids: dict[bytes, bytes] = {}
 
+    def foresee(self, jobs: Sequence[Job]) -> None:
+        """Look at the highest voucher of each channel in a pack: if it is genuine, no other needs to be looked at."""
+        highest: dict[bytes, Job] = {}
+        for job in jobs:
+            channel_id = self._channel_id(job)
+            known = highest.get(channel_id)
+            if known is None or job.voucher_amount > known.voucher_amount:
+                highest[channel_id] = job
+        for channel_id, job in highest.items():
+            self._is_covered(job, channel_id)
+
     def check(self, job: Job, inputs: bytes) -> Admitted:
-        """Return the job with its inputs decoded.
+        """Return the job with its inputs decoded, and with a genuine voucher that covers it, its own or a higher one.
 
         Raises:
             JobTooLate: the deadline has passed.
@@ -109,7 +120,7 @@ class Admission:
             raise InputsRefused(error.detail, field=error.field, remedy=error.remedy) from error
         self._check_price(job, served, ceiling)
         channel_id = self._channel_id(job)
-        self._check_voucher(job, channel_id)
+        job = self._with_voucher(job, channel_id)
         self._check_deposit(job, channel_id)
         if is_sealed(parameters):
             return self._opened(job, served, tensors, channel_id, ceiling)
@@ -172,20 +183,31 @@ class Admission:
             known = self._channel_ids[wire] = job.channel.digest(self._domain)
         return known
 
-    def _check_voucher(self, job: Job, channel_id: bytes) -> None:
+    def _with_voucher(self, job: Job, channel_id: bytes) -> Job:
         if job.voucher_amount < job.cumulative or job.cumulative < job.price:
             raise JobRefused(
                 f"the voucher's {job.voucher_amount} does not cover {job.cumulative}.", field="voucher_amount"
             )
-        seen = (job.voucher_amount, job.voucher_signature)
-        if self._verified.get(channel_id) == seen:
-            return
+        if not self._is_covered(job, channel_id):
+            raise JobRefused("the voucher is not signed by the channel's signer.", field="voucher_signature")
+        amount, signature = self._highest[channel_id]
+        if amount == job.voucher_amount:
+            return job
+        return replace(job, voucher_amount=amount, voucher_signature=signature)
+
+    def _is_covered(self, job: Job, channel_id: bytes) -> bool:
+        """Tell whether the job's voucher is genuine, or less than one that is."""
+        own = (job.voucher_amount, job.voucher_signature)
+        known = self._highest.get(channel_id)
+        if known is not None and (known == own or job.voucher_amount < known[0]):
+            return True
         digest = Voucher(channel_id, job.voucher_amount).digest(self._domain)
         if not is_signed_by(digest, job.voucher_signature, job.channel.signer):
-            raise JobRefused("the voucher is not signed by the channel's signer.", field="voucher_signature")
-        if len(self._verified) >= VOUCHERS_KEPT:
-            self._verified.clear()
-        self._verified[channel_id] = seen
+            return False
+        if len(self._highest) >= VOUCHERS_KEPT:
+            self._highest.clear()
+        self._highest[channel_id] = own
+        return True
 
     def _check_deposit(self, job: Job, channel_id: bytes) -> None:
         state = self._chain.channel(channel_id, job.cumulative)

@@ -68,6 +68,8 @@ class Executor:
         results: dict[int, Result] = {}
         ready: dict[bytes, dict[int, Admitted]] = {}
         unsigned: dict[int, Unsigned] = {}
+        if len(jobs) > 1:
+            self._admission.foresee([job for job, _ in jobs])
         for i, (job, inputs) in enumerate(jobs):
             try:
                 admitted = self._admit(job, inputs)

@@ -5,10 +5,11 @@ import onnxruntime
 import pytest
 
 from contracts.protocol.errors import Retry
-from contracts.protocol.signing import recover
+from contracts.protocol.signing import is_signed_by, recover
 from contracts.protocol.tensors import Tensor, content_hash, decode_tensors, encode_tensors
-from contracts.protocol.typed_data import Receipt
-from tests.support.worker import CHANNEL, DOMAIN, WORKER, make_job
+from contracts.protocol.typed_data import Receipt, Voucher
+from tests.support.worker import CHANNEL, DOMAIN, PAYER, WORKER, make_job
+from workers import admission
 
 
 def outputs_of(result):
@@ -94,6 +95,44 @@ def test_a_bad_job_is_refused_and_harms_no_neighbour(executor, packaged, change,
     assert len(work) == 2
     if field is not None:
         assert results[1].field == field
+
+
+def with_voucher(job, amount, signer=PAYER, **changes):
+    signature = signer.sign_digest(Voucher(CHANNEL.digest(DOMAIN), amount).digest(DOMAIN))
+    return dataclasses.replace(job, voucher_amount=amount, voucher_signature=signature, **changes)
+
+
+def test_of_a_pack_only_the_highest_voucher_is_looked_at_and_kept(executor, packaged, monkeypatch):
+    looked = []
+    monkeypatch.setattr(admission, "is_signed_by", lambda *a: looked.append(a) or is_signed_by(*a))
+    job, blob = make_job(packaged.manifest)
+    jobs = [with_voucher(job, job.cumulative + i, request_id=bytes([i]) * 32) for i in (1, 3, 2)]
+    results, work = executor.run([(one, blob) for one in jobs])
+    assert all(result.ok for result in results)
+    assert len(looked) == 1
+    assert {(one.voucher_amount, one.voucher_signature) for one in work} == {
+        (jobs[1].voucher_amount, jobs[1].voucher_signature)
+    }
+
+
+def test_a_forged_highest_voucher_does_not_cover_those_below_it(executor, packaged):
+    job, blob = make_job(packaged.manifest)
+    forged = with_voucher(job, job.cumulative + 9, signer=WORKER, request_id=b"f" * 32)
+    good = with_voucher(job, job.cumulative + 1)
+    results, work = executor.run([(good, blob), (forged, blob)])
+    assert [result.ok for result in results] == [True, False]
+    assert results[1].field == "voucher_signature"
+    assert [one.voucher_amount for one in work] == [good.voucher_amount]
+
+
+def test_what_a_higher_voucher_covers_is_paid_by_that_one(executor, packaged):
+    job, blob = make_job(packaged.manifest)
+    higher = with_voucher(job, job.cumulative + 5)
+    executor.run([(higher, blob)])
+    lower = with_voucher(job, job.cumulative + 1, signer=WORKER, request_id=b"l" * 32)
+    (result,), (work,) = executor.run([(lower, blob)])
+    assert result.ok
+    assert (work.voucher_amount, work.voucher_signature) == (higher.voucher_amount, higher.voucher_signature)
 
 
 @pytest.mark.parametrize(
