@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
+from contracts.protocol.own_machine import spare_proxy
 from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
 
 app = typer.Typer(
@@ -35,6 +38,7 @@ app.command("deploy")(owner.deploy)
 
 def main() -> None:
     """Run the program."""
+    spare_proxy(os.environ)
     app(prog_name="market")
 
 

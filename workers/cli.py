@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
+from contracts.protocol.own_machine import spare_proxy
 from workers.commands import doctor, drain, init, models, papers, serve, stake
 
 app = typer.Typer(
@@ -29,4 +32,5 @@ app.command("convert")(models.convert)
 
 def main() -> None:
     """Run the command line."""
+    spare_proxy(os.environ)
     app()

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractLogicError, TooManyRequests, Web3Exception, Web3RPCError
 
 from contracts.bindings.errors import NodeUnreachable, NotEnoughGasMoney, WrongChain, decode_revert
+from contracts.protocol.own_machine import is_own
 
 TIMEOUT_SECONDS = 15.0
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _T = TypeVar("_T")
 
 
@@ -48,7 +47,7 @@ def connect(url: str, chain_id: int | None = None, *, timeout_seconds: float = T
 
 def _session(url: str) -> requests.Session | None:
     """Return a session that looks for no proxy where the node is beside us: looking takes a third of such a call."""
-    if urlsplit(url).hostname not in _LOOPBACK:
+    if not is_own(url):
         return None
     session = requests.Session()
     session.trust_env = False

@@ -24,6 +24,7 @@ from market.sdk.errors import SealingUnavailable
 from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import DEFAULT_MAX_PRICE, DEFAULT_RETRIES, Kernel, TopUp
 from market.sdk.papers import KeptChannel, PaperStore
+from market.sdk.reaching import asks_environment, reaching
 from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, chat_parameters, embeddings, text_inputs
 from market.sdk.wallet import Wallet
 
@@ -54,7 +55,13 @@ class AsyncMarket:
         self.wallet = wallet
         self.papers = papers if papers is not None else PaperStore(None)
         self._chain = chain
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_seconds, transport=transport)
+        with reaching(self.url):
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                timeout=timeout_seconds,
+                transport=transport,
+                trust_env=asks_environment(self.url),
+            )
         self._kernel = Kernel(wallet, self.papers, max_price=max_price, window=window, retries=retries, top_up=top_up)
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ CodedError
 └── ClientError
     ├── GatewayRefused       the gateway answered with a problem; its code, retry and remedy are kept
     ├── GatewayUnreachable   no answer
+    ├── UnusableAddress      what was named is no address; nothing was asked
     ├── GatewayMisbehaved    the answer breaks the protocol; what it proves is in the receipt store
     ├── ReceiptInvalid       a receipt does not hold against the chain
     ├── StreamOpen           a stream was not read to its end
@@ -55,6 +56,12 @@ class GatewayUnreachable(ClientError):
 
     code = "gateway-unreachable"
     retry = Retry.LATER
+
+
+class UnusableAddress(ClientError):
+    """The gateway's address, or the proxy on the way to it, is none."""
+
+    code = "unusable-address"
 
 
 class SealingUnavailable(ClientError):

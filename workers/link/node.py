@@ -20,6 +20,7 @@ import uvloop
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, checksum
 from contracts.protocol.link import MAX_WINDOW
+from contracts.protocol.own_machine import HOSTS
 from workers.errors import GatewayNotReady, StartError
 from workers.link.bridge import Bridge
 from workers.link.broker import EmbeddedBroker
@@ -34,7 +35,6 @@ PACKS_FOR_EACH_WORKER = 2
 LEAVE_SECONDS = 2.0
 FLUSH_SECONDS = 5.0
 STATUS_SECONDS = 10.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ def find_gateway(settings: WorkerSettings, url: str, side: ChainSide) -> bytes:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise StartError(f"{url!r} is not the address of a gateway.", field="gateway", remedy="Write https://host.")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not settings.allow_plain_link:
+    if parts.scheme == "http" and parts.hostname not in HOSTS and not settings.allow_plain_link:
         raise StartError(
             f"{url} would send inputs and outputs in the clear.",
             field="gateway",
