@@ -142,13 +142,27 @@ class Tensor:
             )
 
 
+def utf8(text: str, name: str) -> bytes:
+    """Write a text as UTF-8.
+
+    Raises:
+        TensorError: it holds half a character, as of bytes that were no UTF-8.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise TensorError(
+            f"the text is no Unicode at character {error.start + 1}.", field=name, remedy="Texts must be UTF-8."
+        ) from error
+
+
 def pack_bytes(items: Sequence[bytes | str], name: str) -> bytes:
     """Join byte strings (text as UTF-8) with a u32 length each."""
     parts = []
     for item in items:
         if not isinstance(item, (bytes, str)):
             raise TensorError(f"a BYTES element is {type(item).__name__}, not text or bytes.", field=name)
-        raw = item.encode() if isinstance(item, str) else item
+        raw = utf8(item, name) if isinstance(item, str) else item
         parts.append(struct.pack("<I", len(raw)) + raw)
     return b"".join(parts)
 

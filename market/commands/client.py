@@ -16,7 +16,7 @@ from rich.markup import escape
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum, from_hex, hex0x
 from contracts.protocol.money import format_amount, parse_amount
-from contracts.protocol.tensors import NUMPY_DTYPES, Tensor
+from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, utf8
 from market.commands.output import (
     EXIT_REFUSED,
     JsonOption,
@@ -173,6 +173,8 @@ def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str
         if list(takes.values()) == ["BYTES"]:
             return {next(iter(takes)): np.array(sentences, dtype=object)}
         if takes.keys() == {"input_ids", "attention_mask", "token_type_ids"}:
+            for sentence in sentences:
+                utf8(sentence, "text")
             return minilm.tokenize(minilm.load_tokenizer(), sentences)
         raise InvalidRequest(
             f"{model} takes {', '.join(takes)}, and no text alone.",
@@ -186,7 +188,9 @@ def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str
     try:
         raw = orjson.loads(Path(inputs[1:]).read_bytes() if inputs.startswith("@") else inputs)
     except (OSError, orjson.JSONDecodeError) as error:
-        raise InvalidRequest(f"{error}.", field="inputs", remedy="Give a JSON object of tensors.") from error
+        raise InvalidRequest(
+            f"{error}.", field="inputs", remedy="Give a JSON object of tensors, or @FILE for one in a file."
+        ) from error
     if not isinstance(raw, dict):
         raise InvalidRequest("expected a JSON object of tensors.", field="inputs")
     specs = _inputs(market, model)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.protocol.errors import TensorError
+from contracts.protocol.tensors import utf8
 from market.sdk.errors import GatewayMisbehaved
 from market.sdk.exchange import Inputs, Outcome
 
@@ -46,18 +47,18 @@ def text_inputs(texts: Sequence[str]) -> Inputs:
     """Return the tensors of texts.
 
     Raises:
-        TensorError: it is one text, whose characters would be paid for one by one, or holds what is no text.
+        TensorError: it is one text, whose characters would be paid for one by one, or holds what is no Unicode text.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TensorError("texts are a list of texts.", field="texts", remedy="Write [text], even for one.")
-    return {"text": np.array([text.encode() for text in texts], dtype=object)}
+    return {"text": np.array([utf8(text, "texts") for text in texts], dtype=object)}
 
 
 def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
     """Return the tensors of a conversation; a message has role and content.
 
     Raises:
-        TensorError: it is no list of such messages.
+        TensorError: it is no list of such messages, or one is no Unicode.
     """
     if isinstance(messages, str) or not all(_is_message(one) for one in messages):
         raise TensorError(
@@ -67,7 +68,7 @@ def chat_inputs(messages: Sequence[Mapping[str, str]]) -> Inputs:
         )
     plain = [{"role": _ROLES.get(one["role"], one["role"]), "content": one["content"]} for one in messages]
     conversation = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-    return {"prompt": np.array([conversation.encode()], dtype=object)}
+    return {"prompt": np.array([utf8(conversation, "messages")], dtype=object)}
 
 
 def _is_message(one: object) -> bool:

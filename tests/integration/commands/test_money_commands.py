@@ -65,6 +65,8 @@ def test_test_dollars_are_made_and_a_dry_run_makes_none(local, market):
 
 
 def test_what_was_earned_is_settled_shown_and_withdrawn(local, market):
+    broken = market("infer", minilm.NAME, "--text", "half a \udcff", code=1)["error"]
+    assert (broken["code"], broken["field"]) == ("tensor", "text")
     paid = market("infer", minilm.NAME, "--text", "One sentence.")
     assert paid["charged"] == str(UNIT_PRICE)
     deadline_at = time.monotonic() + 60

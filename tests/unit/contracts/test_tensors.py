@@ -57,6 +57,12 @@ def test_bytes_elements():
     assert decoded[0].to_numpy().tolist() == ["häl".encode(), b"", b"x"]
 
 
+def test_half_a_character_is_no_text():
+    with pytest.raises(TensorError, match="character 3") as refused:
+        Tensor.from_numpy("text", np.array(["hé\ud83d"], dtype=object))
+    assert refused.value.field == "text"
+
+
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [

@@ -21,6 +21,15 @@ def test_messages_are_a_list_of_roles_and_contents(messages):
         chat_inputs(messages)
 
 
+def test_half_a_character_is_refused():
+    with pytest.raises(TensorError, match="character 2") as refused:
+        text_inputs(["ab", "a\udcff"])
+    assert (refused.value.field, refused.value.remedy) == ("texts", "Texts must be UTF-8.")
+    with pytest.raises(TensorError) as refused:
+        chat_inputs([{"role": "user", "content": "\ud83d"}])
+    assert refused.value.field == "messages"
+
+
 def test_what_fits_is_sent_as_the_gateway_makes_it():
     assert list(text_inputs(("a", "é"))["text"]) == [b"a", "é".encode()]
     (prompt,) = chat_inputs([{"role": "developer", "content": "Be brief.", "name": "me"}])["prompt"]
