@@ -70,7 +70,7 @@ def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
     places = [worker.region for quote in quotes if (worker := joined.registry.worker(quote.worker)) is not None]
     return {
         **views.listing(found, joined.offers.manifest(found.model_id), quotes),
-        "regions": sorted(set(places)),
+        "regions": sorted(set(filter(None, places))),
         "performance": views.performance(joined.inference.activity.performance(model_id=found.model_id)),
     }
 

@@ -694,6 +694,19 @@ def test_no_page_has_an_accessibility_violation(chromium, local, paid, scheme, v
             assert not visit.overflows(), page
 
 
+def test_an_owner_who_lists_an_absurd_price_spoils_nobodys_page(chromium, local):
+    def dear(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json=[{**model, "offers": [], "maxPrice": "9" * 38} for model in answer.json()])
+
+    with Visit(chromium, local.gateway_url, viewport=PHONE) as visit:
+        visit.page.route("**/market/v1/models", dear)
+        visit.open("models", "Models")
+        visit.page.get_by_text("$99,999").first.wait_for()
+        assert not visit.overflows()
+        visit.page.unroute("**/market/v1/models")
+
+
 def test_everything_is_reached_by_keyboard(visit, paid):
     visit.open("models", "Models")
     keyboard = visit.page.keyboard

@@ -51,7 +51,7 @@ function AllOperators(): JSX.Element {
                 number: true,
                 cell: (row) => money(row.workers.reduce((sum, worker) => sum + BigInt(worker.stake), 0n)),
               },
-              { name: "Regions", cell: (row) => [...new Set(row.workers.map((worker) => worker.region))].join(", ") },
+              { name: "Regions", cell: (row) => [...new Set(row.workers.map((worker) => worker.region))].filter(Boolean).join(", ") || "–" },
             ]}
             rows={rows}
           />

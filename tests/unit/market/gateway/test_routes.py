@@ -1,6 +1,7 @@
 """The HTTP surface around a played use case: every answer is data or a problem, and nothing else."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -335,6 +336,13 @@ async def test_codes_metrics_and_openapi_are_served(http):
     assert (await http.get("/market/v1/status")).json()["lastEpoch"] == 1
     assert (await http.get("/market/v1/models")).json()[0]["offers"][0]["unitPrice"] == "10"
     assert (await http.get("/market/v1/workers")).json()[0]["live"] is False
+
+
+async def test_a_worker_that_says_no_region_adds_none(http, joined, monkeypatch):
+    silent = replace(joined.registry.worker(WORKER), region="")
+    monkeypatch.setattr(joined.registry, "worker", lambda _: silent)
+    (listed,) = (await http.get("/market/v1/models")).json()
+    assert (listed["regions"], len(listed["offers"])) == ([], 1)
 
 
 async def test_performance_is_told_by_worker_and_by_model(http, joined):
