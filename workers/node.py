@@ -189,27 +189,38 @@ def find_models(side: ChainSide, settings: WorkerSettings) -> list[tuple[bytes, 
         raise StartError("no models are named.", field="WORKER_MODELS", remedy="Name at least one listed model.")
     found = []
     for name, price in wanted:
-        try:
-            model_id = from_hex(name, 32, field="WORKER_MODELS") if name.startswith("0x") else b""
-            model_id = model_id or side.contracts.models.by_name(name)
-            listing = side.contracts.models.model(model_id)
-        except InvalidHex as error:
-            raise ModelNotListed(error.detail, field="WORKER_MODELS") from error
-        except ChainError as error:
-            raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
-        if listing.owner == bytes(20) or not listing.active:
-            raise ModelNotListed(
-                f"{name} is not an active listing on chain.",
-                field="WORKER_MODELS",
-                remedy="Check the name, or ask its owner to list it.",
-            )
+        model_id, listing = find_listing(side, name)
         if not listing.min_price <= price <= listing.max_price:
             raise OfferOutsideBounds(
                 f"{price} for {name}; its owner allows {listing.min_price} to {listing.max_price}.",
                 field="WORKER_UNIT_PRICE",
+                remedy=f"Write {name}=PRICE in WORKER_MODELS, or change the price of all.",
             )
         found.append((model_id, listing, price))
     return found
+
+
+def find_listing(side: ChainSide, name: str) -> tuple[bytes, ModelState]:
+    """Return id and listing of a model by its name or id.
+
+    Raises:
+        ModelNotListed: it is not on chain, or is taken down.
+    """
+    try:
+        model_id = from_hex(name, 32, field="WORKER_MODELS") if name.startswith("0x") else b""
+        model_id = model_id or side.contracts.models.by_name(name)
+        listing = side.contracts.models.model(model_id)
+    except InvalidHex as error:
+        raise ModelNotListed(error.detail, field="WORKER_MODELS") from error
+    except ChainError as error:
+        raise ChainNotReady(error.detail, field="WORKER_RPC_URL", remedy=error.remedy) from error
+    if listing.owner == bytes(20) or not listing.active:
+        raise ModelNotListed(
+            f"{name} is not an active listing on chain.",
+            field="WORKER_MODELS",
+            remedy="Check the name, or ask its owner to list it.",
+        )
+    return model_id, listing
 
 
 def open_redis(settings: WorkerSettings) -> redis.Redis:

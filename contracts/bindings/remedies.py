@@ -37,7 +37,7 @@ REMEDIES: Mapping[str, str] = {
     "WorkerRegistryNotOperator": "Act with the key of the operator {operator}.",
     "WorkerRegistryRegistered": "It belongs to the operator {operator}; a worker registers once.",
     "WorkerRegistryNotRegistered": "Register it with `worker register`.",
-    "WorkerRegistryInsufficientStake": "Name at most {stake}u.",
+    "WorkerRegistryInsufficientStake": "It is {stake}u where {required}u are needed: stake more, or take out less.",
     "WorkerRegistryConsentExpired": "Have the worker's key consent again.",
     "WorkerRegistryNothingThawing": "Begin with `worker unstake`.",
     "WorkerRegistryNotThawed": _LATER.format("{thawedAt}"),

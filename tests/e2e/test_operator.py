@@ -113,6 +113,9 @@ def test_stake_moves_in_dollars_or_units_and_a_dry_run_sends_nothing(made, local
     text = run(home, "stake", "1u", "--dry-run", *account, status=1)
     assert "(not-enough-tokens)" in text.stderr
     assert "holds 0.000000 (0u)" in text.stderr
+    text = run(home, "register", "--stake", "1", *account, status=1)
+    assert "(invalid-amount) stake:" in text.stderr
+    assert "Stake at least 100" in text.stderr
     done = json.loads(run(home, "unstake", "1500000u", "--json", *account).stdout)
     assert done["thawing"] == "1500000"
     assert done["transaction"]

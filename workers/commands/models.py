@@ -228,7 +228,7 @@ def _package(model: str, settings: WorkerSettings) -> tuple[Any, Confinement | N
     if Path(model).is_dir():
         return _package_in(Path(model)), _of_folder(settings)
     side = nodes.open_chain(settings)
-    ((model_id, listing, _),) = nodes.find_models(side, settings.model_copy(update={"models": model}))
+    model_id, listing = nodes.find_listing(side, model)
     confinement = confinement_for(listing.owner, ours=nodes.own_addresses(side), settings=settings)
     return nodes.open_store(settings).get(model_id, listing.uri), confinement
 

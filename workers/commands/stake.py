@@ -12,8 +12,9 @@ from contracts.bindings.command import Planned, act, begun, outbox_of, plan
 from contracts.bindings.errors import ChainError
 from contracts.bindings.keystore import load_keystore
 from contracts.bindings.transactor import Transactor
+from contracts.protocol.errors import InvalidAmount
 from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.money import both, parse_money, parse_payment
+from contracts.protocol.money import both, format_amount, parse_money, parse_payment
 from contracts.protocol.typed_data import WorkerConsent
 from workers import node as nodes
 from workers.commands.output import (
@@ -56,8 +57,19 @@ class _Operator:
         self._sender = Transactor(self._web3, key, outbox=outbox, chain_id=self.side.domain.chain_id)
 
     def register(self, stake: int, region: str, hardware: str, endpoint: str) -> bytes | None:
-        """Stake atomic units for the worker's key and register it; returns the transaction's hash."""
+        """Stake atomic units for the worker's key and register it; returns the transaction's hash.
+
+        Raises:
+            InvalidAmount: it is less than the registry takes; nothing was sent, no approval either.
+        """
         side, registry = self.side, self.side.contracts.workers
+        least = registry.min_stake()
+        if stake < least:
+            raise InvalidAmount(
+                f"{both(stake)} is less than a registration takes.",
+                field="stake",
+                remedy=f"Stake at least {format_amount(least)}.",
+            )
         deadline = int(time.time()) + CONSENT_SECONDS
         consent = WorkerConsent(self.address, side.key.address, deadline)
         signature = side.key.sign_digest(consent.digest(side.domain))

@@ -4,14 +4,15 @@ import socket
 import time
 import warnings
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from celery.exceptions import SecurityWarning
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from contracts.bindings.errors import NodeUnreachable, WrongChain
-from workers import machine, metrics
-from workers.commands import asking, findings, live, serve
+from workers import machine, metrics, node
+from workers.commands import asking, findings, live, models, serve
 from workers.commands.asking import Answers
 from workers.commands.findings import Checks, Noted
 from workers.errors import ClockOff, DiskFull, ModelNotListed, OfferOutsideBounds, RedisNotReady, StartError
@@ -260,3 +261,22 @@ def test_celerys_warning_about_root_is_left_out_only_where_root_is_meant(monkeyp
             serve._accept_root()
             warnings.warn("root", SecurityWarning, stacklevel=1)
         assert bool(said) != meant
+
+
+@pytest.mark.parametrize("named", ["minilm", "0x" + "01" * 32])
+def test_a_model_is_measured_whatever_its_price_and_served_within_its_owners_bounds(tmp_path, monkeypatch, named):
+    listing = SimpleNamespace(owner=b"\1" * 20, active=True, min_price=1, max_price=100, uri="file:///x")
+    listings = SimpleNamespace(by_name=lambda _: b"\1" * 32, model=lambda _: listing)
+    side = SimpleNamespace(contracts=SimpleNamespace(models=listings))
+    settings = WorkerSettings(state_dir=tmp_path, models=f"{named}=10")
+    assert node.find_models(side, settings) == [(b"\1" * 32, listing, 10)]
+    monkeypatch.setattr(node, "open_chain", lambda _: side)
+    monkeypatch.setattr(node, "own_addresses", lambda _: frozenset({listing.owner}))
+    monkeypatch.setattr(node, "open_store", lambda _: SimpleNamespace(get=lambda *found: found))
+    assert models._package(named, settings) == ((b"\1" * 32, listing.uri), None)
+    with pytest.raises(OfferOutsideBounds) as refused:
+        node.find_models(side, WorkerSettings(state_dir=tmp_path, models=named))
+    assert "=PRICE" in refused.value.remedy
+    listing.active = False
+    with pytest.raises(ModelNotListed):
+        node.find_listing(side, named)
