@@ -86,6 +86,7 @@ def test_a_worker_loads_what_was_measured_to_be_best(tmp_path):
     assert set_by_hand.get(package).graph.session.get_session_options().intra_op_num_threads == 2
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_what_a_trial_measured_is_not_measured_again(tmp_path, monkeypatch):
     package = package_with_variant(tmp_path)
     monkeypatch.setattr(sessions, "warm_up", lambda _: 8)
