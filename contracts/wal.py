@@ -14,14 +14,15 @@ def enter_wal(database: sqlite3.Connection | sqlite3.Cursor) -> None:
     The busy timeout does not count here: where two readers both want to change the mode, SQLite asks neither to wait.
 
     Raises:
-        sqlite3.OperationalError: the file stays locked, or cannot be written.
+        sqlite3.DatabaseError: the file stays locked, cannot be written or is no database; a note names it.
     """
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                error.add_note(str(database.execute("PRAGMA database_list").fetchone()[2]))
                 raise
             time.sleep(0.01)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from contracts import local_files
 from contracts.protocol.errors import CodedError
 from market.errors import OperationError
 
@@ -60,7 +61,8 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 def errors_as_messages(*, as_json: bool = False) -> Iterator[None]:
     """Turn a coded error into one message with its code and remedy, and the right exit status."""
     try:
-        yield
+        with local_files.named():
+            yield
     except CodedError as error:
         if as_json:
             document = {

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from contracts import local_files
 from contracts.bindings.keystore import load_keystore
 from contracts.bindings.transactor import Transactor
 from contracts.protocol.errors import CodedError
@@ -57,7 +58,8 @@ OperatorPassword = Annotated[
 def messages(*, as_json: bool = False) -> Iterator[None]:
     """Print an error of ours with its code and remedy, and end with its status."""
     try:
-        yield
+        with local_files.named():
+            yield
     except CodedError as error:
         if as_json:
             said = {"code": error.code, "detail": error.detail, "field": error.field, "remedy": error.remedy}
