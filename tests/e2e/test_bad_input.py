@@ -12,6 +12,7 @@ import pytest
 
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
+from market.demo import minilm
 from market.demo.network import TOKEN_PRICE, LocalMarket, Options
 from market.gateway.grpc import messages as m
 from market.sdk.client import Market
@@ -103,6 +104,24 @@ def test_json(doors, bad):
     problem = answer.json()
     assert (answer.status_code, problem["code"], problem.get("field")) == (bad.status, bad.code, bad.where), problem
     assert problem["detail"]
+
+
+def test_inputs_that_no_graph_runs_keep_nobody_else_from_the_model(doors):
+    def ask(token: int) -> httpx.Response:
+        tensors = [
+            {"name": name, "datatype": "INT64", "shape": [1, 1], "data": [value]}
+            for name, value in (("input_ids", token), ("attention_mask", 1), ("token_type_ids", 0))
+        ]
+        headers = {"Market-Voucher": doors.voucher}
+        return doors.http.post(f"/v2/models/{minilm.NAME}/infer", json={"inputs": tensors}, headers=headers)
+
+    charged = doors.settled()
+    for token in (-(10**9), 10**9) * 4:
+        answer = ask(token)
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem["field"]) == (400, "inputs-refused", "inputs"), problem
+    assert doors.state() == (charged, 0)
+    assert ask(101).status_code == 200
 
 
 @pytest.mark.usefixtures("before")

@@ -14,7 +14,7 @@ import structlog
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.tensors import Tensor
-from workers.errors import ExecutionFailed
+from workers.errors import ExecutionFailed, InputsRefused, JobError
 from workers.models.pipelines.base import Answer, Pipeline
 
 log = structlog.get_logger(__name__)
@@ -59,12 +59,29 @@ def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Batches:
         if not isinstance(error, ExecutionFailed):
             log.exception("unexpected", model=model.package.model_id.hex())
             error = _stumbled()
+        elif len(works) == 1:
+            error = _blamed(model, error)
         if len(works) > 1:  # one of them is to blame: each alone then
             for i, one in works.items():
                 yield from _run_group(model, {i: one})
             return
         answers = [error]
     yield dict(zip(works, answers, strict=True)), time.perf_counter() - started
+
+
+def _blamed(model: Pipeline[Any], error: ExecutionFailed) -> JobError:
+    """Return what made a graph fail on one request: the inputs, where it still runs on made-up ones.
+
+    A fault of the worker's would close its circuit, and anybody could have that done for nothing by a token's number
+    that is in no vocabulary. Lack of memory is the worker's: another one may have more.
+    """
+    if "alloc" in error.detail:
+        return error
+    try:
+        model.graph.run(model.sample(1), model.graph_outputs)
+    except Exception:  # whatever it is, the inputs were not to blame alone
+        return error
+    return InputsRefused(error.detail, field="inputs")
 
 
 def _stumbled() -> ExecutionFailed:
