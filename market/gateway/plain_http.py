@@ -1,6 +1,6 @@
 """Plain infer requests on the short lane: read, put on their way, and answered without a task, in few steps.
 
-Decides only whether a request is plain by its headers and its size; all else, and every refusal before the work, is the
+Whether a request is plain is said by its head, see `plain_heads`; all else, and every refusal before the work, is the
 long way's, which answers the very same (a test compares the bytes). Called by the connections.
 """
 
@@ -10,12 +10,10 @@ import asyncio
 import time
 from binascii import b2a_base64, hexlify
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from contracts.protocol.capability import is_key, key_hash
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
@@ -23,15 +21,14 @@ from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
 from market.bootstrap import GatewayRuntime
 from market.errors import Overloaded, PaymentError
-from market.gateway.body import wanted_encoding
-from market.gateway.connection import MAX_SHORT_BYTES, read_whole
-from market.gateway.doorman import FORWARDED_FOR, doorman_of
-from market.gateway.headers import read_headers
+from market.gateway.connection import MAX_SHORT_BYTES
+from market.gateway.doorman import doorman_of
 from market.gateway.infer_http import refusal_bytes
 from market.gateway.lookup import find_listing, require_manifest
 from market.gateway.plain_codec import PlainCodec
+from market.gateway.plain_heads import Head, Heads
 from market.gateway.serving import payment_terms
-from market.gateway.tensors_json import HEADER_LENGTH, InferenceBody, decode_request, encode_answer_for
+from market.gateway.tensors_json import InferenceBody, decode_request, encode_answer_for
 from market.inference.model import Answer, InferenceRequest
 from market.inference.plain_lanes import EitherPlainLane
 from market.payments.model import KeySpending, ParsedVoucher
@@ -40,12 +37,7 @@ from market.telemetry import SERVED, observe
 
 log = structlog.get_logger(__name__)
 
-_PREFIX = "/v2/models/"
-_SUFFIX = "/infer"
 _END = b"\r\n\r\n"
-_HEADER_LENGTH = HEADER_LENGTH.lower()
-_HEADS_KEPT = 2_048
-_HEAD_BYTES = 1_024
 _CODECS_KEPT = 256
 _OK = STATUS_LINE[200]
 _TOO_MANY = 429
@@ -58,25 +50,6 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _LOOK_SECONDS = 0.02
 
 
-@dataclass(slots=True, eq=False)
-class _Head:
-    """What a request's head says; the heads of a client that names no request mostly are the same, byte for byte.
-
-    `blank` is the request without its tensors, `key_hash` the API key that pays where no voucher does. `header_length`
-    is how much of the body is JSON, as the client writes it. `refusal` is the response to it, without the lines that
-    all have, or None where there is room, up to `looked_until` of the monotonic clock.
-    """
-
-    path: str
-    blank: InferenceRequest
-    header_length: str | None
-    body_bytes: int
-    forwarded: str | None
-    key_hash: bytes | None
-    looked_until: float = 0.0
-    refusal: bytes | None = None
-
-
 class PlainHttp:
     """The short lane's HTTP side; one per gateway process."""
 
@@ -84,7 +57,7 @@ class PlainHttp:
         self._joined = joined
         self._lane = lane
         self._doorman = doorman_of(joined.rates, joined.settings)
-        self._heads: dict[bytes, _Head] = {}
+        self._heads = Heads(joined.settings.max_body_bytes)
         self._codecs: dict[str, PlainCodec] = {}
 
     def begin(self, data: bytes, peer: str, common: Callable[[], bytes], done: Callable[[bytes], None]) -> bool:
@@ -95,16 +68,15 @@ class PlainHttp:
         if len(data) > MAX_SHORT_BYTES:
             return False
         end = data.find(_END) + len(_END)
-        head = self._heads.get(data[:end])
-        if head is None or len(data) - end != head.body_bytes:
-            head = self._read(data, end)
-            if head is None:
-                return False
+        found = self._heads.find(data, end)
+        if found is None:
+            return False
+        head, own_voucher, request_id = found
         joined = self._joined
         try:
             listing = find_listing(joined, head.blank.model_ref)
             manifest = require_manifest(joined, listing)
-            paying = self._paying(head, listing)
+            paying = self._paying(head, own_voucher, listing)
             if paying is None:
                 return False
             voucher, key = paying
@@ -137,7 +109,7 @@ class PlainHttp:
             None,
             body.parameters,
             body.outputs,
-            blank.request_id,
+            request_id,
             blank.max_price,
             blank.worker,
             blank.region,
@@ -166,61 +138,20 @@ class PlainHttp:
         made = self._codecs[model] = PlainCodec(model, manifest)
         return made
 
-    def _paying(self, head: _Head, listing: Listing) -> tuple[ParsedVoucher, KeySpending | None] | None:
+    def _paying(
+        self, head: Head, voucher: ParsedVoucher | None, listing: Listing
+    ) -> tuple[ParsedVoucher, KeySpending | None] | None:
         """Return what pays for a request; None where its API key must be asked about, or refused."""
         if head.key_hash is None:
-            return None if head.blank.voucher is None else (head.blank.voucher, None)
+            return None if voucher is None else (voucher, None)
         names = (listing.name, hex0x(listing.model_id))
         capability = self._joined.capabilities.at_hand(head.key_hash, names)
         return None if capability is None else (capability.voucher, capability.spending)
 
-    def _look_for_room(self, head: _Head, listing: Listing, voucher: ParsedVoucher) -> None:
+    def _look_for_room(self, head: Head, listing: Listing, voucher: ParsedVoucher) -> None:
         """Find out whether requests are refused unread; what to answer is then in their head."""
         refusal = self._lane.no_room(listing, head.blank, voucher)
         head.refusal = None if refusal is None else refusal_bytes(refusal, head.path, b"")
-
-    def _read(self, data: bytes, end: int) -> _Head | None:
-        request = read_whole(data)
-        if request is None or wanted_encoding(request.headers):
-            return None
-        model = request.path[len(_PREFIX) : -len(_SUFFIX)]
-        if "/" in model or len(request.body) > self._joined.settings.max_body_bytes:
-            return None
-        try:
-            payment = read_headers(request.headers)
-        except CodedError:
-            return None
-        if payment.hedge or payment.trace is not None:
-            return None
-        key = None
-        if payment.voucher is None:
-            by_x402 = payment.x402 is not None and payment.x402.given
-            if by_x402 or payment.bearer is None or not is_key(payment.bearer):
-                return None
-            key = key_hash(payment.bearer)
-        blank = InferenceRequest(
-            model,
-            (),
-            payment.voucher,
-            request_id=payment.request_id,
-            max_price=payment.max_price,
-            worker=payment.worker,
-            region=payment.region,
-            min_stake=payment.min_stake,
-        )
-        head = _Head(
-            request.path,
-            blank,
-            request.headers.get(_HEADER_LENGTH),
-            len(request.body),
-            request.headers.get(FORWARDED_FOR),
-            key,
-        )
-        if end <= _HEAD_BYTES and payment.request_id is None:
-            if len(self._heads) >= _HEADS_KEPT:
-                del self._heads[next(iter(self._heads))]
-            self._heads[data[:end]] = head
-        return head
 
     def _refuse(self, path: str, request: InferenceRequest, error: Exception, common: bytes) -> bytes:
         SERVED.end(error.code if isinstance(error, CodedError) else "internal-error")
