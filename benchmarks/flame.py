@@ -43,7 +43,8 @@ def main() -> None:
             cell = load(program, server, options.connections, options.seconds)
             spy.wait()
             # Where this machine keeps its files says nothing to a reader.
-            file.write_text(re.sub(r"\((?:/[^ ():]+)?/(?:site-packages|lib/python[\d.]+)/", "(", file.read_text()))
+            drawn = re.sub(r"\((?:/[^ ():]+)?/(?:site-packages|lib/python[\d.]+)/", "(", file.read_text())
+            file.write_text(re.sub(r">[^<>]*/py-spy record [^<>]*<", f">{name}, {options.connections} connections<", drawn))
             print(f"{file}: {cell['rps']:.0f} requests/s at {options.connections} connections")
 
 
