@@ -44,7 +44,8 @@ def main() -> None:
             spy.wait()
             # Where this machine keeps its files says nothing to a reader.
             drawn = re.sub(r"\((?:/[^ ():]+)?/(?:site-packages|lib/python[\d.]+)/", "(", file.read_text())
-            file.write_text(re.sub(r">[^<>]*/py-spy record [^<>]*<", f">{name}, {options.connections} connections<", drawn))
+            title = f">{name}, {options.connections} connections<"
+            file.write_text(re.sub(r">[^<>]*/py-spy record [^<>]*<", title, drawn))
             print(f"{file}: {cell['rps']:.0f} requests/s at {options.connections} connections")
 
 
