@@ -34,6 +34,7 @@ from market.sdk.exchange import (
     ModelInfo,
     Outcome,
     check_answer,
+    lacks_numbers,
     payment_headers,
     prepare,
     prepare_sealed,
@@ -219,11 +220,27 @@ class Kernel:
         else:
             call = prepare(info, inputs, outputs=outputs, parameters=parameters, request_id=request_id)
 
-        def take(reply: Reply, kept: KeptChannel) -> Steps[Outcome]:
-            yield from ()
-            return self._keep(call, reply, kept)
-
         wishes = worker_headers({"worker": worker, "region": region, "min_stake": min_stake}, hedge=hedge)
+
+        def take(reply: Reply, kept: KeptChannel) -> Steps[Outcome]:
+            try:
+                return self._keep(call, reply, kept)
+            except GatewayMisbehaved as error:
+                if sealed or not lacks_numbers(error, reply.headers, reply.content):
+                    raise
+            # The same request is answered again for nothing, its numbers as they are.
+            exact = prepare(
+                info, inputs, outputs=outputs, parameters=parameters, request_id=call.request_id, binary_outputs=True
+            )
+            wallet, _ = yield from self.payer()
+            ceiling = self.signed(kept)
+            signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
+            headers = {**payment_headers(exact, kept.channel_id, ceiling, signature), **wishes}
+            again = yield from self._send_surely(Send("POST", exact.path, exact.body, headers))
+            if again.status != OK:
+                raise refusal(again)
+            return self._keep(exact, again, kept)
+
         return (yield from self.pay(call, info, take, max_price=max_price, wishes=wishes))
 
     def _sealing(

@@ -1,5 +1,7 @@
 """The client pays what it must, never more than it may, and believes no answer that does not hold."""
 
+import json
+import math
 from dataclasses import replace
 
 import httpx
@@ -195,3 +197,44 @@ def test_papers_outlive_the_program(tmp_path, gateway):
                 market.use_channel(gateway.channel, Domain(31_337, b"\x05" * 20))
             assert market.infer("m", X).cumulative == 1_000 * count
         papers.close()
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_infinities_are_asked_for_once_more_as_they_are_and_paid_once(market, gateway, monkeypatch):
+    """JSON has no word for them, so the receipt cannot match what it says."""
+    first, answered, x = gateway.infer, {}, np.array([[3e38, -3e38, 1.0]], "<f4")
+
+    def nulls(receipt, answer):
+        (output,) = answer["outputs"]
+        data = [value if math.isfinite(value) else None for value in output["data"]]
+        return receipt, {"outputs": [{**output, "data": data}]}
+
+    def infer(request):
+        request_id = request.headers["Market-Request-Id"]
+        if request_id not in answered:
+            answered[request_id] = first(request)
+            return answered[request_id]
+        assert json.loads(request.content)["parameters"] == {"binary_data_output": True}
+        raw = (x * 2).tobytes()
+        row = {"name": "y", "datatype": "FP32", "shape": [1, 3], "parameters": {"binary_data_size": len(raw)}}
+        head = json.dumps({"outputs": [row]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        headers["Market-Receipt"] = answered[request_id].headers["Market-Receipt"]
+        return httpx.Response(200, content=head + raw, headers=headers)
+
+    gateway.tamper = nulls
+    monkeypatch.setattr(gateway, "infer", infer)
+    outcome = market.infer("m", {"x": x})
+    assert outcome.outputs["y"].tolist() == [[math.inf, -math.inf, 2.0]]
+    assert (gateway.charged, len(answered), len(list(market.papers.receipts()))) == (1_000, 1, 1)
+
+
+def test_a_null_for_a_number_that_is_one_is_still_a_lie(market, gateway):
+    def hide(receipt, answer):
+        gateway.charged = 0  # it is the same request again
+        return receipt, {"outputs": [{**answer["outputs"][0], "data": [None]}]}
+
+    gateway.tamper = hide
+    with pytest.raises(GatewayMisbehaved) as refused:
+        market.infer("m", {"x": np.ones((1, 1), "<f4")})
+    assert refused.value.field == "outputHash"
