@@ -55,7 +55,11 @@ class _Server(uvicorn.Server):
                 for listener in server.sockets:
                     host, port, *_ = listener.getsockname()
                     scheme = "https" if self.config.is_ssl else "http"
-                    log.info("listening", url=f"{scheme}://{host}:{port}")
+                    log.info("listening", url=f"{scheme}://{_address(host, port)}")
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def run(runtime: GatewayRuntime) -> None:
@@ -126,7 +130,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror}.",
+            f"cannot listen on {_address(host, port)}: {error.strerror}.",
             field="MARKET_PORT",
             remedy="Stop the program that has the port, or set MARKET_HOST and MARKET_PORT.",
         ) from error
