@@ -125,9 +125,23 @@ def draft_package(path: Path, into: Path | None, guessing: Guessing) -> tuple[Pa
     """Write the manifest of a folder, or of an ONNX file in a folder of its own; returns folder, draft and manifest.
 
     Raises:
-        ManifestError: there is no model, or several, or the draft contradicts itself.
+        ManifestError: there is no model, or several, or the draft contradicts itself; no folder is left behind.
+        ConfigurationError: something is there already where the folder would be, or an option is none.
     """
-    folder = _folder_of(path, into) if path.is_file() else path
+    if not path.is_file():
+        return path, *_drafted(path, guessing)
+    folder = into or path.with_suffix("")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigurationError(f"{folder} is not empty.", field="into", remedy="Name another folder by --into.")
+    try:
+        _copy_into(folder, path)
+        return folder, *_drafted(folder, guessing)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _drafted(folder: Path, guessing: Guessing) -> tuple[drafts.Draft, Manifest]:
     made = drafts.draft(folder, task=guessing.task, entry=guessing.entry, options=_options(guessing.options))
     if guessing.unit is not None:
         made.unit = unit_named(guessing.unit)
@@ -136,7 +150,7 @@ def draft_package(path: Path, into: Path | None, guessing: Guessing) -> tuple[Pa
         made.max_batch = guessing.max_batch
     if guessing.license_name is not None:
         made.license_name = guessing.license_name
-    return folder, made, made.write()
+    return made, made.write()
 
 
 def problems_of(folder: Path) -> dict[str, Any]:
@@ -194,7 +208,11 @@ def _options(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name:
-            raise ConfigurationError(f"{item!r} is not name=value.", field="option")
+            raise ConfigurationError(
+                f"{item!r} is not name=value.",
+                field="option",
+                remedy="Write one of docs/owners.md, such as max_tokens=128.",
+            )
         try:
             said[name] = json.loads(value)
         except ValueError:
@@ -202,11 +220,8 @@ def _options(items: Sequence[str]) -> dict[str, Any]:
     return said
 
 
-def _folder_of(path: Path, into: Path | None) -> Path:
+def _copy_into(folder: Path, path: Path) -> None:
     """Copy an ONNX file and what lies beside it and belongs to it into a folder of its own."""
-    folder = into or path.with_suffix("")
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigurationError(f"{folder} is not empty.", field="into", remedy="Name another folder by --into.")
     names = [*_COMPANIONS, *read_onnx(path).external]
     (folder / path.name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, folder / "model.onnx")
@@ -215,7 +230,6 @@ def _folder_of(path: Path, into: Path | None) -> Path:
         if source.is_file() and source.resolve().is_relative_to(path.parent.resolve()):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
-    return folder
 
 
 def check_name(name: str) -> None:

@@ -114,6 +114,12 @@ def model_update(
     as_json: bool,
 ) -> None:
     """Change a listing's terms; what is not given stays."""
+    if (min_price, max_price, royalty_ppm, uri) == (None, None, None, None):
+        raise ConfigurationError(
+            "nothing is given that could change.",
+            field="name",
+            remedy="Give --min-price, --max-price, --royalty-ppm or --uri.",
+        )
     if uri is not None:
         check_uri(uri)
     chain = profile.chain(dry_run=dry_run)

@@ -66,6 +66,19 @@ def test_from_an_onnx_file_to_a_package(tmp_path):
     assert again["error"]["field"] == "into"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "status"), [(("--unit", "zebra"), 2), (("--max-batch", "0"), 1), (("--option", "max_tokens"), 2)], ids=str
+)
+def test_what_is_refused_leaves_no_folder_in_the_way_of_the_next_try(tmp_path, wrong, status):
+    lay(tmp_path / "download", {"net.onnx": models.classifier(), "tokenizer.json": models.tokenizer_json()})
+    words = ("market", "model", "init", tmp_path / "download" / "net.onnx", "--into", tmp_path / "package")
+    assert run(tmp_path, *words, *wrong, status=status)["error"]["field"] in ("unit", "max_batch", "option")
+    assert not (tmp_path / "package").exists()
+    assert run(tmp_path, *words)["files"] == 2
+    assert run(tmp_path, *words, status=2)["error"]["field"] == "into"
+    assert (tmp_path / "package" / "manifest.json").exists(), "what was there stays"
+
+
 def test_every_problem_of_a_package_is_told_with_its_remedy(tmp_path):
     folder = lay(tmp_path / "model", EMBEDDER)
     run(tmp_path, "market", "model", "init", folder)

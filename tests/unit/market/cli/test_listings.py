@@ -61,6 +61,7 @@ def test_addresses_that_no_worker_fetches_from_are_refused(uri):
         (("publish", "nothing-there", "My Model", *TERMS), "name"),
         (("publish", "nothing-there", "m", "--uri", "ftp://x", *TERMS), "uri"),
         (("update", "m", "--uri", "models.example", "--json"), "uri"),
+        (("update", "m", "--json"), "name"),
     ],
 )
 def test_the_commands_say_so_at_once(words, field):
