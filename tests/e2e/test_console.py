@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 SENTENCES = ["A cat sits on the mat.", "A kitten rests on a rug."]
 TOKEN = 1_000_000
+# How often the console reads the models of the playground, and the gateway's status.
+READ_SECONDS, STATUS_SECONDS = 10, 15
 GAIN = {"name": "gain", "datatype": "FP32", "shape": [1], "data": [2]}
 ROOT = Path(__file__).parents[2]
 HAS_LLM = find_spec("onnxruntime_genai") is not None
@@ -459,13 +461,16 @@ def test_what_was_typed_stays_when_the_last_worker_goes(payer):
         answer = route.fetch()
         route.fulfill(response=answer, json=[{**model, "offers": []} for model in answer.json()])
 
+    payer.wind()
     payer.open("playground/chatter")
     payer.page.get_by_label("Message").fill("the dog")
     payer.page.route("**/market/v1/models", without_offers)
+    payer.later(READ_SECONDS)
     payer.page.get_by_text("No live worker offers this model now.").first.wait_for()
     assert payer.page.get_by_label("Message").input_value() == "the dog"
     assert payer.page.get_by_label("Model", exact=True).input_value() == "chatter"
     payer.page.unroute("**/market/v1/models")
+    payer.later(READ_SECONDS)
     payer.page.get_by_text("No live worker offers this model now.").first.wait_for(state="detached")
     assert payer.page.get_by_label("Message").input_value() == "the dog"
 
@@ -745,10 +750,12 @@ def test_the_colours_chosen_outlast_the_visit(visit):
 
 
 def test_a_gateway_that_does_not_answer_is_named(visit):
+    visit.wind()
     visit.open("models", "Models")
     visit.page.route("**/market/v1/**", lambda route: route.abort())
     visit.open("owners")
     visit.page.get_by_text("The gateway does not answer.").first.wait_for()
+    visit.later(STATUS_SECONDS)
     visit.page.get_by_text("What is shown may be from before.").wait_for(timeout=30_000)
     assert visit.violations() == []
     visit.page.route("**/console/**", lambda route: route.abort())

@@ -93,6 +93,14 @@ class Visit:
         if heading is not None:
             self.page.get_by_role("heading", level=1, name=heading).wait_for()
 
+    def wind(self) -> None:
+        """Give the page a clock that `later` can turn on; for timers that it sets from now on."""
+        self.page.clock.install()
+
+    def later(self, seconds: float) -> None:
+        """Let so much time pass for the page at once."""
+        self.page.clock.fast_forward(round(seconds * 1_000))
+
     def settle(self) -> None:
         """Wait until nothing on the page says that it is still being read."""
         self.page.wait_for_function("() => !/(Loading|Reading|Asking)[^.]* …/.test(document.body.innerText)")
