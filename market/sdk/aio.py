@@ -24,7 +24,7 @@ from market.sdk.errors import SealingUnavailable
 from market.sdk.exchange import Inputs, Limits, ModelInfo, Outcome
 from market.sdk.kernel import DEFAULT_MAX_PRICE, DEFAULT_RETRIES, Kernel, TopUp
 from market.sdk.papers import KeptChannel, PaperStore
-from market.sdk.reaching import asks_environment, reaching
+from market.sdk.reaching import asks_environment, certificates, reaching
 from market.sdk.tasks import Chat, Embeddings, chat_answer, chat_inputs, chat_parameters, embeddings, text_inputs
 from market.sdk.wallet import Wallet
 
@@ -61,6 +61,7 @@ class AsyncMarket:
                 timeout=timeout_seconds,
                 transport=transport,
                 trust_env=asks_environment(self.url),
+                verify=certificates(self.url),
             )
         self._kernel = Kernel(wallet, self.papers, max_price=max_price, window=window, retries=retries, top_up=top_up)
 

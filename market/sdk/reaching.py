@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -15,6 +16,14 @@ from market.sdk.errors import UnusableAddress
 def asks_environment(url: str) -> bool:
     """Tell whether the environment's proxies and certificates count for a URL."""
     return url.startswith("https:") or not is_own(url)
+
+
+def certificates(url: str) -> ssl.SSLContext | bool:
+    """Return whom to trust: the usual, or nobody where only plain connections are made, to this machine.
+
+    To read the usual certificates takes longer than several requests do.
+    """
+    return True if asks_environment(url) else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @contextmanager

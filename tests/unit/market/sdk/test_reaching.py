@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -12,6 +13,7 @@ from market.cli import app
 from market.sdk.aio import AsyncMarket
 from market.sdk.client import Market
 from market.sdk.errors import GatewayUnreachable, UnusableAddress
+from market.sdk.reaching import certificates
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 
@@ -53,6 +55,15 @@ def test_no_proxy_stands_before_a_gateway_on_this_machine(gateway, monkeypatch, 
             return await market.get("/status")
 
     assert asyncio.run(ask()) == {"path": "/status"}
+
+
+def test_certificates_are_read_where_they_count():
+    assert certificates("https://127.0.0.1:8443") is True
+    assert certificates("http://gateway.example") is True
+    nobody = certificates("http://127.0.0.1:8080")
+    assert nobody.get_ca_certs() == []
+    assert nobody.verify_mode is ssl.CERT_REQUIRED
+    assert nobody.check_hostname
 
 
 def test_it_stands_before_others(monkeypatch):
