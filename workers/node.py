@@ -227,22 +227,31 @@ def open_redis(settings: WorkerSettings) -> redis.Redis:
     """Open the broker's Redis.
 
     Raises:
+        StartError: its address is none.
         RedisNotReady: it does not answer.
     """
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        socket_connect_timeout=5,
-        socket_timeout=15,
-        **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
-        health_check_interval=15,
-        protocol=2,
-    )
+    scheme, _, rest = settings.redis_url.partition("://")
+    address = f"{scheme}://{rest.rpartition('@')[2]}"
+    try:
+        client = redis.Redis.from_url(
+            settings.redis_url,
+            socket_connect_timeout=5,
+            socket_timeout=15,
+            **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
+            health_check_interval=15,
+            protocol=2,
+        )
+    except ValueError as error:
+        raise StartError(
+            f"{address} is no address of Redis or Valkey.",
+            field="WORKER_REDIS_URL",
+            remedy="Write redis://host:port/0, rediss://… for TLS, or unix:///path.",
+        ) from error
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
-        scheme, _, rest = settings.redis_url.partition("://")
         raise RedisNotReady(
-            f"{scheme}://{rest.rpartition('@')[2]} does not answer.",
+            f"{address} does not answer.",
             field="WORKER_REDIS_URL",
             remedy="Start Redis or Valkey, or name another.",
         ) from error

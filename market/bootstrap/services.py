@@ -118,7 +118,14 @@ def _deployment(settings: MarketSettings) -> Deployment:
 
 
 async def _check_redis(settings: MarketSettings) -> None:
-    client = open_redis(settings.redis_url, max_connections=1)
+    try:
+        client = open_redis(settings.redis_url, max_connections=1)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{settings.masked_redis_url()} is no address of Redis or Valkey.",
+            field="MARKET_REDIS_URL",
+            remedy="Write redis://host:port/0, rediss://… for TLS, or unix:///path.",
+        ) from error
     try:
         with reachable():
             await client.ping()

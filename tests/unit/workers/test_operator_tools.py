@@ -280,3 +280,11 @@ def test_a_model_is_measured_whatever_its_price_and_served_within_its_owners_bou
     listing.active = False
     with pytest.raises(ModelNotListed):
         node.find_listing(side, named)
+
+
+@pytest.mark.parametrize("url", ["http://me:sesame@127.0.0.1:1", "foo", "redis://127.0.0.1:port/0"])
+def test_an_address_of_redis_that_is_none_is_named_without_its_password(tmp_path, url):
+    with pytest.raises(StartError) as refused:
+        node.open_redis(WorkerSettings(state_dir=tmp_path, redis_url=url))
+    assert refused.value.field == "WORKER_REDIS_URL"
+    assert "sesame" not in refused.value.detail
