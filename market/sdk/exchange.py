@@ -27,7 +27,7 @@ from contracts.protocol.sealing import open_answer, seal_request
 from contracts.protocol.signing import SIGNATURE_BYTES
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, content_hash, encode_tensors, pack_bytes
 from contracts.protocol.typed_data import Channel, Domain
-from market.sdk.errors import GatewayMisbehaved
+from market.sdk.errors import ClientError, GatewayMisbehaved
 from market.sdk.papers import SignedReceipt
 
 Inputs = Mapping[str, NDArray[Any]] | Sequence[Tensor]
@@ -212,13 +212,22 @@ class Limits(TypedDict, total=False):
 
 
 def worker_headers(limits: Limits, *, hedge: bool = False) -> dict[str, str]:
-    """Return the headers that say which workers will do, and whether two may be asked."""
+    """Return the headers that say which workers will do, and whether two may be asked.
+
+    Raises:
+        ClientError: a limit is no text that a header can hold.
+    """
     wishes = {
         "Market-Worker": limits.get("worker"),
         "Market-Region": limits.get("region"),
         "Market-Min-Stake": str(limits.get("min_stake") or ""),
         "Market-Hedge": "true" if hedge else None,
     }
+    for name, value in wishes.items():
+        if value and not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise ClientError(
+                f"{value!r} is no printable ASCII text.", field=name, remedy="Correct it or leave it out."
+            )
     return {name: value for name, value in wishes.items() if value}
 
 

@@ -12,7 +12,14 @@ from contracts.bindings.errors import WrongChain
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
 from market.sdk.client import Market
-from market.sdk.errors import GatewayMisbehaved, GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.errors import (
+    ClientError,
+    GatewayMisbehaved,
+    GatewayRefused,
+    GatewayUnreachable,
+    NoChannel,
+    SpendingLimit,
+)
 from market.sdk.kernel import TopUp
 from market.sdk.papers import PaperStore
 from market.sdk.wallet import Wallet
@@ -197,6 +204,14 @@ def test_papers_outlive_the_program(tmp_path, gateway):
                 market.use_channel(gateway.channel, Domain(31_337, b"\x05" * 20))
             assert market.infer("m", X).cumulative == 1_000 * count
         papers.close()
+
+
+@pytest.mark.parametrize("limits", [{"region": "ü"}, {"region": "eu\r\nX: y"}, {"worker": "0x1\n"}, {"worker": b"0x1"}])
+def test_a_limit_that_no_header_holds_is_refused_before_anything_is_signed(market, gateway, papers, limits):
+    with pytest.raises(ClientError, match="printable ASCII"):
+        market.infer("m", X, **limits)
+    assert infers(gateway) == []
+    assert papers.channels()[0].signed == 0
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
