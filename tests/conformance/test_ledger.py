@@ -21,7 +21,7 @@ from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.migrate import newest_revision, upgrade
 from market.adapters.database.schema import metadata
 from market.adapters.memory_ledger import MemoryLedger
-from market.errors import DatabaseUnreachable, InsufficientVoucher
+from market.errors import ConfigurationError, DatabaseUnreachable, InsufficientVoucher
 from market.payments.model import Evidence
 from market.payments.ports import DuplicateCharge
 from tests.support.money import GATEWAY, charge
@@ -284,6 +284,23 @@ def test_the_name_of_a_migration_tells_the_newest(tmp_path):
         upgrade(engine)
         with engine.connect() as connection:
             assert MigrationContext.configure(connection).get_current_revision() == newest_revision()
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_version_is_named(engine):
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError) as refused:
+        upgrade(engine)
+    assert refused.value.field == "MARKET_DATABASE_URL"
+    assert "newer version (9999" in str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "market.db").write_bytes(b"not a database, and long enough to be looked at" * 100)
+    engine = open_engine(f"sqlite:///{tmp_path / 'market.db'}")
+    with pytest.raises(DatabaseUnreachable, match="damaged"):
+        upgrade(engine)
     engine.dispose()
 
 

@@ -6,6 +6,7 @@ must be durable before the answer leaves. Group commit pays for the flush.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,5 +96,11 @@ def reachable() -> Iterator[None]:
             isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or type(error) is sa.exc.DatabaseError
         )
         if unusable or error.connection_invalidated:
-            raise DatabaseUnreachable(f"The database does not answer: {type(error.orig).__name__}.") from error
+            raise DatabaseUnreachable(_said_by(error.orig)) from error
         raise
+
+
+def _said_by(error: BaseException | None) -> str:
+    if getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return "The database's file is damaged, or no database."
+    return f"The database does not answer: {type(error).__name__}."

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from market.adapters.database.engine import reachable
+from market.errors import ConfigurationError
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 # Any number, as long as every process of every version takes the same one.
@@ -19,12 +20,20 @@ def upgrade(engine: Engine) -> None:
 
     Raises:
         DatabaseUnreachable: the database does not answer.
+        ConfigurationError: a newer version of this program has used it.
     """
     with reachable(), engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
-        if _revision(connection) == newest_revision():
+        revision = _revision(connection)
+        if revision == newest_revision():
             return
+        if revision not in (None, *_revisions()):
+            raise ConfigurationError(
+                f"the database is of a newer version ({revision}, this program knows {newest_revision()}).",
+                field="MARKET_DATABASE_URL",
+                remedy="Run the version that used it last or a newer one, or name another database.",
+            )
         # Six megabytes that a program which has nothing to migrate can do without.
         from alembic import command
         from alembic.config import Config
@@ -37,7 +46,11 @@ def upgrade(engine: Engine) -> None:
 
 def newest_revision() -> str:
     """Return the number of the newest migration: files are named by theirs."""
-    return max(path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
+    return max(_revisions())
+
+
+def _revisions() -> list[str]:
+    return [path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*.py")]
 
 
 def _revision(connection: Connection) -> str | None:
