@@ -18,7 +18,6 @@ from workers.models.screening import screen
 from workers.models.store import Package
 
 WARM_UP_SECONDS = 3.0
-DOUBLINGS = 2  # so many that bring no better rate end the measurement: larger batches take longest and bring least
 KNEE = 0.95  # the smallest batch within this of the best rate is taken
 
 log = structlog.get_logger(__name__)
@@ -90,7 +89,7 @@ def warm_up(model: Pipeline[Any]) -> int:
             log.info("warm-up-ended", batch=size, reason=error.detail)
             break
         rates[size] = size / max(time.perf_counter() - started, 1e-9)
-        if time.monotonic() > deadline_at or size >= max(rates, key=rates.__getitem__) << DOUBLINGS:
+        if time.monotonic() > deadline_at:
             break
         size *= 2
     best = max(rates.values(), default=0.0)
