@@ -119,8 +119,7 @@ async def _http(request: Request, error: Exception) -> Response:
     if path.startswith(openai_problems.PREFIX):
         refused = openai_problems.error_response(missing, status=error.status_code)
     else:
-        refused = problem_response(missing, extra={"status": error.status_code})
-        refused.status_code = error.status_code
+        refused = problem_response(missing, status=error.status_code)
     if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
         refused.headers["Allow"] = ", ".join(method for method in _METHODS if _takes(request, method, path))
     return refused

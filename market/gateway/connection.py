@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from market.errors import CapacityError, HeadersTooLarge, InvalidRequest, MarketError
-from market.gateway.problems import problem_response
+from market.gateway.problems import problem_response, response_bytes
 
 # More than this is no small model's request.
 MAX_SHORT_BYTES = 32_768
@@ -45,9 +45,7 @@ _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content
 
 def _last_words(error: MarketError, status: int | None = None) -> bytes:
     """Write the refusal of what reaches no route; the connection ends with it."""
-    said = problem_response(error, extra=None if status is None else {"status": status})
-    lines = b"".join(b"%s: %s\r\n" % pair for pair in said.raw_headers)
-    return b"".join((STATUS_LINE[status or said.status_code], lines, b"connection: close\r\n\r\n", bytes(said.body)))
+    return response_bytes(problem_response(error, status=status), b"connection: close\r\n")
 
 
 _FULL = _last_words(

@@ -21,7 +21,7 @@ from market.gateway.body import pack_content, read_body, wanted_encoding
 from market.gateway.connection import WholeRequest
 from market.gateway.doorman import FORWARDED_FOR, admitted, doorman_of, forwarded_for
 from market.gateway.headers import answer_headers, plain_headers, read_headers
-from market.gateway.problems import internal_response, problem_response, status_of
+from market.gateway.problems import internal_response, problem_response, response_bytes, status_of
 from market.gateway.serving import serve
 from market.gateway.tensors_json import HEADER_LENGTH, decode_request, encode_answer_for
 from market.telemetry import stage
@@ -130,9 +130,7 @@ def _refusal(error: Exception, path: str) -> Response:
 
 def refusal_bytes(error: Exception, path: str, common: bytes) -> bytes:
     """Write the whole HTTP response to whatever went wrong; `common` are header lines that every response has."""
-    refusal = _refusal(error, path)
-    lines = b"".join(b"%s: %s\r\n" % pair for pair in refusal.raw_headers)
-    return b"".join((STATUS_LINE[refusal.status_code], common, lines, b"\r\n", bytes(refusal.body)))
+    return response_bytes(_refusal(error, path), common)
 
 
 async def receive_body(joined: GatewayRuntime, headers: Mapping[str, str], receive: Receive) -> bytes:

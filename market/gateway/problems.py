@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from contracts.protocol.errors import CodedError, ProtocolError, Retry
 from market import errors
@@ -87,12 +88,15 @@ def all_errors(base: type[CodedError] = CodedError) -> Iterator[type[CodedError]
             waiting.extend(found.__subclasses__())
 
 
-def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the members of the problem document; `error` repeats the detail for OIP clients, which read it."""
+def problem_body(error: CodedError, *, status: int | None = None) -> dict[str, Any]:
+    """Return the members of the problem document; `error` repeats the detail for OIP clients, which read it.
+
+    `status` replaces the one that the error has by its kind.
+    """
     body: dict[str, Any] = {
         "type": f"/errors/{error.code}",
         "title": title_of(type(error)),
-        "status": status_of(type(error)),
+        "status": status_of(type(error)) if status is None else status,
         "detail": error.detail,
         "code": error.code,
         "retry": str(error.retry),
@@ -106,15 +110,20 @@ def problem_body(error: CodedError, *, extra: Mapping[str, Any] | None = None) -
         if error.required is not None:
             body["required"] = str(error.required)
         body.update(error.terms)
-    body.update(extra or {})
     return body
 
 
-def problem_response(error: CodedError, *, extra: Mapping[str, Any] | None = None) -> Response:
-    """Turn an error into its response."""
-    body = problem_body(error, extra=extra)
+def problem_response(error: CodedError, *, status: int | None = None) -> Response:
+    """Turn an error into its response; `status` replaces the one that it has by its kind."""
+    body = problem_body(error, status=status)
     headers = problem_headers(error, body["status"])
     return Response(orjson.dumps(body), status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def response_bytes(response: Response, more: bytes) -> bytes:
+    """Write a response as a whole HTTP/1.1 message; `more` are header lines that it has beside its own."""
+    lines = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
+    return b"".join((STATUS_LINE[response.status_code], more, lines, b"\r\n", bytes(response.body)))
 
 
 def problem_headers(error: CodedError, status: int) -> dict[str, str]:

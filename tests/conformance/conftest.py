@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from market.devnet.process import Supervisor
 from market.devnet.services import start_redis
+from tests.support.databases import SERVERS, open_database
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,11 @@ def redis_url() -> Iterator[str]:
     finally:
         patch.undo()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=SERVERS)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    """An empty database on each server."""
+    made = open_database(request.param, tmp_path)
+    yield made
+    made.dispose()

@@ -8,17 +8,9 @@ import pytest
 from market.adapters.database.audit_book import IN_USE_SECONDS, DatabaseAuditBook
 from market.inference.audit_model import Audit, AuditSecret, Counted, Statement, WorkerAudits
 from market.verification.audit_verdict import Outcome
-from tests.conformance.test_ledger import SERVERS, open_database
 from tests.support.money import GATEWAY, charge
 
 A, B, C = (bytes([i]) * 20 for i in (1, 2, 3))
-
-
-@pytest.fixture(params=SERVERS)
-def engine(request, tmp_path):
-    made = open_database(request.param, tmp_path)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from market.adapters.memory_keys import MemoryKeyBook
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import KeyLimit
 from market.payments.model import KeySpending, ParsedVoucher
-from tests.conformance.test_ledger import SERVERS, open_database
+from tests.support.databases import SERVERS, open_database
 from tests.support.keys import api_key
 from tests.support.money import CHANNEL_ID, GATEWAY, charge
 
@@ -36,13 +36,6 @@ def kept(request, tmp_path):
     book.close()
     ledger.close()
     engine.dispose()
-
-
-@pytest.fixture(params=SERVERS)
-def engine(request, tmp_path):
-    made = open_database(request.param, tmp_path)
-    yield made
-    made.dispose()
 
 
 def spending(price, *, request, key=KEY):

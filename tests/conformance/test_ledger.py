@@ -24,34 +24,10 @@ from market.adapters.memory_ledger import MemoryLedger
 from market.errors import ConfigurationError, DatabaseUnreachable, InsufficientVoucher
 from market.payments.model import Evidence
 from market.payments.ports import DuplicateCharge
+from tests.support.databases import SERVERS, open_database
 from tests.support.money import GATEWAY, charge
-from tests.support.postgres import server_url
 
 WORKER_PAYEE, OWNER_PAYEE = b"\x07" * 20, b"\x08" * 20
-
-
-def fresh_postgres() -> sa.Engine:
-    engine = open_engine(server_url())
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    return engine
-
-
-SERVERS = ["sqlite", "postgres"]
-
-
-def open_database(kind, folder) -> sa.Engine:
-    made = open_engine(f"sqlite:///{folder}/ledger.db") if kind == "sqlite" else fresh_postgres()
-    upgrade(made)
-    return made
-
-
-@pytest.fixture(params=SERVERS)
-def engine(request, tmp_path):
-    made = open_database(request.param, tmp_path)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

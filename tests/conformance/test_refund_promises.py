@@ -3,16 +3,8 @@
 import pytest
 
 from market.adapters.database.refund_promises import DatabaseRefundPromises
-from tests.conformance.test_ledger import SERVERS, open_database
 
 CHANNEL, OTHER = b"\x0c" * 32, b"\x0d" * 32
-
-
-@pytest.fixture(params=SERVERS)
-def engine(request, tmp_path):
-    made = open_database(request.param, tmp_path)
-    yield made
-    made.dispose()
 
 
 def test_the_higher_promise_of_one_number_stays(engine):

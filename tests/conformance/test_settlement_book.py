@@ -14,15 +14,7 @@ from market.adapters.database.engine import reading
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.settlement_book import DatabaseSettlementBook
 from market.settlement.ports import Batch
-from tests.conformance.test_ledger import SERVERS, open_database
 from tests.support.money import CHANNEL_ID, GATEWAY, charge
-
-
-@pytest.fixture(params=SERVERS)
-def engine(request, tmp_path):
-    made = open_database(request.param, tmp_path)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from market.adapters.database import statistics
 from market.adapters.database.ledger import DatabaseLedger
 from market.adapters.database.statistics import DatabaseStatistics
-from tests.conformance.test_ledger import SERVERS, open_database
+from tests.support.databases import SERVERS, open_database
 from tests.support.money import GATEWAY, charge
 
 WORKER_PAYEE, OWNER_PAYEE = b"\x07" * 20, b"\x08" * 20

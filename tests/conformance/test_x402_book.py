@@ -10,7 +10,7 @@ from market.adapters.database.x402_book import DatabaseBook
 from market.errors import RequestInProgress
 from market.payments.x402_channels import ChannelConfig, ChannelOutOfStep, PayerChannel
 from market.payments.x402_model import EXACT, Authorization, Bought, Credit, CreditShort, Payment
-from tests.conformance.test_ledger import SERVERS, open_database
+from tests.support.databases import SERVERS, open_database
 
 PAYER = b"\x0a" * 20
 AUTHORIZATION = Authorization(31_337, b"\x0b" * 20, PAYER, b"\x0c" * 32, 100_000, b"\x0d" * 65)
