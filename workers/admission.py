@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts.protocol.errors import Retry, TensorError
+from contracts.protocol.errors import CodedError, Retry, TensorError
 from contracts.protocol.messages import Job
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import split_price
@@ -95,7 +96,8 @@ class Admission:
             if known is None or job.voucher_amount > known.voucher_amount:
                 highest[channel_id] = job
         for channel_id, job in highest.items():
-            self._is_covered(job, channel_id)
+            with suppress(CodedError):  # no amount at all, say; the job's own check refuses that, and it alone
+                self._is_covered(job, channel_id)
 
     def check(self, job: Job, inputs: bytes) -> Admitted:
         """Return the job with its inputs decoded, and with a genuine voucher that covers it, its own or a higher one.

@@ -115,6 +115,15 @@ def test_of_a_pack_only_the_highest_voucher_is_looked_at_and_kept(executor, pack
     }
 
 
+@pytest.mark.parametrize("amount", [1 << 128, -1])
+def test_a_voucher_of_an_amount_that_is_none_harms_no_neighbour(executor, packaged, amount):
+    good, blob = make_job(packaged.manifest)
+    bad = dataclasses.replace(good, voucher_amount=amount, request_id=b"b" * 32)
+    results, work = executor.run([(good, blob), (bad, blob)])
+    assert [result.ok for result in results] == [True, False]
+    assert len(work) == 1
+
+
 def test_a_forged_highest_voucher_does_not_cover_those_below_it(executor, packaged):
     job, blob = make_job(packaged.manifest)
     forged = with_voucher(job, job.cumulative + 9, signer=WORKER, request_id=b"f" * 32)
