@@ -1,6 +1,6 @@
 // Where in the console one is: `#/page/argument`, so that the gateway serves one page for all of them.
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
 export interface Route {
   page: string;
@@ -27,7 +27,8 @@ export function go(page: string, argument = ""): void {
 
 export function useRoute(): Route {
   const [route, setRoute] = useState(() => parse(window.location.hash));
-  useEffect(() => {
+  // Heard from the moment of drawing on: a change before the next frame would else be missed.
+  useLayoutEffect(() => {
     const changed = () => setRoute(parse(window.location.hash));
     window.addEventListener("hashchange", changed);
     return () => window.removeEventListener("hashchange", changed);

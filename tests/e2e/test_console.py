@@ -738,6 +738,18 @@ def test_everything_is_reached_by_keyboard(visit, paid):
     assert visit.page.title() == "Receipts · Inference market"
 
 
+def test_a_page_asked_for_before_the_first_frame_is_shown(visit):
+    visit.page.add_init_script(
+        """new MutationObserver((_, observer) => {
+            if (document.querySelector('header nav')) {
+                observer.disconnect();
+                location.hash = '#/receipts';
+            }
+        }).observe(document, { childList: true, subtree: true })"""
+    )
+    visit.open("models", "Receipts")
+
+
 def test_the_colours_chosen_outlast_the_visit(visit):
     visit.open("models", "Models")
     light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")

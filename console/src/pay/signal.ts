@@ -1,6 +1,6 @@
 // Tells parts of the page that something outside of them has changed.
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
 const heard = new Map<string, Set<() => void>>();
 
@@ -17,5 +17,5 @@ export function emit(name: string): void {
 /** Draws again whenever `name` is emitted. */
 export function useSignal(name: string): void {
   const [, turn] = useState(0);
-  useEffect(() => listen(name, () => turn((n) => n + 1)), [name]);
+  useLayoutEffect(() => listen(name, () => turn((n) => n + 1)), [name]);
 }
