@@ -59,7 +59,7 @@ OPENAI: list[Bad] = [
     *(_bad(path, "a model of another task", "wrong-task", "model", model="mixed") for path in _WHOLE),
     # prompts
     *(
-        _bad(CHAT, f"longer than the context{how}", "inputs-refused", "prompt", stream=stream, messages=[long])
+        _bad(CHAT, f"longer than the context{how}", "inputs-refused", "messages", stream=stream, messages=[long])
         for how, stream in (("", False), (", streamed", True))
         for long in [{"role": "user", "content": _LONG}]
     ),
@@ -76,7 +76,7 @@ OPENAI: list[Bad] = [
     _bad(CHAT, "an unknown role", "invalid-request", "messages[0].role", messages=[{"role": "king", "content": "A"}]),
     _bad(CHAT, "an image", "invalid-request", "messages[0].content[0]", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
     _bad(CHAT, "a call of a tool", "invalid-request", "messages[0].tool_calls", messages=[{**_USER, "tool_calls": [{}]}]),
-    _bad(CHAT, "U+0000", "inputs-refused", "prompt", messages=[{"role": "user", "content": "a\0b"}]),
+    _bad(CHAT, "U+0000", "inputs-refused", "messages", messages=[{"role": "user", "content": "a\0b"}]),
     # numbers and their bounds
     *_both("no tokens", "invalid-request", "max_tokens", max_tokens=0),
     *_both("a fraction of a token", "invalid-request", "max_tokens", max_tokens=1.5),
@@ -99,7 +99,7 @@ OPENAI: list[Bad] = [
     _bad(CHAT, "tools", "invalid-request", "tools", tools=[{"type": "function", "function": {"name": "f"}}]),
     _bad(CHAT, "an unknown format", "invalid-request", "response_format", response_format={"type": "xml"}),
     _bad(CHAT, "no schema", "invalid-request", "response_format.json_schema.schema", response_format={"type": "json_schema"}),
-    _bad(CHAT, "a schema that is none", "inputs-refused", "parameters.json_schema", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),
+    _bad(CHAT, "a schema that is none", "inputs-refused", "response_format.json_schema.schema", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),
     # embeddings
     _bad(EMBEDDINGS, "nothing", "invalid-request", "input", input=[]),
     _bad(EMBEDDINGS, "an empty text", "invalid-request", "input", input=""),

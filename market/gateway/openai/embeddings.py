@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from contracts.protocol.manifest import Manifest
 from market.errors import InvalidRequest
 from market.gateway.openai import fields, texts
+from market.gateway.openai.naming import ALL_INPUTS
 from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer
 
@@ -25,6 +26,8 @@ _FORMATS = ("float", "base64")
 @dataclass(frozen=True, slots=True)
 class EmbeddingCall:
     """A checked embedding request."""
+
+    names: ClassVar[Mapping[str, str]] = {"text": "input", ALL_INPUTS: "input"}
 
     model: str
     texts: tuple[str, ...]

@@ -6,6 +6,7 @@ is let pass. Called by the parsers of the OpenAI routes.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,10 +38,21 @@ def check_names(body: Mapping[str, Any], known: frozenset[str], not_offered: Map
         if name in known or name in WITHOUT_EFFECT or value is None:
             continue
         if name not in not_offered:
-            raise InvalidRequest(f"Unrecognized request argument supplied: {name[:80]}", field=name[:80])
+            near = difflib.get_close_matches(name[:80], known, 1)
+            remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
+            raise InvalidRequest("there is no such parameter here.", field=name[:80], remedy=remedy)
         # True equals 1 in Python, not in JSON.
         if not any(type(value) is type(harmless) and value == harmless for harmless in not_offered[name]):
-            raise InvalidRequest(f"{shorten(value)} is not offered here.", field=name, remedy="Leave it out.")
+            raise InvalidRequest(f"{shown(value)} is not offered here.", field=name, remedy="Leave it out.")
+
+
+def shown(value: object) -> str:
+    """Write a caller's value into a message as JSON calls it, at most 80 characters of it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return shorten(value)
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
@@ -51,7 +63,7 @@ def text(body: Mapping[str, Any], name: str) -> str:
     """
     value = body.get(name)
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"expected a text, got {shorten(value)}.", field=name)
+        raise InvalidRequest(f"expected a text, got {shown(value)}.", field=name)
     return value
 
 
@@ -63,7 +75,7 @@ def truth(body: Mapping[str, Any], name: str) -> bool:
     """
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(f"expected true or false, got {shorten(value)}.", field=name)
+        raise InvalidRequest(f"expected true or false, got {shown(value)}.", field=name)
     return bool(value)
 
 
@@ -75,7 +87,7 @@ def whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None
     """
     value = body.get(name)
     if value is not None and (type(value) is not int or not low <= value <= high):
-        raise InvalidRequest(f"expected a whole number from {low} to {high}, got {shorten(value)}.", field=name)
+        raise InvalidRequest(f"expected a whole number from {low} to {high}, got {shown(value)}.", field=name)
     return value
 
 
@@ -89,5 +101,5 @@ def real(body: Mapping[str, Any], name: str, low: float, high: float) -> float |
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InvalidRequest(f"expected a number from {low:g} to {high:g}, got {shorten(value)}.", field=name)
+        raise InvalidRequest(f"expected a number from {low:g} to {high:g}, got {shown(value)}.", field=name)
     return float(value)

@@ -17,8 +17,8 @@ from contracts.protocol.metering import MAX_CHOICES, MAX_TOKENS_LIMIT
 from contracts.protocol.tensors import Tensor
 from market.errors import InvalidRequest
 from market.gateway.openai import fields
+from market.gateway.openai.naming import ALL_INPUTS
 from market.gateway.openai.texts import check_task
-from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import InferenceBody
 
 TASK = "text-generation"
@@ -71,7 +71,10 @@ _NOT_OFFERED_TEXT = _NOT_OFFERED | {"best_of": (1,), "echo": (False,), "suffix":
 
 @dataclass(frozen=True, slots=True)
 class GenerationCall:
-    """A checked completion request for `n` texts; `parameters` are the worker's, `top` the likeliest tokens to show."""
+    """A checked completion request for `n` texts; `parameters` are the worker's, `top` the likeliest tokens to show.
+
+    `names` says by which name the client gave what the worker is sent.
+    """
 
     model: str
     prompt: str
@@ -80,6 +83,7 @@ class GenerationCall:
     stream: bool
     include_usage: bool
     logprobs: bool
+    names: Mapping[str, str]
     n: int = 1
     top: int = 0
 
@@ -113,8 +117,12 @@ def read_chat(body: Mapping[str, Any]) -> GenerationCall:
     if top and not logprobs:
         raise InvalidRequest("is taken with logprobs only.", field=TOP_LOGPROBS, remedy='Add "logprobs": true.')
     schema = _schema(body.get("response_format"))
+    names = {
+        "max_tokens": "max_tokens" if most is None else "max_completion_tokens",
+        "json_schema": "response_format.json_schema.schema",
+    }
     messages = json.dumps(_messages(body.get("messages")), ensure_ascii=False, separators=(",", ":"))
-    return _call(body, messages, logprobs=logprobs, top=top, chat=True, most=most, schema=schema)
+    return _call(body, messages, logprobs=logprobs, top=top, chat=True, most=most, schema=schema, names=names)
 
 
 def read_text(body: Mapping[str, Any]) -> GenerationCall:
@@ -130,12 +138,19 @@ def read_text(body: Mapping[str, Any]) -> GenerationCall:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:
-        tokens = isinstance(prompt, list) and prompt and all(isinstance(item, (int, list)) for item in prompt)
-        raise InvalidRequest(
-            "token arrays are not taken; send text." if tokens else "expected one text that is not empty.",
-            field="prompt",
-        )
-    return _call(body, prompt, logprobs=top is not None, top=top or 0, chat=False, most=None)
+        raise _no_text(prompt)
+    names = {TOP_LOGPROBS: LOGPROBS}
+    return _call(body, prompt, logprobs=top is not None, top=top or 0, chat=False, most=None, names=names)
+
+
+def _no_text(prompt: Any) -> InvalidRequest:
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(item, (int, list)) for item in prompt):
+            return InvalidRequest("token arrays are not taken.", field="prompt", remedy="Send text.")
+        if len(prompt) > 1:
+            remedy = "Send each in a request of its own; for several texts of one prompt there is n."
+            return InvalidRequest(f"expected one text, got a list of {len(prompt)}.", field="prompt", remedy=remedy)
+    return InvalidRequest(f"expected one text that is not empty, got {fields.shown(prompt)}.", field="prompt")
 
 
 def _call(
@@ -146,6 +161,7 @@ def _call(
     top: int,
     chat: bool,
     most: int | None,
+    names: Mapping[str, str],
     schema: str | None = None,
 ) -> GenerationCall:
     older = fields.whole(body, "max_tokens", 1, MAX_TOKENS_LIMIT)
@@ -169,6 +185,7 @@ def _call(
     if n > 1:
         parameters["n"] = n
     stream = fields.truth(body, "stream")
+    texts = "messages" if chat else "prompt"
     return GenerationCall(
         model=fields.text(body, "model"),
         prompt=prompt,
@@ -177,6 +194,11 @@ def _call(
         stream=stream,
         include_usage=_include_usage(body.get("stream_options"), stream=stream),
         logprobs=logprobs,
+        names={
+            "prompt": texts,
+            ALL_INPUTS: texts,
+            **{f"parameters.{name}": names.get(name, name) for name in parameters},
+        },
         n=n,
         top=top,
     )
@@ -193,12 +215,14 @@ def _schema(form: Any) -> str | None:
         return '{"type":"object"}'
     if kind != "json_schema":
         raise InvalidRequest(
-            f"expected text, json_object or json_schema, got {shorten(kind)}.", field="response_format"
+            f"expected text, json_object or json_schema, got {fields.shown(kind)}.", field="response_format"
         )
     given = form.get("json_schema")
     schema = given.get("schema") if isinstance(given, dict) else None
     if not isinstance(schema, dict):
-        raise InvalidRequest("expected an object.", field="response_format.json_schema.schema")
+        raise InvalidRequest(
+            f"expected a schema, an object, got {fields.shown(schema)}.", field="response_format.json_schema.schema"
+        )
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode(errors="replace")) > MAX_SCHEMA_BYTES:
         raise InvalidRequest(f"more than {MAX_SCHEMA_BYTES} bytes.", field="response_format.json_schema.schema")
@@ -225,7 +249,7 @@ def _stops(value: Any) -> str | None:
         or not all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in stops)
     ):
         raise InvalidRequest(
-            f"expected at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters, got {shorten(value)}.",
+            f"expected at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters, got {fields.shown(value)}.",
             field="stop",
         )
     return json.dumps(stops, ensure_ascii=False, separators=(",", ":"))
@@ -233,16 +257,16 @@ def _stops(value: Any) -> str | None:
 
 def _messages(raw: Any) -> list[dict[str, str]]:
     if not isinstance(raw, list) or not raw:
-        raise InvalidRequest("expected a list of at least one message.", field="messages")
+        raise InvalidRequest(f"expected a list of at least one message, got {fields.shown(raw)}.", field="messages")
     return [_message(row, f"messages[{index}]") for index, row in enumerate(raw)]
 
 
 def _message(row: Any, where: str) -> dict[str, str]:
     if not isinstance(row, dict):
-        raise InvalidRequest("expected an object.", field=where)
+        raise InvalidRequest(f"expected an object with role and content, got {fields.shown(row)}.", field=where)
     role = row.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidRequest(f"{shorten(role)} is none of {', '.join(_ROLES)}.", field=f"{where}.role")
+        raise InvalidRequest(f"expected one of {', '.join(_ROLES)}, got {fields.shown(role)}.", field=f"{where}.role")
     for name, value in row.items():
         if name not in _MEANS_NOTHING and value not in (None, []):
             raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
@@ -250,13 +274,14 @@ def _message(row: Any, where: str) -> dict[str, str]:
     if isinstance(content, list) and content:
         content = "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(content))
     if not isinstance(content, str):
-        raise InvalidRequest("expected a text, or a list of text parts.", field=f"{where}.content")
+        got = fields.shown(content)
+        raise InvalidRequest(f"expected a text, or a list of text parts, got {got}.", field=f"{where}.content")
     return {"role": _ROLES[role], "content": content}
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        kind = shorten(part.get("type")) if isinstance(part, dict) else shorten(part)
+        kind = fields.shown(part.get("type")) if isinstance(part, dict) else fields.shown(part)
         raise InvalidRequest(f"expected a part of type 'text', got {kind}.", field=where)
     text: str = part["text"]
     return text

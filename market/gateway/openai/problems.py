@@ -30,9 +30,9 @@ def error_object(error: CodedError, *, status: int | None = None) -> dict[str, A
     problem = problem_body(error)
     status = problem["status"] if status is None else status
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
-    message = error.detail if error.remedy is None else f"{error.detail} {error.remedy}"
     found: dict[str, Any] = {
-        "message": message,
+        # With the parameter's name: programs show this member alone.
+        "message": str(error),
         "type": kind,
         "param": error.field,
         "code": error.code,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from market.errors import InvalidRequest, WorkerFailed
 from market.gateway.openai import fields, texts
+from market.gateway.openai.naming import ALL_INPUTS
 from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer
 
@@ -27,6 +28,8 @@ _MOST = 1 << 20
 @dataclass(frozen=True, slots=True)
 class RerankCall:
     """A checked rerank request; `top_n` None returns every document."""
+
+    names: ClassVar[Mapping[str, str]] = {TEXT: "documents", ALL_INPUTS: "documents"}
 
     model: str
     query: str

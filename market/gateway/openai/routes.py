@@ -28,6 +28,7 @@ from market.gateway.openai.completions import Completion
 from market.gateway.openai.embeddings import embedding_answer, read_embedding
 from market.gateway.openai.events import EventStream, ReaderGone, while_there
 from market.gateway.openai.generation import GenerationCall, read_chat, read_text
+from market.gateway.openai.naming import by_names_of
 from market.gateway.openai.rerank import read_rerank, rerank_answer
 from market.gateway.routes_oip import PAYMENT_PARAMETERS, PROBLEMS
 from market.gateway.serving import Streamed, serve, serve_stream
@@ -148,6 +149,10 @@ class _Call(Protocol):
     def model(self) -> str:
         """The model that it names."""
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What of it a worker is sent under which other name."""
+
     def decode(self, manifest: Manifest) -> InferenceBody:
         """Return the request for the model."""
 
@@ -165,7 +170,8 @@ async def _answer(
     joined = runtime(request)
     body, payment = await _read(joined, request)
     call = read(parse_json(body))
-    served = await serve(joined, call.model, None, payment, call.decode, len(body), path)
+    with by_names_of(call.names):
+        served = await serve(joined, call.model, None, payment, call.decode, len(body), path)
     return _answered(write(call, served.answer), served.answer, served.headers)
 
 
@@ -174,26 +180,30 @@ async def _complete(
 ) -> Response:
     completion = Completion(call)
     try:
-        if call.stream:
-            begun = serve_stream(joined, call.model, payment, call.decode, size, path, completion.collect)
-            streamed: Streamed = await while_there(request.receive, begun)
-            named = {REQUEST_ID: hex0x(streamed.first.request_id), **streamed.headers}
-            return EventStream(_chunks(completion, streamed), named)
-        whole = serve(joined, call.model, None, payment, call.decode, size, path, collect=completion.collect)
-        served = await while_there(request.receive, whole)
+        with by_names_of(call.names):
+            if call.stream:
+                begun = serve_stream(joined, call.model, payment, call.decode, size, path, completion.collect)
+                streamed: Streamed = await while_there(request.receive, begun)
+                named = {REQUEST_ID: hex0x(streamed.first.request_id), **streamed.headers}
+                return EventStream(_chunks(call, completion, streamed), named)
+            whole = serve(joined, call.model, None, payment, call.decode, size, path, collect=completion.collect)
+            served = await while_there(request.receive, whole)
     except ReaderGone:
         return Response(status_code=_CLIENT_GONE)
     return _answered(completion.whole(served.answer), served.answer, served.headers)
 
 
-async def _chunks(completion: Completion, streamed: Streamed) -> AsyncGenerator[list[dict[str, Any]], None]:
-    async with aclosing(streamed.rest) as rest:
-        item = streamed.first
-        while not isinstance(item, Answer):
-            # Also where a piece brings no whole character: asking for the next says that this one was sent.
-            yield completion.piece(item)
-            item = await anext(rest)
-        yield completion.last(item)
+async def _chunks(
+    call: GenerationCall, completion: Completion, streamed: Streamed
+) -> AsyncGenerator[list[dict[str, Any]], None]:
+    with by_names_of(call.names):
+        async with aclosing(streamed.rest) as rest:
+            item = streamed.first
+            while not isinstance(item, Answer):
+                # Also where a piece brings no whole character: asking for the next says that this one was sent.
+                yield completion.piece(item)
+                item = await anext(rest)
+            yield completion.last(item)
 
 
 def _answered(body: Mapping[str, Any], answer: Answer, headers: Mapping[str, str]) -> Response:

@@ -245,7 +245,11 @@ def test_refusals_are_the_clients_own_errors_and_free(paying, client):
     assert unknown.value.param == "nonsense"
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model=TINY, messages=[{"role": "user", "content": "x" * 2_000}])
-    assert long.value.code == "inputs-refused"
+    assert (long.value.code, long.value.param) == ("inputs-refused", "messages")
+    with pytest.raises(openai.BadRequestError) as schema:
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}
+        client.chat.completions.create(model=TINY, messages=MESSAGES, response_format=form)
+    assert schema.value.param == "response_format.json_schema.schema"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=TINY, messages=[{"role": "user", "content": "x" * 2_000}], stream=True)
     with pytest.raises(openai.BadRequestError):

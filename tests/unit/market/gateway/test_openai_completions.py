@@ -326,20 +326,66 @@ async def test_refusals_of_payment_come_as_402_before_any_event(world, path, bod
     assert world.generator.served == 0
 
 
-@BOTH
+def not_taken(field: str | None) -> Result:
+    """What a worker answers that takes no such inputs."""
+    return Result(b"", "0", ok=False, code="inputs-refused", retry=Retry.NEVER, detail="not this.", field=field)
+
+
+CHAT_NAMES = [
+    ("prompt", {}, "messages"),
+    ("inputs", {}, "messages"),
+    ("parameters.max_tokens", {}, "max_tokens"),
+    ("parameters.max_tokens", {"max_tokens": None, "max_completion_tokens": 9}, "max_completion_tokens"),
+    ("parameters.json_schema", {"response_format": {"type": "json_object"}}, "response_format.json_schema.schema"),
+    ("parameters.top_logprobs", {"logprobs": True, "top_logprobs": 2}, "top_logprobs"),
+    ("parameters.stop", {"stop": "x"}, "stop"),
+    ("parameters.elsewhere", {}, "parameters.elsewhere"),
+    (None, {}, None),
+]
+TEXT_NAMES = [
+    ("prompt", {}, "prompt"),
+    ("inputs", {}, "prompt"),
+    ("parameters.max_tokens", {}, "max_tokens"),
+    ("parameters.top_logprobs", {"logprobs": 2}, "logprobs"),
+]
+NAMES = [(*ROUTES[0], *row) for row in CHAT_NAMES] + [(*ROUTES[1], *row) for row in TEXT_NAMES]
+
+
+@pytest.mark.parametrize(("path", "body", "field", "given", "param"), NAMES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_that_is_too_long_is_the_clients_fault_and_free(http, world, path, body, stream):
-    world.generator.fail = Result(
-        b"",
-        "0",
-        ok=False,
-        code="inputs-refused",
-        retry=Retry.NEVER,
-        detail="the context is 256 tokens.",
-        field="prompt",
-    )
-    refused(await http.post(path, json={**body, "stream": stream}), "inputs-refused", 400, "prompt")
+async def test_what_a_worker_refuses_is_named_as_the_client_named_it_and_free(
+    http, world, path, body, field, given, param, stream
+):
+    world.generator.fail = not_taken(field)
+    answer = await http.post(path, json={**body, **given, "stream": stream})
+    error = refused(answer, "inputs-refused", 400, param)
+    if param is not None:
+        assert error["message"].startswith(f"{param}: not this. ")
+        assert ("/v2/models" in error["message"]) == (param == field == "parameters.elsewhere")
     assert await free(world)
+
+
+MESSAGES = [
+    (CHAT, {"max_token": 5}, "max_token: there is no such parameter here. Did you mean max_tokens?"),
+    (CHAT, {"beams": 5}, "beams: there is no such parameter here. Leave it out."),
+    (CHAT, {"tools": [1]}, "tools: [1] is not offered here. Leave it out."),
+    (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role: expected one of system, developer, user, assistant, tool, got nothing. "),
+    (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content: expected a text, or a list of text parts, got nothing. "),
+    (CHAT, {"messages": "x"}, "messages: expected a list of at least one message, got 'x'. "),
+    (CHAT, {"messages": ["x"]}, "messages[0]: expected an object with role and content, got 'x'. "),
+    (CHAT, {"max_tokens": True}, "max_tokens: expected a whole number from 1 to 1048576, got true. "),
+    (TEXT, {"prompt": ["a", "b"]}, "prompt: expected one text, got a list of 2. Send each in a request of its own; "),
+    (TEXT, {"prompt": [1, 2]}, "prompt: token arrays are not taken. Send text."),
+    (TEXT, {"prompt": None}, "prompt: expected one text that is not empty, got nothing. "),
+    (TEXT, {"echo": True}, "echo: true is not offered here. Leave it out."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "wrong", "message"), MESSAGES)
+async def test_a_message_says_by_itself_what_was_wrong_where(http, body, wrong, message):
+    path = next(path for path, known in ROUTES if known is body)
+    found = (await http.post(path, json={**body, **wrong})).json()["error"]["message"]
+    assert found.startswith(message), found
 
 
 async def test_probabilities_a_model_does_not_give_are_refused():

@@ -132,7 +132,8 @@ async def test_what_the_worker_refuses_is_the_clients_fault_and_free(http, world
     world.embedder.fail = Result(
         b"", "0", ok=False, code="inputs-refused", retry=Retry.NEVER, detail="the text is too long.", field="text"
     )
-    refused(await embed(http), "inputs-refused", 400, "text")
+    error = refused(await embed(http), "inputs-refused", 400, "input")
+    assert error["message"] == "input: the text is too long. Correct it, or send less."
     assert await free(world)
 
 

@@ -1,11 +1,12 @@
 """/v1/rerank: documents ordered by a worker's scores, paid by tokens; what is refused costs nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import numpy as np
 import pytest
 
+from contracts.protocol.errors import Retry
 from contracts.protocol.hashing import sha256
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.messages import Job, Result
@@ -29,9 +30,12 @@ class FakeRanker:
     price: int = PRICE
     served: int = 0
     rows: int | None = None
+    fail: Result | None = None
 
     async def plain(self, job: Job) -> Result:
         self.served += 1
+        if self.fail is not None:
+            return replace(self.fail, request_id=job.request_id, attempt=job.attempt)
         given = {tensor.name: tensor.to_numpy() for tensor in decode_tensors(job.inputs or b"")[0]}
         pairs = [(a.split(), b.split()) for a, b in zip(given["query"], given["text"], strict=True)][: self.rows]
         scores = np.array([[len(set(a) & set(b)) / 10] for a, b in pairs], np.float32)
@@ -122,6 +126,17 @@ async def test_bad_requests_are_named_and_free(http, world, body, code, status, 
     await world.service.close()
     account = await world.account()
     assert (account.charged, account.reserved, world.ranker.served) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("field", "param"), [("text", "documents"), ("inputs", "documents"), ("query", "query")])
+async def test_what_the_worker_refuses_is_named_as_the_client_named_it(http, world, field, param):
+    world.ranker.fail = Result(
+        b"", "0", ok=False, code="inputs-refused", retry=Retry.NEVER, detail="text 1 has 70 tokens.", field=field
+    )
+    answer = await rerank(http)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "inputs-refused", param)
+    assert error["message"].startswith(f"{param}: text 1 has 70 tokens. ")
 
 
 async def test_a_model_of_another_task_is_refused(http):
