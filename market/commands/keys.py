@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +18,7 @@ from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP
 from market.commands.output import console, emit, print_fields, print_table
 from market.commands.profile import Profile
-from market.errors import InvalidRequest, KeyNotFound
+from market.errors import InvalidRequest, KeyNotFound, UnknownModel
 from market.sdk.keys import Keys, KeyState
 
 keys_app = typer.Typer(help="API keys over the channel in use.", no_args_is_help=True)
@@ -34,16 +36,23 @@ def keys_create(
         str, typer.Option("--expires", help="How long it is good, such as 12h, 30d, 4w; or a date; or never.")
     ] = "never",
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Model it is for; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option("--model", help="Model it is for, by name or 0x-id; may be repeated. Default: all."),
     ] = None,
+    unlisted: Annotated[
+        bool, typer.Option("--unlisted", help="Take a --model that is not listed (yet); the key is good once it is.")
+    ] = False,
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, once: only its hash is kept anywhere."""
     units, expires_at = parse_money(limit, field="limit"), parse_expiry(expires, time.time())
+    models = tuple(_as_compared(one) for one in model or ())
     with profile.market(profile.wallet()) as market:
         keys = Keys(market)
+        if models and not unlisted:
+            check_listed(models, market.get("/market/v1/models"))
         if dry_run:
             plan = keys.plan(units)
             data = {
@@ -61,7 +70,7 @@ def keys_create(
             }
             emit(data, as_json=as_json, text=lambda: print_fields(fields))
             return
-        made = keys.create(limit=units, name=name, models=tuple(model or ()), expires_at=expires_at)
+        made = keys.create(limit=units, name=name, models=models, expires_at=expires_at)
 
     def text() -> None:
         print_fields({**_fields(made.state), "key": made.secret})
@@ -144,6 +153,33 @@ def parse_expiry(text: str, now: float) -> int:
     if seconds <= now:
         raise InvalidRequest("this time is over.", field="expires", remedy="Name a time to come, or never.")
     return seconds
+
+
+def check_listed(wanted: Sequence[str], listings: Sequence[Mapping[str, Any]]) -> None:
+    """Hold the models a key is to be for against a gateway's listings, as `GET /market/v1/models` gives them.
+
+    Raises:
+        UnknownModel: one is not among the active ones; says which names are near.
+    """
+    active = {str(one["name"]): str(one["modelId"]) for one in listings if one["active"]}
+    for name in wanted:
+        if name in active or name in active.values():
+            continue
+        near = difflib.get_close_matches(name, active, 3)
+        mend = f"Did you mean {' or '.join(near)}? " if near else "`market status` shows what is listed. "
+        raise UnknownModel(
+            f"this gateway lists no model called {name!r}, so the key would be good for nothing yet.",
+            field="model",
+            remedy=mend + "Add --unlisted if it is still to be listed.",
+        )
+
+
+def _as_compared(model: str) -> str:
+    """Write a model id as gateways compare it; a name stays."""
+    try:
+        return hex0x(from_hex(model, 32, field="model"))
+    except CodedError:
+        return model
 
 
 def _chosen(keys: list[KeyState], wanted: str) -> KeyState:

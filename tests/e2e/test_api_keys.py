@@ -81,6 +81,24 @@ def test_a_dry_run_makes_nothing(market):
     assert market("keys", "list") == []
 
 
+def test_a_key_for_a_model_that_is_not_listed_is_not_made_by_mistake(market):
+    before = market("keys", "list")
+    for extra in ((), ("--dry-run",)):
+        error = market("keys", "create", "--limit", "0.01", "--model", "minilmm", *extra, code=1)["error"]
+        assert (error["code"], error["field"]) == ("unknown-model", "model")
+        assert error["remedy"].startswith(f"Did you mean {minilm.NAME}?")
+    assert market("keys", "list") == before
+
+
+def test_a_key_may_name_its_model_by_id(local, market, made):
+    listed = httpx.get(f"{local.gateway_url}/market/v1/models").json()
+    model_id = next(one["modelId"] for one in listed if one["name"] == minilm.NAME)
+    written = "0x" + model_id[2:].upper()
+    found = create(market, made, "--limit", "0.01", "--model", written)
+    assert found["models"] == [model_id]
+    assert infer(local, found["key"]).status_code == 200
+
+
 def test_a_key_pays_on_every_transport_and_its_spending_is_listed(local, market, made):
     found = create(market, made, "--limit", "0.01", "--name", "a program", "--expires", "30d", "--model", minilm.NAME)
     assert re.fullmatch(r"mk_[\w-]{43}", found["key"])
@@ -129,7 +147,7 @@ def test_concurrent_requests_stop_at_the_limit(local, market, made):
 
 
 def test_refusals_have_the_right_status_and_openai_reads_them(local, market, made):
-    found = create(market, made, "--limit", "0.001", "--model", "another")
+    found = create(market, made, "--limit", "0.001", "--model", "another", "--unlisted")
     unknown = infer(local, "mk_" + "B" * 43)
     assert (unknown.status_code, unknown.json()["code"]) == (401, "invalid-key")
     assert unknown.headers["www-authenticate"] == "Bearer"
