@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.bindings.deploy import Contracts
-from contracts.bindings.dispute_manager import DisputeManager, Status
+from contracts.bindings.dispute_manager import Challenge, DisputeManager, Status
 from contracts.bindings.transactor import Mined, Transactor
 from contracts.protocol.typed_data import Domain, Receipt
 from workers.errors import NothingToChallenge
@@ -109,6 +109,19 @@ def challenge(
     return sender.run(f"challenge:{digest.hex()}", disputes.address, data)
 
 
+def open_challenge(disputes: DisputeManager, receipt: Receipt, domain: Domain) -> Challenge:
+    """Return the challenge of a receipt that is neither answered nor upheld yet.
+
+    Raises:
+        NothingToChallenge: there is none.
+        ChainError: the node does not answer.
+    """
+    found = disputes.challenge_of(receipt.digest(domain))
+    if found.status != Status.OPEN:
+        raise NothingToChallenge("no open challenge of this receipt.", field="request-id")
+    return found
+
+
 def uphold(disputes: DisputeManager, sender: Transactor, receipt: Receipt, domain: Domain) -> Mined:
     """Collect bond and penalty of a challenge that was not answered in time.
 
@@ -116,7 +129,6 @@ def uphold(disputes: DisputeManager, sender: Transactor, receipt: Receipt, domai
         NothingToChallenge: there is no open challenge of this receipt.
         ChainError: the contract refuses: the gateway still has time.
     """
+    open_challenge(disputes, receipt, domain)
     digest = receipt.digest(domain)
-    if disputes.challenge_of(digest).status != Status.OPEN:
-        raise NothingToChallenge("no open challenge of this receipt.", field="request-id")
     return sender.run(f"uphold:{digest.hex()}", disputes.address, disputes.uphold_inclusion(digest))

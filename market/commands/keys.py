@@ -123,13 +123,15 @@ def keys_revoke(
 
 @keys_app.command("fund")
 @acting(chain=False)
-def keys_fund(profile: Profile, *, as_json: bool) -> None:
+def keys_fund(profile: Profile, *, dry_run: bool, as_json: bool) -> None:
     """Sign a voucher for all that the keys may still spend, after own requests have used up theirs."""
     with profile.market(profile.wallet()) as market:
-        ceiling = Keys(market).fund()
+        keys = Keys(market)
+        ceiling = keys.plan(0).ceiling if dry_run else keys.fund()
         channel_id = hex0x(market.channel().channel_id)
-    data = {"channelId": channel_id, "voucher": str(ceiling)}
-    emit(data, as_json=as_json, text=lambda: print_fields({"channel": channel_id, "voucher": both(ceiling)}))
+    data = {**({"dryRun": True} if dry_run else {}), "channelId": channel_id, "voucher": str(ceiling)}
+    said = {"channel": channel_id, "would sign" if dry_run else "voucher": both(ceiling)}
+    emit(data, as_json=as_json, text=lambda: print_fields(said))
 
 
 def parse_expiry(text: str, now: float) -> int:

@@ -136,7 +136,9 @@ def test_keys_and_owner_share_the_channel_and_the_sums_agree(local, market, made
 
 def test_concurrent_requests_stop_at_the_limit(local, market, made):
     found = create(market, made, "--limit", f"{5 * UNIT_PRICE + UNIT_PRICE // 2}u")
-    market("keys", "fund")
+    foreseen = market("keys", "fund", "--dry-run")
+    assert foreseen.pop("dryRun") is True
+    assert market("keys", "fund") == foreseen
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: infer(local, found["key"]), range(24)))
     refused = [answer.json() for answer in answers if answer.status_code == 403]

@@ -223,8 +223,11 @@ def operate(local, tmp_path, placed, following):
     other.types(following("export"))
     for _ in range(2):
         other.types(following("worker challenge"), **{"0xREQUEST_ID": request_id})
+    foreseen = following("worker uphold")
+    assert re.search(r"seconds left +[1-9]", other.types(foreseen, **{"0xREQUEST_ID": request_id}))
     pass_time()
-    other.types(following("worker uphold"), **{"0xREQUEST_ID": request_id})
+    assert re.search(r"seconds left +0$", other.types(foreseen, **{"0xREQUEST_ID": request_id}), re.MULTILINE)
+    assert "transaction" in other.types(following("worker uphold"), **{"0xREQUEST_ID": request_id})
     for line in rescue:
         other.types(line)
     for line in ("worker stake 10", "worker unstake 10"):

@@ -137,6 +137,7 @@ def uphold(
     operator_keystore: OperatorKeystore,
     operator_password_file: OperatorPassword = None,
     papers: MorePapers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it may bring, and when; send nothing.")] = False,
     env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,9 +145,23 @@ def uphold(
     with messages(as_json=as_json), _opened_papers(env_file, papers) as (side, journals):
         disputes = nodes.open_disputes(side)
         receipt = auditing.find(journals, from_hex(request_id, 32, field="request-id")).receipt
-        sender = open_operator(side, operator_keystore, operator_password_file)
-        mined = auditing.uphold(disputes, sender, receipt, side.domain)
-        say({"receipt": hex0x(receipt.digest(side.domain)), "transaction": hex0x(mined.tx_hash)}, as_json=as_json)
+        found = auditing.open_challenge(disputes, receipt, side.domain)
+        report: dict[str, Any] = {
+            "receipt": hex0x(receipt.digest(side.domain)),
+            "gateway": checksum(found.gateway),
+            "challenger": checksum(found.challenger),
+            "bond": format_amount(found.bond),
+            "penalty": format_amount(found.penalty),
+            "answer by": found.answer_by,
+        }
+        if dry_run:
+            # The contract takes it in a block that is younger than that.
+            report["seconds left"] = max(0, found.answer_by + 1 - nodes.chain_time(side))
+        else:
+            sender = open_operator(side, operator_keystore, operator_password_file)
+            mined = auditing.uphold(disputes, sender, receipt, side.domain)
+            report["transaction"] = hex0x(mined.tx_hash)
+        say(report, as_json=as_json)
 
 
 @contextmanager
