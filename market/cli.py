@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
-import typer
+from contracts.interrupts import INTERRUPTED, EndingQuietly
 
-from contracts.protocol.own_machine import spare_proxy
-from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
+with EndingQuietly():
+    import typer
+
+    from contracts.protocol.own_machine import spare_proxy
+    from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
 
 app = typer.Typer(
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
@@ -38,8 +42,11 @@ app.command("deploy")(owner.deploy)
 
 def main() -> None:
     """Run the program."""
-    spare_proxy(os.environ)
-    app(prog_name="market")
+    try:
+        spare_proxy(os.environ)
+        app(prog_name="market")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
-import typer
+from contracts.interrupts import INTERRUPTED, EndingQuietly
 
-from contracts.protocol.own_machine import spare_proxy
-from workers.commands import doctor, drain, init, models, papers, serve, stake
+with EndingQuietly():
+    import typer
+
+    from contracts.protocol.own_machine import spare_proxy
+    from workers.commands import doctor, drain, init, models, papers, serve, stake
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Earn by running ONNX models."
@@ -32,5 +36,8 @@ app.command("convert")(models.convert)
 
 def main() -> None:
     """Run the command line."""
-    spare_proxy(os.environ)
-    app()
+    try:
+        spare_proxy(os.environ)
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
