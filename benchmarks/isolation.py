@@ -46,7 +46,7 @@ def main() -> None:
                 requests = [Request([tensor], {})] * rows
                 ways = {"worker": (lambda r=requests, m=inside: list(serve(m, r)), None)}
                 for place, model in outside.items():
-                    ways[place] = (lambda r=requests, m=model: list(m.serve(r, time.time() + 60)), model.pid)
+                    ways[place] = (lambda r=requests, m=model: list(m.serve(r)), model.pid)
                 print(f"{name}, {rows} request(s) a pack:", *told(ways, runs if name == "tiny" else runs // 10))
             for model in outside.values():
                 model.close()

@@ -465,18 +465,32 @@ class TooManyRequests(CapacityError):
 
 
 class WorkerFault(MarketError):
-    """A worker did not deliver; nothing is charged."""
+    """A worker did not deliver; nothing is charged.
+
+    It does not speak against a worker that is `blameless`, nor, if it ever answers, against one that called these
+    inputs `too_large` for it.
+    """
 
     code = "worker-fault"
     retry = Retry.SAME
+    blameless = False
+    too_large = False
 
 
 class WorkerFailed(WorkerFault):
-    """The worker refused or failed the request; nothing is charged. A `blameless` one does not speak against it."""
+    """The worker refused or failed the request; nothing is charged."""
 
     code = "worker-failed"
     default_remedy = "Send the request again; the voucher stays good."
-    blameless = False
+
+
+class OutOfMemory(WorkerFailed):
+    """No worker has the memory for inputs of this size; nothing is charged."""
+
+    code = "out-of-memory"
+    retry = Retry.LATER
+    default_remedy = "Send smaller inputs, or fewer at once."
+    too_large = True
 
 
 class WorkerHangs(WorkerFault):
@@ -492,6 +506,15 @@ class DeadlineExceeded(WorkerFault):
 
     code = "deadline-exceeded"
     default_remedy = "Send the request again; the voucher stays good."
+
+
+class OutOfTime(DeadlineExceeded):
+    """No worker is fast enough for inputs of this size; nothing is charged."""
+
+    code = "out-of-time"
+    retry = Retry.LATER
+    default_remedy = "Send smaller inputs, or fewer at once."
+    too_large = True
 
 
 class ReceiptMismatch(WorkerFault):

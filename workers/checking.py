@@ -183,10 +183,8 @@ def _run(model: Pipeline[Any] | IsolatedModel, report: Report) -> None:
 
 
 def _answer(model: Pipeline[Any] | IsolatedModel, tensors: Sequence[Tensor]) -> Answer | CodedError:
-    request = [Request(tensors, {})]
-    served = (
-        model.serve(request, time.time() + TRIAL_SECONDS) if isinstance(model, IsolatedModel) else serve(model, request)
-    )
+    request = [Request(tensors, {}, time.time() + TRIAL_SECONDS)]
+    served = model.serve(request) if isinstance(model, IsolatedModel) else serve(model, request)
     return {i: outcome for outcomes, _ in served for i, outcome in outcomes.items()}[0]
 
 

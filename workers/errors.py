@@ -151,6 +151,13 @@ class JobTooLate(JobError):
     code = "job-too-late"
 
 
+class OutOfTime(JobError):
+    """This worker does not finish inputs of this size before the deadline."""
+
+    code = "out-of-time"
+    retry = Retry.OTHER_WORKER
+
+
 class InputsGone(JobError):
     """The inputs that the job names by reference are not there."""
 
@@ -163,6 +170,12 @@ class ExecutionFailed(JobError):
 
     code = "execution-failed"
     retry = Retry.OTHER_WORKER
+
+
+class OutOfMemory(ExecutionFailed):
+    """The model takes more memory for these inputs than this worker has for it."""
+
+    code = "out-of-memory"
 
 
 class JournalUnwritable(JobError):

@@ -5,7 +5,8 @@ A failure is data with a code, never an exception to the caller, and one bad job
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from contracts.protocol.errors import CodedError
@@ -16,7 +17,7 @@ from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
-from workers.errors import InputsGone, InputsRefused
+from workers.errors import InputsGone, InputsRefused, OutOfTime
 from workers.generating import Generations
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
@@ -24,6 +25,7 @@ from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer
 from workers.models.serving import Batches, Outcomes, Request, serve
 from workers.models.sessions import SessionCache
+from workers.models.sizes import Size, SlowSizes
 from workers.papers import SignedWork
 from workers.receipts import Signer, Unsigned, failed, veiled
 
@@ -50,6 +52,7 @@ class Executor:
         self._admission = admission
         self._served = served
         self._sessions = sessions
+        self._slow: defaultdict[bytes, SlowSizes] = defaultdict(SlowSizes)
 
     def run(
         self,
@@ -133,15 +136,21 @@ class Executor:
         if isinstance(model, GenerationModel):
             yield self._generate(model, members), 0.0
             return
+        slow = self._slow[served.package.model_id]
+        if slow:
+            refused = _too_slow(slow, members)
+            if refused:
+                yield refused, 0.0
+            members = {i: one for i, one in members.items() if i not in refused}
+        if not members:
+            return
         names = list(members)
-        requests = [Request(one.tensors, one.parameters) for one in members.values()]
-        if isinstance(model, IsolatedModel):
-            batches = model.serve(requests, max(one.job.deadline_at for one in members.values()))
-        else:
-            batches = serve(model, requests)
+        requests = [Request(one.tensors, one.parameters, one.job.deadline_at) for one in members.values()]
+        batches = model.serve(requests) if isinstance(model, IsolatedModel) else serve(model, requests)
         for outcomes, seconds in batches:
             if seconds:
                 telemetry.COMPUTE.observe(seconds)
+                _learn(slow, {i: requests[i] for i in outcomes}, outcomes, seconds)
             _READ.inc(sum(one.units for one in outcomes.values() if isinstance(one, Answer)))
             yield {names[position]: outcome for position, outcome in outcomes.items()}, seconds
 
@@ -156,6 +165,30 @@ class Executor:
             except CodedError as error:
                 refused[i] = error
         return refused
+
+
+def _too_slow(slow: SlowSizes, members: Mapping[int, Admitted]) -> Outcomes:
+    """Return the refusals of what cannot be ready in time."""
+    now = time.time()
+    refused: Outcomes = {}
+    for i, one in members.items():
+        try:
+            slow.check(Size.of([one.tensors]), one.job.deadline_at - now)
+        except OutOfTime as error:
+            refused[i] = error
+    return refused
+
+
+def _learn(slow: SlowSizes, requests: Mapping[int, Request], outcomes: Outcomes, seconds: float) -> None:
+    """Note how long a batch took, where that says something."""
+    late = any(isinstance(one, OutOfTime) for one in outcomes.values())
+    if not late and not slow:
+        return
+    size = Size.of([one.tensors for one in requests.values()])
+    if late:
+        slow.late(size, seconds)
+    elif any(isinstance(one, Answer) for one in outcomes.values()):
+        slow.ready(size, seconds)
 
 
 def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:

@@ -46,6 +46,8 @@ STATUS: Mapping[type[CodedError], int] = {
     errors.TooManyRequests: 429,
     errors.CapacityError: 503,
     errors.DeadlineExceeded: 504,
+    errors.OutOfMemory: 413,
+    errors.OutOfTime: 413,
     errors.WorkerFault: 502,
     errors.ChainUnreachable: 503,
     errors.RedisUnreachable: 503,

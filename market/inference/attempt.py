@@ -18,10 +18,13 @@ from contracts.protocol.typed_data import Domain
 from market.errors import (
     DeadlineExceeded,
     MarketError,
+    OutOfMemory,
+    OutOfTime,
     Overloaded,
     ReceiptMismatch,
     RequestError,
     WorkerFailed,
+    WorkerFault,
     WorkerHangs,
 )
 from market.inference.activity import Activity
@@ -40,6 +43,7 @@ from market.verification.result_check import CheckedResult, Mismatch, check_resu
 CROWDED_OUT = "crowded-out"
 # A worker that signed another answer to the request before, and must not sign a second one.
 ANSWERED_OTHERWISE = "answered-otherwise"
+JOB_TOO_LATE = "job-too-late"
 _REQUEST_ERRORS = {cls.code: cls for cls in RequestError.__subclasses__()}
 
 log = structlog.get_logger(__name__)
@@ -85,39 +89,60 @@ class Attempts:
 
         With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
         """
-        return await self._watched(self._ask(job, live, channel_id, client, generates, feed, others, timeline), live)
+        size = len(job.inputs or b"")
+        asked = self._ask(job, live, channel_id, client, generates, feed, others, timeline)
+        return await self._watched(asked, live, size)
 
     async def _watched(
-        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer
+        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer, size: int
     ) -> CheckedResult | MarketError:
         """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
         began = self.begin(live)
         try:
             outcome = await attempt
         except MarketError as error:
-            self.count(live, began, error, raised=True)
+            self.count(live, began, size, error, raised=True)
             raise
         except BaseException:
             self._judge(live, began, fault=None)
             raise
-        self.count(live, began, outcome if isinstance(outcome, MarketError) else None)
+        self.count(live, began, size, outcome if isinstance(outcome, MarketError) else None)
         return outcome
 
     def begin(self, live: LiveOffer) -> float:
         """Note that an attempt begins; returns when, for `count`."""
         return self._breakers.begun(live.offer.worker, live.offer.model_id, live.start)
 
-    def count(self, live: LiveOffer, began: float, failure: MarketError | None, *, raised: bool = False) -> None:
-        """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker."""
+    def count(
+        self, live: LiveOffer, began: float, size: int, failure: MarketError | None, *, raised: bool = False
+    ) -> None:
+        """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker.
+
+        `size` is that of the inputs, bytes. What was too large for the worker speaks neither for nor against it, or
+        anybody could have its circuit opened for nothing.
+        """
         worker, model_id = live.offer.worker, live.offer.model_id
+        if failure is None and not raised:
+            self._load.answered(worker, model_id, size)
+        elif failure is not None and self._was_too_large(worker, model_id, size, failure):
+            self._judge(live, began, fault=None)
+            return
         if raised:
             if failure is not None and not isinstance(failure, RequestError):
                 self._activity.record(worker, model_id, self._clock() - began, failure.code)
             # An answer that says that nobody would do better may be the inputs' fault: it judges nobody.
-            self._judge(live, began, fault=True if isinstance(failure, DeadlineExceeded) else None)
+            late = isinstance(failure, DeadlineExceeded) and not failure.blameless
+            self._judge(live, began, fault=True if late else None)
             return
         self._activity.record(worker, model_id, self._clock() - began, None if failure is None else failure.code)
         self._judge(live, began, fault=_is_fault(failure), grave=isinstance(failure, ReceiptMismatch))
+
+    def _was_too_large(self, worker: bytes, model_id: bytes, size: int, failure: MarketError) -> bool:
+        """Tell whether a worker that answers this model failed by the inputs' size: it said so, or never had larger."""
+        largest = self._load.largest(worker, model_id)
+        if largest == 0.0 or not isinstance(failure, WorkerFault):
+            return False
+        return failure.too_large or (isinstance(failure, DeadlineExceeded | WorkerHangs) and size > largest)
 
     def _judge(self, live: LiveOffer, began: float, *, fault: bool | None, grave: bool = False) -> None:
         worker, model_id = live.offer.worker, live.offer.model_id
@@ -148,7 +173,9 @@ class Attempts:
                     result = await self._dispatcher.run(job, worker, on_partial, long=True, client=client)
                 elif others:
                     left = (job.deadline_at - self._wall_clock()) / 2
-                    async with asyncio.timeout(self._load.patience_seconds(worker, left)):
+                    size = len(job.inputs or b"")
+                    patience = self._load.patience_seconds(worker, job.model_id, size, left)
+                    async with asyncio.timeout(patience):
                         result = await self._dispatcher.run(job, worker, client=client)
                 else:
                     result = await self._dispatcher.run(job, worker, client=client)
@@ -191,7 +218,7 @@ class Attempts:
 
 def _is_fault(failure: MarketError | None) -> bool | None:
     """Tell whether an attempt's outcome speaks against its worker; None if it says nothing."""
-    if isinstance(failure, Overloaded) or (isinstance(failure, WorkerFailed) and failure.blameless):
+    if isinstance(failure, Overloaded) or (isinstance(failure, WorkerFault) and failure.blameless):
         return None
     return failure is not None
 
@@ -214,6 +241,14 @@ def failure_of(outcome: Result | Exception) -> MarketError:
 def _worker_error(result: Result) -> MarketError:
     if result.code == CROWDED_OUT:
         return Overloaded(result.detail)
+    if result.code == OutOfTime.code:
+        return OutOfTime(f"The worker is not fast enough: {result.detail}")
+    if result.code == OutOfMemory.code:
+        return OutOfMemory(f"The worker's memory does not suffice: {result.detail}")
+    if result.code == JOB_TOO_LATE:
+        late = DeadlineExceeded(result.detail)
+        late.blameless = True
+        raise late
     failure = WorkerFailed(f"{result.code or 'no code'}: {result.detail}", field=result.field)
     failure.blameless = result.code == ANSWERED_OTHERWISE
     if result.retry in (Retry.OTHER_WORKER, Retry.LATER):

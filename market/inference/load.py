@@ -1,4 +1,4 @@
-"""What this process knows of each worker's load: requests under way here, answer times, and how much it gets done.
+"""What this process knows of each worker's load: requests under way here, answer times, sizes, how much it gets done.
 
 Feeds selection, back-pressure and the patience of an attempt; other gateway processes balance their own share, so no
 number crosses processes.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 _WEIGHT = 0.2
 _FAULT_WEIGHT = 0.05
 _FORGIVEN_SECONDS = 30.0
-# How much of the slowest recent answer and of the best recent rate is left after each further answer.
+# How much of the slowest recent answer, the best recent rate and the largest recent inputs is left after each answer.
 _FADE = 0.99
 LEAST_PATIENCE_SECONDS = 3.0
 _PATIENCE = 10.0
@@ -29,6 +29,7 @@ class _Worker:
     reliability: float = 1.0
     judged_at: float = 0.0
     clients: dict[bytes, int] = field(default_factory=dict)
+    largest: dict[bytes, float] = field(default_factory=dict)
 
 
 _NOTHING = _Worker()
@@ -77,14 +78,27 @@ class WorkerLoad:
         known = self._workers.get(worker, _NOTHING)
         return known.in_flight / known.rate if known.rate else 0.0
 
-    def patience_seconds(self, worker: bytes, most: float) -> float:
-        """Return how long to wait for an answer before another worker is asked, at most `most`.
+    def largest(self, worker: bytes, model_id: bytes) -> float:
+        """Return of how many bytes the largest inputs were that it answered of late for a model; 0 if it never did."""
+        return self._workers.get(worker, _NOTHING).largest.get(model_id, 0.0)
 
-        Ten times the slowest answer of late, never below three seconds; all of `most` while nothing is known, since a
-        model's first answer may wait for its loading.
+    def answered(self, worker: bytes, model_id: bytes, size: int) -> None:
+        """Count a good answer to inputs of so many bytes."""
+        largest = self._workers[worker].largest
+        largest[model_id] = max(size, _FADE * largest.get(model_id, 0.0))
+
+    def patience_seconds(self, worker: bytes, model_id: bytes, size: int, most: float) -> float:
+        """Return how long to wait for the answer to inputs of so many bytes before another is asked, at most `most`.
+
+        Ten times the slowest answer of late, more for inputs larger than those answered, never below three seconds; all
+        of `most` while nothing is known, since a model's first answer may wait for its loading.
         """
-        slowest = self._workers.get(worker, _NOTHING).slowest_ms
-        return most if slowest == 0.0 else min(most, max(LEAST_PATIENCE_SECONDS, _PATIENCE * slowest / 1_000))
+        known = self._workers.get(worker, _NOTHING)
+        largest = known.largest.get(model_id)
+        if largest is None or known.slowest_ms == 0.0:
+            return most
+        patience = _PATIENCE * known.slowest_ms / 1_000 * max(1.0, size / largest)
+        return min(most, max(LEAST_PATIENCE_SECONDS, patience))
 
     def below_share(self, worker: bytes, client: bytes) -> bool:
         """Tell whether a client has less under way at a worker than each would if all who ask there had the same."""

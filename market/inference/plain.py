@@ -183,7 +183,11 @@ class PlainLane(ABC, Generic[_Reservations]):
                     parts.rates.admit(By.KEY, request.key.key_hash)
                 parts.rates.admit(By.PAYER, client)
             # One that hangs is not waited for until the deadline where another may be asked.
-            patience = parts.load.patience_seconds(worker, (plain.deadline_at - now) / 2) if plain.others else math.inf
+            patience = (
+                parts.load.patience_seconds(worker, job.model_id, len(plain.blob), (plain.deadline_at - now) / 2)
+                if plain.others
+                else math.inf
+            )
             self._dispatcher.submit(job, worker, partial(self._ended, plain), client=client, leave_at=now + patience)
         except BaseException:
             self._reservations.release_now(reservation)
@@ -316,7 +320,7 @@ class PlainLane(ABC, Generic[_Reservations]):
             if isinstance(checked, Mismatch):
                 self._unfinished.spawn(self._mismatch(plain, checked, result))
                 continue
-            parts.attempts.count(plain.live, plain.began, None)
+            parts.attempts.count(plain.live, plain.began, len(plain.blob), None)
             if clock >= plain.reservation.expires_at:
                 self._refuse(plain, DeadlineExceeded("The reservation ran out before the charge."))
                 continue
@@ -426,11 +430,11 @@ class PlainLane(ABC, Generic[_Reservations]):
         try:
             failure = outcome if isinstance(outcome, WorkerHangs | Overloaded) else failure_of(outcome)
         except MarketError as error:
-            self._parts.attempts.count(plain.live, plain.began, error, raised=True)
+            self._parts.attempts.count(plain.live, plain.began, len(plain.blob), error, raised=True)
             self._refuse(plain, error)
             return
         except Exception as error:
-            self._parts.attempts.count(plain.live, plain.began, None, raised=True)
+            self._parts.attempts.count(plain.live, plain.began, len(plain.blob), None, raised=True)
             self._refuse(plain, error)
             return
         await self._elsewhere(plain, failure)
@@ -444,7 +448,7 @@ class PlainLane(ABC, Generic[_Reservations]):
         await self._elsewhere(plain, failure)
 
     async def _elsewhere(self, plain: Plain, failure: MarketError) -> None:
-        self._parts.attempts.count(plain.live, plain.began, failure)
+        self._parts.attempts.count(plain.live, plain.began, len(plain.blob), failure)
         try:
             answer = await self._service.go_on(
                 plain.request,

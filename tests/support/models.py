@@ -1,6 +1,7 @@
 """Small real models, made here: an embedder, a classifier of texts, one of images; and their tokenizer."""
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -161,6 +162,18 @@ def loudness() -> bytes:
     )
 
 
+def laborious(steps=200) -> bytes:
+    """x float[1, size] → y float[]: the largest of its sines' sines and so on; some 2 us for each number."""
+    names = ["x", *(f"s{i}" for i in range(steps))]
+    sines = [helper.make_node("Sin", [before], [after]) for before, after in pairwise(names)]
+    return _save(
+        [*sines, helper.make_node("ReduceMax", [names[-1]], ["y"], keepdims=0)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "size"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        {},
+    )
+
+
 def bfloat16() -> bytes:
     """x bfloat16[batch, 2] → y, the same; z float[batch, 2]."""
     shape = ["batch", 2]
@@ -262,6 +275,18 @@ def loudness_package(folder) -> Manifest:
         unit=Unit.SECOND,
         batch_axis=None,
         options={"sample_rate": 8_000, "audio_input": "audio"},
+    )
+
+
+def laborious_package(folder) -> Manifest:
+    return write(
+        folder,
+        {"model.onnx": laborious()},
+        task="tensor",
+        inputs=(TensorSpec("x", "FP32", (1, -1)),),
+        outputs=(TensorSpec("y", "FP32", ()),),
+        unit=Unit.REQUEST,
+        batch_axis=None,
     )
 
 

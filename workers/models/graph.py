@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.tensors import NUMPY_DTYPES
-from workers.errors import ExecutionFailed, ModelUnusable
+from workers.errors import ExecutionFailed, ModelUnusable, OutOfMemory, OutOfTime
 from workers.models.runtime import CudaGraphRunner, InferenceSession, run_bfloat16
+from workers.models.watch import WATCH
 
 ORT_TYPES = {
     "tensor(bool)": "BOOL",
@@ -33,6 +35,8 @@ ORT_TYPES = {
 
 Arrays = Mapping[str, NDArray[Any]]
 
+SMALLER = "Send smaller inputs, or fewer at once."
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -49,30 +53,37 @@ class Node:
 
 
 class Graph:
-    """A session with its nodes by name."""
+    """A session with its nodes by name. A run that lasts to `until`, of `time.monotonic()`, is ended."""
 
     def __init__(self, session: InferenceSession, *, cuda_graphs: bool = False) -> None:
         self.session = session
         self._cuda = CudaGraphRunner(session) if cuda_graphs else None
         self.inputs = {node.name: node for node in map(_node, session.get_inputs())}
         self.outputs = {node.name: node for node in map(_node, session.get_outputs())}
+        self.until = math.inf
         self._bfloat16 = any(node.datatype == "BF16" for node in (*self.inputs.values(), *self.outputs.values()))
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
 
         Raises:
+            OutOfTime: it was still running at `until`.
+            OutOfMemory: there is not enough for these inputs.
             ExecutionFailed: onnxruntime refuses these inputs.
         """
-        try:
-            if self._bfloat16:
-                values = run_bfloat16(self.session, inputs, outputs)
-            elif self._cuda is not None:
-                values = self._cuda.run(inputs, outputs)
-            else:
-                values = self.session.run(list(outputs), dict(inputs))
-        except Exception as error:  # onnxruntime raises its own unrelated classes
-            raise ExecutionFailed(first_line(error)) from error
+        with WATCH.run(self.until) as options:
+            try:
+                if self._bfloat16:
+                    values = run_bfloat16(self.session, inputs, outputs, options)
+                elif self._cuda is not None:
+                    values = self._cuda.run(inputs, outputs)
+                else:
+                    values = self.session.run(list(outputs), dict(inputs), options)
+            except Exception as error:  # onnxruntime raises its own unrelated classes
+                if options is not None and options.terminate:
+                    raise OutOfTime("it was still running when its deadline came.", remedy=SMALLER) from error
+                detail = first_line(error)
+                raise (OutOfMemory if "alloc" in detail else ExecutionFailed)(detail) from error
         return dict(zip(outputs, (np.asarray(value) for value in values), strict=True))
 
     def check(self, what: str, specs: Sequence[TensorSpec]) -> None:

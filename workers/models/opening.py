@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from contracts.protocol.errors import CodedError
-from workers.errors import ExecutionFailed, ModelUnusable
+from workers.errors import ExecutionFailed, ModelUnusable, OutOfMemory
 from workers.models.graph import Graph, first_line
 from workers.models.pipelines.base import Pipeline
 from workers.models.pipelines.choose import open_pipeline
@@ -65,9 +65,9 @@ def try_model(model: Pipeline[Any], entry: str) -> None:
     """
     try:
         model.graph.run(model.sample(1), model.graph_outputs)
+    except OutOfMemory as error:
+        raise ModelUnusable(f"one row takes more memory than allowed: {error.detail}", field=entry) from error
     except ExecutionFailed as error:
-        if "alloc" in error.detail:
-            raise ModelUnusable(f"one row takes more memory than allowed: {error.detail}", field=entry) from error
         # Made-up values may be nonsense to a model that real ones suit.
         log.info("trial-run-refused", reason=error.detail)
 

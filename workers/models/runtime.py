@@ -23,6 +23,7 @@ from contracts.protocol.tensors import BFLOAT16
 from workers.errors import StartError
 
 InferenceSession: TypeAlias = ort.InferenceSession
+RunOptions: TypeAlias = ort.RunOptions
 
 log = structlog.get_logger(__name__)
 
@@ -176,11 +177,14 @@ def quantize(source: Path, target: Path, precision: str, *, large: bool) -> None
 
 
 def run_bfloat16(
-    session: InferenceSession, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    session: InferenceSession,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    options: RunOptions | None = None,
 ) -> list[NDArray[Any]]:
     """Run a graph of whose tensors some are bfloat16, which numpy does not know: they come and go as BFLOAT16."""
     given = {name: _to_value(np.ascontiguousarray(array)) for name, array in inputs.items()}
-    return [_from_value(value) for value in session.run_with_ort_values(list(outputs), given)]
+    return [_from_value(value) for value in session.run_with_ort_values(list(outputs), given, options)]
 
 
 def _to_value(array: NDArray[Any]) -> Any:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Address space of the libraries, beside what the model may take.
-EXTRA_MEMORY_BYTES = 2 << 30
+# Address space of the libraries and of the thread that watches the time, beside what the model may take.
+EXTRA_MEMORY_BYTES = (2 << 30) + (128 << 20)
 MOST_FILES = 256
 PROBE_SECONDS = 10
 ROOT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ The same in the worker's own process and in a model's process of its own.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import structlog
 
 from contracts.protocol.errors import CodedError
 from contracts.protocol.tensors import Tensor
-from workers.errors import ExecutionFailed, InputsRefused, JobError
+from workers.errors import ExecutionFailed, InputsRefused, JobError, JobTooLate, OutOfMemory, OutOfTime
 from workers.models.pipelines.base import Answer, Pipeline
 
 log = structlog.get_logger(__name__)
@@ -23,13 +24,17 @@ log = structlog.get_logger(__name__)
 Outcomes: TypeAlias = dict[int, Answer | CodedError]
 Batches: TypeAlias = Iterator[tuple[Outcomes, float]]
 
+# As much of the time that is left may a run take; the rest is for a node that cannot be ended, and for the way back.
+RUN_SHARE = 0.97
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request whose tensors agree with the manifest."""
+    """One request whose tensors agree with the manifest, and until when its answer is waited for, unix seconds."""
 
     tensors: Sequence[Tensor]
     parameters: Mapping[str, Any]
+    deadline_at: float = math.inf
 
 
 def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
@@ -48,13 +53,24 @@ def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
         yield refused, 0.0
     names = list(works)
     for positions in model.group(list(works.values())):
-        yield from _run_group(model, {names[p]: works[names[p]] for p in positions})
+        due = {names[p]: requests[names[p]].deadline_at - time.time() for p in positions}
+        late: Outcomes = {i: JobTooLate("its turn came too late.", field="deadline_at") for i in due if due[i] <= 0}
+        if late:
+            yield late, 0.0
+        if len(late) < len(due):
+            model.graph.until = time.monotonic() + RUN_SHARE * max(due.values())
+            try:
+                yield from _run_group(model, {i: works[i] for i in due if i not in late})
+            finally:
+                model.graph.until = math.inf
 
 
 def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Batches:
     started = time.perf_counter()
     try:
         answers = model.run(list(works.values()))
+    except OutOfTime as error:  # nor would any of them alone be in time
+        answers = [error] * len(works)
     except Exception as error:
         if not isinstance(error, ExecutionFailed):
             log.exception("unexpected", model=model.package.model_id.hex())
@@ -73,9 +89,9 @@ def _blamed(model: Pipeline[Any], error: ExecutionFailed) -> JobError:
     """Return what made a graph fail on one request: the inputs, where it still runs on made-up ones.
 
     A fault of the worker's would close its circuit, and anybody could have that done for nothing by a token's number
-    that is in no vocabulary. Lack of memory is the worker's: another one may have more.
+    that is in no vocabulary. Where memory lacks another worker may have more.
     """
-    if "alloc" in error.detail:
+    if isinstance(error, OutOfMemory):
         return error
     try:
         model.graph.run(model.sample(1), model.graph_outputs)

@@ -19,6 +19,7 @@ from tests.support.worker import DOMAIN, GATEWAY, UNIT_PRICE, WORKER, FakeChain,
 from workers.admission import Admission, Served
 from workers.execution import Executor
 from workers.models import sandbox
+from workers.models.deaths import MOST_DEATHS
 from workers.models.isolated import model as isolated
 from workers.models.sandbox import Confinement
 from workers.models.sessions import SessionCache
@@ -101,6 +102,41 @@ def greedy(tmp_path_factory):
     return Package(manifest.model_id, manifest, folder)
 
 
+@pytest.fixture(scope="module")
+def outer(tmp_path_factory):
+    """A model whose memory grows with the square of its inputs: the sum of the sines of a row's products with itself."""
+    folder = tmp_path_factory.mktemp("outer") / "p"
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["t"]),
+            helper.make_node("MatMul", ["t", "x"], ["m"]),
+            helper.make_node("Sin", ["m"], ["s"]),
+            helper.make_node("ReduceSum", ["s"], ["y"], keepdims=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "size"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    manifest = models.write(
+        folder,
+        {"model.onnx": data},
+        task="tensor",
+        inputs=(TensorSpec("x", "FP32", (1, -1)),),
+        outputs=(TensorSpec("y", "FP32", ()),),
+        unit=Unit.REQUEST,
+        batch_axis=None,
+    )
+    return Package(manifest.model_id, manifest, folder)
+
+
+@pytest.fixture(scope="module")
+def laborious(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("laborious") / "p"
+    manifest = models.laborious_package(folder)
+    return Package(manifest.model_id, manifest, folder)
+
+
 def squares(side):
     return [Tensor.from_numpy("x", np.array([side, side]))]
 
@@ -171,12 +207,37 @@ def test_memory_beyond_the_limit_is_refused_or_ends_the_process(greedy, mine, bu
     worker = open_worker(greedy, mine, bubblewrap=bubblewrap, memory_bytes=400 << 20, run_seconds=60.0)
     before = worker.process.pid
     (refused,) = worker.ask(squares(40_000))  # 6.4 GB: more than its address space
-    assert (refused.code, refused.retry) == ("execution-failed", Retry.OTHER_WORKER)
+    assert (refused.code, refused.retry) == ("out-of-memory", Retry.OTHER_WORKER)
     assert worker.process.pid == before
     (killed,) = worker.ask(squares(12_000))  # 1.2 GB: its address space takes that, its share of memory does not
     assert killed.code == "model-died"
     assert "MiB of memory" in killed.detail
     assert worker.ask(squares(3))[0].ok
+    worker.sessions.close()
+
+
+def test_inputs_larger_than_any_that_it_answered_do_not_take_a_model_out_of_offer(outer, mine):
+    worker = open_worker(outer, mine, memory_bytes=400 << 20, run_seconds=60.0)
+    assert worker.ask(np.ones((1, 30), "f4"))[0].ok
+    for _ in range(MOST_DEATHS + 1):
+        (killed,) = worker.ask(np.ones((1, 9_000), "f4"))
+        assert (killed.code, killed.retry) == ("out-of-memory", Retry.OTHER_WORKER)
+        assert "MiB of memory" in killed.detail
+    assert worker.ask(np.ones((1, 20), "f4"))[0].ok
+    worker.sessions.close()
+
+
+def test_a_run_ends_with_its_deadline_and_its_process_goes_on(laborious, mine, bubblewrap):
+    worker = open_worker(laborious, mine, bubblewrap=bubblewrap)
+    before = worker.process.pid
+    job, blob = make_job(laborious.manifest, np.ones((1, 3_000_000), "f4"), deadline_at=time.time() + 1.0)
+    ((late,), _) = worker.executor.run([(job, blob)])
+    assert (late.code, late.retry) == ("out-of-time", Retry.OTHER_WORKER)
+    assert worker.ask(np.ones((1, 20), "f4"))[0].ok
+    assert worker.process.pid == before
+    job, blob = make_job(laborious.manifest, np.ones((1, 3_000_000), "f4"), deadline_at=time.time() + 0.7)
+    ((refused,), _) = worker.executor.run([(job, blob)])
+    assert "no larger than these" in refused.detail
     worker.sessions.close()
 
 

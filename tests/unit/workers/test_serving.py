@@ -8,7 +8,7 @@ from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.pricing import Unit
 from contracts.protocol.tensors import Tensor
 from tests.support import models
-from workers.errors import ExecutionFailed, InputsRefused
+from workers.errors import ExecutionFailed, InputsRefused, OutOfMemory
 from workers.models.serving import Request, serve
 from workers.models.sessions import SessionCache
 
@@ -63,8 +63,8 @@ def test_a_lack_of_memory_is_no_fault_of_the_inputs(pipeline, monkeypatch):
 
     def fail(inputs, outputs):
         if inputs["input_ids"].shape == (1, 3):
-            raise ExecutionFailed("Failed to allocate memory for requested buffer.")
+            raise OutOfMemory("Failed to allocate memory for requested buffer.")
         return run(inputs, outputs)
 
     monkeypatch.setattr(pipeline.graph, "run", fail)
-    assert type(outcomes(pipeline, request(3))[0]) is ExecutionFailed
+    assert type(outcomes(pipeline, request(3))[0]) is OutOfMemory

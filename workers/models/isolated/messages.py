@@ -1,6 +1,6 @@
 """Requests to a model's process and outcomes from it, as `workers.models.wire` carries them.
 
-To the process: `["run", number, [[[name, datatype, shape, bytes]…], parameters as JSON]…]`. From it, once:
+To the process: `["run", number, [[[name, datatype, shape, bytes]…], parameters as JSON, deadline]…]`. From it, once:
 `["ready", {…}]` or `["unusable", code, detail, field]`; then `["did", number, [[position, units, tensors]…],
 [[position, code, detail, field]…]]` until each request has its outcome. Tensors' bytes go beside, in order.
 
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from contracts.protocol.errors import CodedError, TensorError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
-from workers.errors import ExecutionFailed, InputsRefused, JobError
+from workers.errors import ExecutionFailed, InputsRefused, JobError, JobTooLate, OutOfMemory, OutOfTime
 from workers.models.pipelines.base import Answer
 from workers.models.serving import Outcomes, Request
 from workers.models.wire import MOST_DATA_BYTES, Garbled, printable
 
 MAX_UNITS = 1 << 48
-_ERRORS: Mapping[str, type[JobError]] = {kind.code: kind for kind in (ExecutionFailed, InputsRefused)}
+_ERRORS: Mapping[str, type[JobError]] = {
+    kind.code: kind for kind in (ExecutionFailed, InputsRefused, JobTooLate, OutOfMemory, OutOfTime)
+}
 
 Packed = tuple[list[Any], list[bytes | memoryview]]
 
@@ -36,16 +38,16 @@ Packed = tuple[list[Any], list[bytes | memoryview]]
 def pack_requests(number: int, requests: Sequence[Request]) -> Packed:
     """Return a batch of requests as a message."""
     data: list[bytes | memoryview] = []
-    said = [[_named(one.tensors, data), json.dumps(dict(one.parameters))] for one in requests]
+    said = [[_named(one.tensors, data), json.dumps(dict(one.parameters)), one.deadline_at] for one in requests]
     return ["run", number, said], data
 
 
 def read_requests(said: list[Any], data: memoryview) -> list[Request]:
     """Return the requests of a message."""
     requests, offset = [], 0
-    for rows, parameters in said:
+    for rows, parameters, deadline_at in said:
         tensors, offset = _tensors(rows, data, offset)
-        requests.append(Request(tensors, json.loads(parameters)))
+        requests.append(Request(tensors, json.loads(parameters), deadline_at))
     return requests
 
 

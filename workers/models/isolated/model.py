@@ -18,11 +18,23 @@ from numpy.typing import NDArray
 
 from contracts.protocol.manifest import Manifest
 from workers import telemetry
-from workers.errors import ExecutionFailed, JobError, ModelDied, ModelError, ModelUnusable, UnsafePackage
+from workers.errors import (
+    ExecutionFailed,
+    JobError,
+    ModelDied,
+    ModelError,
+    ModelUnusable,
+    OutOfMemory,
+    OutOfTime,
+    UnsafePackage,
+)
 from workers.models.deaths import Deaths
+from workers.models.graph import SMALLER
 from workers.models.isolated.messages import pack_requests, read_given, read_outcomes
+from workers.models.pipelines.base import Answer
 from workers.models.sandbox import Confinement, resident_bytes, start
 from workers.models.serving import Batches, Outcomes, Request
+from workers.models.sizes import Size
 from workers.models.store import Package
 from workers.models.timing import MIN_RUNS
 from workers.models.wire import Garbled, Message, Wire, printable
@@ -32,6 +44,7 @@ LOOK_SECONDS = 0.25
 LEAST_RUN_SECONDS = 5.0
 MOST_RESTARTS = 2  # of one pack
 _END_SECONDS = 5.0
+_BY_SIZE: Mapping[str, type[JobError]] = {"overdue": OutOfTime, "memory": OutOfMemory}
 _ERRORS = {kind.code: kind for kind in (UnsafePackage, ModelUnusable)}
 
 log = structlog.get_logger(__name__)
@@ -70,6 +83,7 @@ class IsolatedModel:
             "cuda_graphs": cuda_graphs,
         }
         self._batch = batch
+        self._answered = Size()
         self._number = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._wire: Wire | None = None
@@ -98,33 +112,52 @@ class IsolatedModel:
         """The process's id, None while there is none."""
         return None if self._process is None else self._process.pid
 
-    def serve(self, requests: Sequence[Request], deadline_at: float) -> Batches:
-        """Yield the outcomes batch by batch; together they are one for each request."""
+    def serve(self, requests: Sequence[Request]) -> Batches:
+        """Yield the outcomes batch by batch; together they are one for each request.
+
+        What ends the process by its size, larger than all that the model answered, does not count against the model.
+        """
         left = dict(enumerate(requests))
         restarts, alone, unexplained = 0, False, ""
         while left:
             chosen = dict([next(iter(left.items()))]) if alone else dict(left)
+            began = time.perf_counter()
             try:
-                for outcomes, seconds in self._run(chosen, deadline_at):
-                    for i in outcomes:
+                for outcomes, seconds in self._run(chosen):
+                    for i, outcome in outcomes.items():
+                        if isinstance(outcome, Answer):
+                            self._answered = self._answered.with_other(Size.of([left[i].tensors]))
                         del left[i]
                     yield outcomes, seconds
             except _Ended as ended:
                 self._end()
                 again = ended.cause in ("died", "memory") and len(chosen) > 1 and restarts < MOST_RESTARTS
                 unexplained = ended.detail if again else ""
-                self._deaths.note(self.package.model_id, ended.cause, ended.detail, counts=not again)
-                failed, fate = self._fate(ended, list(left), list(chosen), again=again, last=restarts == MOST_RESTARTS)
+                too_large = self._too_large(ended, chosen)
+                counts = not again and too_large is None
+                self._deaths.note(self.package.model_id, ended.cause, ended.detail, counts=counts)
+                error = too_large or ModelDied(f"the model's process ended: {ended.detail}")
+                last = restarts == MOST_RESTARTS
+                failed, fate = self._fate(ended, error, list(left), list(chosen), again=again, last=last)
                 for i in failed:
                     del left[i]
                 if failed:
-                    yield dict.fromkeys(failed, fate), 0.0
+                    yield dict.fromkeys(failed, fate), time.perf_counter() - began
                 restarts, alone = restarts + 1, True
         if unexplained:  # no request alone brought it down
             self._deaths.count(self.package.model_id, unexplained)
 
+    def _too_large(self, ended: _Ended, ran: Mapping[int, Request]) -> JobError | None:
+        """Return the refusal of inputs larger than any that the model answered, where they ended its process."""
+        kind = _BY_SIZE.get(ended.cause)
+        if kind is None or self._answered == Size():
+            return None
+        if Size.of([one.tensors for one in ran.values()]).is_within(self._answered):
+            return None
+        return kind(f"the model's process was ended: {ended.detail}", remedy=SMALLER)
+
     def _fate(
-        self, ended: _Ended, left: list[int], ran: list[int], *, again: bool, last: bool
+        self, ended: _Ended, error: JobError, left: list[int], ran: list[int], *, again: bool, last: bool
     ) -> tuple[list[int], JobError]:
         """Return which of the requests that are left have failed, and by what."""
         try:
@@ -132,7 +165,6 @@ class IsolatedModel:
         except JobError as withdrawn:
             return left, withdrawn
         self._spawn()  # opens the model while we go on
-        error = ModelDied(f"the model's process ended: {ended.detail}")
         if again:
             return [], error
         # Of an overdue batch the deadlines are gone too; whoever lies or does not open is not asked again.
@@ -190,8 +222,9 @@ class IsolatedModel:
 
     # --- one batch --------------------------------------------------------------------------------------------------
 
-    def _run(self, requests: Mapping[int, Request], deadline_at: float) -> Batches:
+    def _run(self, requests: Mapping[int, Request]) -> Batches:
         wire = self._await_ready()
+        deadline_at = max(one.deadline_at for one in requests.values())
         seconds = min(self._confinement.run_seconds, max(deadline_at - time.time(), LEAST_RUN_SECONDS))
         until = time.monotonic() + seconds
         overdue = _Ended("overdue", f"no answer after {seconds:.0f} s.")

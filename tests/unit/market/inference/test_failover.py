@@ -7,7 +7,16 @@ import pytest
 
 from contracts.protocol.errors import Retry
 from contracts.protocol.messages import Result
-from market.errors import NoCapacity, Overloaded, PriceAboveLimit, ReceiptMismatch, WorkerFailed
+from market.errors import (
+    DeadlineExceeded,
+    NoCapacity,
+    OutOfMemory,
+    OutOfTime,
+    Overloaded,
+    PriceAboveLimit,
+    ReceiptMismatch,
+    WorkerFailed,
+)
 from market.inference import load
 from market.inference.breaker import FIRST_PAUSE_SECONDS, THRESHOLD
 from tests.support.money import World
@@ -147,6 +156,78 @@ async def test_who_must_not_sign_a_second_answer_is_not_to_blame():
     worker.tamper = None
     assert (await world.service.infer(world.request())).charged == 100
     assert world.service._attempts._load.reliability(worker.key.address) == 1.0
+
+
+def too_large(code: str):
+    def refuse_it(job, result):
+        return Result(job.request_id, job.attempt, ok=False, code=code, detail="too much.", retry=Retry.OTHER_WORKER)
+
+    return refuse_it
+
+
+@pytest.mark.parametrize("code", ["out-of-time", "out-of-memory"])
+async def test_what_is_too_large_for_a_worker_does_not_close_it_for_others(code):
+    world = World()
+    worker = await world.add_worker("w1")
+    await world.service.infer(world.request())
+    worker.tamper = too_large(code)
+    kind = OutOfTime if code == "out-of-time" else OutOfMemory
+    for _ in range(2 * THRESHOLD):
+        with pytest.raises(kind) as refused:
+            await world.service.infer(world.request(rows=64))
+        assert "too much." in refused.value.detail
+    worker.tamper = None
+    assert (await world.service.infer(world.request())).charged == 100
+    assert world.service._attempts._load.reliability(worker.key.address) == 1.0
+    assert world.service._attempts._activity.performance(worker=worker.key.address).success_rate == 1.0
+
+
+@pytest.mark.parametrize("code", ["out-of-time", "out-of-memory"])
+async def test_who_calls_everything_too_large_rests(code):
+    world = World()
+    await world.add_worker("w1", tamper=too_large(code))
+    for _ in range(THRESHOLD):
+        with pytest.raises((DeadlineExceeded, WorkerFailed)):
+            await world.service.infer(world.request())
+    with pytest.raises(NoCapacity):
+        await world.service.infer(world.request())
+
+
+async def test_another_may_be_fast_enough():
+    world = World()
+    slow = await world.add_worker("w1", price=10)
+    fast = await world.add_worker("w2", price=20)
+    await world.service.infer(world.request())
+    slow.tamper = too_large("out-of-time")
+    assert (await world.service.infer(world.request(rows=8))).receipt.worker == fast.key.address
+
+
+async def test_lateness_counts_for_sizes_that_were_answered_and_for_no_larger():
+    world = World(timeout=0.5)
+    worker = await world.add_worker("w1")
+    await world.service.infer(world.request(rows=8))
+    worker.pause = 1.0
+
+    async def late(rows, count):
+        asked = [world.service.infer(world.request(rows=rows)) for _ in range(count)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {DeadlineExceeded}
+
+    await late(64, 2 * THRESHOLD)
+    await late(8, THRESHOLD)
+    with pytest.raises(NoCapacity):
+        await world.service.infer(world.request())
+
+
+async def test_who_had_no_time_left_for_a_job_is_not_to_blame():
+    world = World()
+    worker = await world.add_worker("w1")
+    worker.tamper = lambda job, result: replace(too_large("job-too-late")(job, result), retry=Retry.NEVER)
+    for _ in range(2 * THRESHOLD):
+        with pytest.raises(DeadlineExceeded):
+            await world.service.infer(world.request())
+    worker.tamper = None
+    assert (await world.service.infer(world.request())).charged == 100
 
 
 async def test_one_answer_its_signature_does_not_cover_is_enough():

@@ -7,6 +7,7 @@ from market.inference.papers import PapersDesk
 from tests.support.money import DOMAIN, GATEWAY
 
 WORKER, PAYEE = b"\x01" * 20, b"\x02" * 20
+MODEL = b"\x03" * 32
 
 
 def desk() -> PapersDesk:
@@ -84,9 +85,29 @@ def test_the_rate_counts_a_batch_as_what_it_is():
     for one in beside[:4]:
         load.end(WORKER, 0.4, one)
     assert load.queue_seconds(WORKER) == pytest.approx(4 / (4 / 0.4))
-    assert load.patience_seconds(WORKER, 15.0) == 4.0
-    assert load.patience_seconds(WORKER, 2.0) == 2.0
-    assert load.patience_seconds(PAYEE, 15.0) == 15.0
+
+
+def test_patience_is_ten_times_the_slowest_and_grows_with_what_is_larger():
+    load = WorkerLoad()
+    load.begin(WORKER)
+    load.end(WORKER, 0.4)
+    assert load.patience_seconds(WORKER, MODEL, 100, 15.0) == 15.0, "it never answered this model"
+    load.answered(WORKER, MODEL, 100)
+    assert load.patience_seconds(WORKER, MODEL, 50, 15.0) == load.patience_seconds(WORKER, MODEL, 100, 15.0) == 4.0
+    assert load.patience_seconds(WORKER, MODEL, 200, 15.0) == 8.0
+    assert load.patience_seconds(WORKER, MODEL, 100, 2.0) == 2.0
+    assert load.patience_seconds(PAYEE, MODEL, 100, 15.0) == 15.0
+
+
+def test_how_large_inputs_were_is_forgotten_with_time():
+    load = WorkerLoad()
+    assert load.largest(WORKER, MODEL) == 0.0
+    load.begin(WORKER)
+    load.answered(WORKER, MODEL, 1_000)
+    for _ in range(100):
+        load.answered(WORKER, MODEL, 10)
+    assert 300 < load.largest(WORKER, MODEL) < 400
+    assert load.largest(WORKER, b"2" * 32) == 0.0
 
 
 def test_a_share_is_what_each_would_have_if_all_had_the_same():
