@@ -199,7 +199,7 @@ class ModelDied(ExecutionFailed):
 
 
 class ModelWithdrawn(JobError):
-    """The model's process ended too often: this worker no longer serves it."""
+    """The model's process ended too often: this worker does not serve it for a while."""
 
     code = "model-withdrawn"
     retry = Retry.OTHER_WORKER

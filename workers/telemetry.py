@@ -27,7 +27,7 @@ IN_FLIGHT = Gauge("worker_jobs_in_flight", "Jobs being served now.", registry=ME
 SERVED_MODELS = Gauge("worker_served_models", "Models offered, by execution provider.", ["provider"], registry=METRICS)
 ISOLATED_MODELS = Gauge("worker_isolated_models", "Models that run in a process of their own.", registry=METRICS)
 WITHDRAWN_MODELS = Gauge(
-    "worker_withdrawn_models", "Models no longer offered because their process ended too often.", registry=METRICS
+    "worker_withdrawn_models", "Models not offered now because their process ended too often.", registry=METRICS
 )
 MODEL_ENDS = Counter(
     "worker_model_process_ends_total",

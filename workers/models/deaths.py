@@ -1,10 +1,15 @@
-"""Counts how often models' processes end unasked: a model that does so again and again is no longer offered."""
+"""Counts how often models' processes end unasked: a model that does so again and again is not offered for a while.
+
+For longer each time, but not for ever: it may have been a client's inputs that ended it.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -13,8 +18,19 @@ from workers.errors import ModelWithdrawn
 
 MOST_DEATHS = 3
 WITHIN_SECONDS = 600.0
+FIRST_REST_SECONDS = 600.0
+LONGEST_REST_SECONDS = 86_400.0
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A model out of offer, until when, of a monotonic clock; `seconds` is how long in all."""
+
+    reason: str
+    until: float
+    seconds: float
 
 
 class Deaths:
@@ -23,7 +39,7 @@ class Deaths:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: defaultdict[bytes, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_DEATHS))
-        self._withdrawn: dict[bytes, str] = {}
+        self._rests: dict[bytes, _Rest] = {}
 
     def note(self, model_id: bytes, cause: str, detail: str, *, counts: bool = True) -> None:
         """Note a death, and count it against the model."""
@@ -33,14 +49,21 @@ class Deaths:
             self.count(model_id, detail)
 
     def count(self, model_id: bytes, detail: str) -> None:
-        """Count a death: the third within ten minutes takes the model out of offer until the worker starts again."""
+        """Count a death: the third within ten minutes takes the model out of offer for as long.
+
+        The next time for twice as long, and so on to a day, unless it was well for a day.
+        """
         seen, now = self._seen[model_id], self._clock()
         seen.append(now)
-        if len(seen) == MOST_DEATHS and now - seen[0] <= WITHIN_SECONDS and model_id not in self._withdrawn:
-            reason = f"its process ended {MOST_DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes; last: {detail}"
-            self._withdrawn[model_id] = reason
-            telemetry.WITHDRAWN_MODELS.set(len(self._withdrawn))
-            log.error("model-withdrawn", model=model_id.hex(), reason=reason)
+        before = self._rests.get(model_id)
+        if len(seen) < MOST_DEATHS or now - seen[0] > WITHIN_SECONDS or (before is not None and now < before.until):
+            return
+        seen.clear()
+        again = before is not None and now < before.until + LONGEST_REST_SECONDS
+        seconds = min(LONGEST_REST_SECONDS, 2 * before.seconds) if before and again else FIRST_REST_SECONDS
+        reason = f"its process ended {MOST_DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes; last: {detail}"
+        self._rests[model_id] = _Rest(reason, now + seconds, seconds)
+        log.error("model-withdrawn", model=model_id.hex(), reason=reason, minutes=round(seconds / 60))
 
     def check(self, model_id: bytes) -> None:
         """Refuse a model that was taken out of offer.
@@ -48,11 +71,20 @@ class Deaths:
         Raises:
             ModelWithdrawn: says why.
         """
-        reason = self._withdrawn.get(model_id)
-        if reason is not None:
-            raise ModelWithdrawn(f"this worker no longer serves the model: {reason}", field="model_id")
+        rest = self._rests.get(model_id)
+        left = 0.0 if rest is None else rest.until - self._clock()
+        if rest is not None and left > 0:
+            raise ModelWithdrawn(
+                f"this worker does not serve the model for {math.ceil(left / 60)} more minutes: {rest.reason}",
+                field="model_id",
+            )
 
     @property
     def withdrawn(self) -> frozenset[bytes]:
-        """The models that are no longer offered."""
-        return frozenset(self._withdrawn)
+        """The models that are not offered now."""
+        if not self._rests:
+            return frozenset()
+        now = self._clock()
+        resting = frozenset(model_id for model_id, rest in list(self._rests.items()) if now < rest.until)
+        telemetry.WITHDRAWN_MODELS.set(len(resting))
+        return resting

@@ -104,6 +104,28 @@ def test_the_third_death_within_ten_minutes_withdraws_a_model():
     assert deaths.withdrawn == {b"m"}
 
 
+def test_a_withdrawn_model_is_offered_again_after_longer_each_time():
+    now = [0.0]
+    deaths = Deaths(lambda: now[0])
+    rests = []
+    for _ in range(10):
+        for _ in range(3):
+            deaths.note(b"m", "died", "it died.")
+        began = now[0]
+        while deaths.withdrawn:
+            with pytest.raises(ModelWithdrawn, match="more minutes"):
+                deaths.check(b"m")
+            now[0] += 60.0
+        deaths.check(b"m")
+        rests.append(now[0] - began)
+    assert rests == [600.0 * 2**i for i in range(8)] + [86_400.0] * 2
+    now[0] += 86_400.0
+    for _ in range(3):
+        deaths.note(b"m", "died", "it died.")
+    now[0] += 600.0
+    assert not deaths.withdrawn, "after a good day it begins anew"
+
+
 # --- what a process may say ------------------------------------------------------------------------------------------
 
 MANIFEST = Manifest(
