@@ -59,6 +59,12 @@ class DiskFull(StartError):
     code = "worker-disk"
 
 
+class JournalUnusable(StartError):
+    """The worker's journal, by which it is paid without the gateway, cannot be opened."""
+
+    code = "journal-unusable"
+
+
 class NotRegistered(StartError):
     """The worker's key is not registered on chain with enough stake."""
 

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
 from contracts.protocol.values import value_class
 from contracts.wal import enter_wal
+from workers.errors import JournalUnusable
 
 # Rows are only ever appended: an index by request id would touch a page of its own for each of them.
 _SCHEMA = """
@@ -38,6 +40,22 @@ CREATE TABLE IF NOT EXISTS notes (
     gateway BLOB PRIMARY KEY, note BLOB NOT NULL, signature BLOB NOT NULL
 ) WITHOUT ROWID;
 """
+# Stands in the file; in the first journals nothing does, which SQLite reads as 0.
+_VERSION = 1
+_REMEDIES = {
+    **dict.fromkeys(
+        (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT),
+        "Bring back a copy; moved away, a new one is begun, and `worker rescue` lacks what this one alone proves.",
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+        "Let this user write it and the folder it lies in.",
+    ),
+    sqlite3.SQLITE_FULL: "Make room on the disk.",
+    sqlite3.SQLITE_IOERR: "The disk is full or fails: look at the system's log.",
+    sqlite3.SQLITE_BUSY: "Another program holds it; try again when that has ended.",
+}
+_PRIMARY = 0xFF  # the rest of SQLite's code says which kind of the same
 # Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
 _RECENT = 20_000
 
@@ -82,18 +100,23 @@ class Journal:
     """One worker's papers in one file; `operator` is who the credit notes must name."""
 
     def __init__(self, path: Path, *, domain: Domain, operator: bytes) -> None:
+        """Open the file, or begin it.
+
+        Raises:
+            JournalUnusable: it cannot be opened or written, is damaged, of a newer version, or something else.
+            OSError: the folder cannot be made.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._domain = domain
         self._operator = operator
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False)
-        enter_wal(self._db)
-        self._db.executescript("PRAGMA synchronous = NORMAL;" + _SCHEMA)
         # By request id, which may have been used in several channels.
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
-        (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
-        self._next = max(1, (newest or 0) + 1 - _RECENT)
-        self._catch_up()
+        with _naming(path):
+            self._db = _open(path)
+            (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
+            self._next = max(1, (newest or 0) + 1 - _RECENT)
+            self._catch_up()
 
     def close(self) -> None:
         """Close the file."""
@@ -266,3 +289,32 @@ class Journal:
 def _recent(number: int, receipt: Receipt, data: bytes) -> _Recent:
     asked = (receipt.model_id, receipt.input_hash)
     return _Recent(number, receipt.channel_id, receipt.cumulative, asked, receipt.output_hash, hash(data))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of SQLite's errors which file they are about and what can be done."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY)
+        raise JournalUnusable(f"the worker's journal {path}: {error}.", remedy=remedy) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if path.is_dir():
+        raise JournalUnusable(f"the worker's journal {path} is a folder.", remedy="Move that folder away.")
+    opened = sqlite3.connect(path, check_same_thread=False)
+    (version,) = opened.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        detail = f"the worker's journal {path} is of a newer version ({version}, this program knows {_VERSION})."
+        raise JournalUnusable(detail, remedy="Run the version that used it last, or a newer one.")
+    tables = {name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "work" not in tables:
+        detail = f"{path} is a database, but no worker's journal."
+        raise JournalUnusable(detail, remedy="Name a worker's papers-….db, or move this file away.")
+    enter_wal(opened)
+    opened.executescript("PRAGMA synchronous = NORMAL;" + _SCHEMA)
+    if version < _VERSION:
+        opened.execute(f"PRAGMA user_version = {_VERSION}")
+    return opened

@@ -1,4 +1,6 @@
 import dataclasses
+import sqlite3
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,8 @@ from contracts.protocol.errors import Retry
 from contracts.protocol.messages import Papers
 from contracts.protocol.typed_data import CreditNote
 from tests.support import worker as support
-from workers import tasks
+from workers import papers, tasks
+from workers.errors import JournalUnusable, StartError
 from workers.papers import Journal
 from workers.receipts import Answered
 
@@ -204,3 +207,85 @@ def test_the_oldest_answers_are_forgotten(packaged):
     assert known == [False] * 9 + [True] * 11
     kept.put(jobs[0], b"x" * 501, 1)
     assert kept.get(jobs[0]) is None, "too large"
+
+
+# --- journals that cannot be opened -----------------------------------------------------------------------------------
+
+
+def refused(path) -> JournalUnusable:
+    with pytest.raises(JournalUnusable) as caught:
+        Journal(path, domain=DOMAIN, operator=OPERATOR)
+    assert isinstance(caught.value, StartError)
+    assert str(path) in caught.value.detail
+    return caught.value
+
+
+def test_a_file_that_is_no_database_is_named_as_the_journal(tmp_path):
+    path = tmp_path / "papers.db"
+    path.write_bytes(b"no database at all" * 100)
+    error = refused(path)
+    assert error.detail == f"the worker's journal {path}: file is not a database."
+    assert "worker rescue" in error.remedy
+
+
+def test_a_folder_in_the_journals_place_is_named(tmp_path):
+    assert "is a folder" in refused(tmp_path).detail
+
+
+def test_a_journal_of_a_newer_version_is_left_as_it_is(journal, tmp_path):
+    journal.close()
+    path = tmp_path / "papers.db"
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        database.execute("PRAGMA user_version = 2")
+    before = path.read_bytes()
+    assert "newer version (2, this program knows 1)" in refused(path).detail
+    assert path.read_bytes() == before
+
+
+def test_a_journal_from_before_versions_were_written_is_read(journal, executor, packaged, tmp_path):
+    journal.keep([serve(executor, packaged.manifest)])
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "papers.db")) as database:
+        database.execute("PRAGMA user_version = 0")
+    again = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    assert again.counts() == (1, 0)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("channels (x)", "no worker's journal"), ("work (number INTEGER PRIMARY KEY)", "no such column")],
+)
+def test_another_programs_database_is_not_taken_for_a_journal(tmp_path, table, said):
+    path = tmp_path / "papers.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"CREATE TABLE {table}")
+    before = path.read_bytes()
+    assert said in refused(path).detail
+    if said == "no worker's journal":
+        assert path.read_bytes() == before
+
+
+def test_a_journal_that_cannot_be_written_says_what_to_allow(tmp_path, monkeypatch):
+    path = tmp_path / "papers.db"
+    sqlite3.connect(path).close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        papers.sqlite3, "connect", lambda path, **given: connect(f"file:{path}?mode=ro", uri=True, **given)
+    )
+    error = refused(path)
+    assert "readonly" in error.detail
+    assert "Let this user write it" in error.remedy
+
+
+def test_a_journal_that_another_program_holds_is_named(journal, tmp_path, monkeypatch):
+    journal.close()
+    path = tmp_path / "papers.db"
+    connect = sqlite3.connect
+    monkeypatch.setattr(papers.sqlite3, "connect", lambda path, **given: connect(path, timeout=0, **given))
+    with closing(connect(path)) as database:
+        database.execute("PRAGMA user_version = 0")
+        database.commit()
+        database.execute("BEGIN IMMEDIATE")
+        assert "Another program holds it" in refused(path).remedy
