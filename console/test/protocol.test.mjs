@@ -21,6 +21,7 @@ const vectors = JSON.parse(await readFile(new URL("../../tests/parity/vectors.js
 const domain = { chainId: Number(vectors.domain.chainId), escrow: vectors.domain.verifyingContract };
 const typed = await load("protocol/typed.ts");
 const merkle = await load("protocol/merkle.ts");
+const tensors = await load("protocol/tensors.ts");
 
 const big = (fields, names) => Object.fromEntries(names.map((name) => [name, /^0x/.test(fields[name]) ? fields[name] : BigInt(fields[name])]));
 
@@ -89,4 +90,28 @@ test("amounts are written exactly and read back", async () => {
   assert.equal(atomic("0.25"), 250_000n);
   assert.equal(atomic("1."), 1_000_000n);
   for (const wrong of ["", "-1", "1e3", "0.1234567", "1,0"]) assert.equal(atomic(wrong), null);
+});
+
+test("numbers of 16 bits are read, the least, the infinite and those that are none too", () => {
+  const read = (datatype, ...bits) => {
+    const data = new Uint8Array(new Uint16Array(bits).buffer);
+    return tensors.numbers({ name: "x", datatype, shape: [bits.length], data });
+  };
+  assert.deepEqual(
+    read("FP16", 0x3c00, 0xc000, 0x7bff, 0x0001, 0x0400, 0x8000, 0x7c00, 0xfc00, 0x7e00, 0x3555),
+    [1, -2, 65504, 2 ** -24, 2 ** -14, -0, Infinity, -Infinity, NaN, 0.333251953125],
+  );
+  assert.deepEqual(read("BF16", 0x3f80, 0xc000, 0x7f80, 0xff80, 0x7fc0, 0x3eab), [1, -2, Infinity, -Infinity, NaN, 0.333984375]);
+});
+
+test("what a worker hashed is hashed alike, infinities included", () => {
+  const row = { name: "y", datatype: "FP32", shape: [3], parameters: { binary_data_size: 12 } };
+  const head = new TextEncoder().encode(JSON.stringify({ outputs: [row] }));
+  const data = new Uint8Array(new Float32Array([Infinity, -Infinity, 1]).buffer);
+  // Another NaN than the one that a program would write for itself.
+  data.set([1, 0, 0xc0, 0x7f], 8);
+  const headers = new Headers({ "Inference-Header-Content-Length": String(head.length) });
+  const { outputs } = tensors.decodeBody(headers, tensors.joined([head, data]));
+  assert.deepEqual(outputs[0].data, data);
+  assert.deepEqual(tensors.numbers(outputs[0]), [Infinity, -Infinity, NaN]);
 });

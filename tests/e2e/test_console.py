@@ -54,6 +54,7 @@ def local(chromium, tmp_path_factory):
         "pictures": models.image_classifier_package,
         "reranker": models.ranker_package,
         "loudness": models.loudness_package,
+        "extremes": models.extremes_package,
     }
     if HAS_LLM:
         packages["chatter"] = tiny_llm.package
@@ -107,7 +108,7 @@ def test_models_are_found_by_words_and_show_price_speed_and_success(visit, paid)
     assert " ms" in said
     assert "in local" in said
     visit.page.get_by_label("Search").fill("no such thing")
-    visit.page.get_by_text(f"0 models of {7 if HAS_LLM else 6}").wait_for()
+    visit.page.get_by_text(f"0 models of {8 if HAS_LLM else 7}").wait_for()
     visit.page.get_by_label("Search").fill("")
     visit.page.get_by_label("Order").select_option("Success")
     assert visit.page.get_by_role("article").first.get_by_role("heading").inner_text() == minilm.NAME
@@ -490,6 +491,23 @@ def test_a_chat_that_is_stopped_is_charged_for_what_was_read_at_most(payer):
     nothing = payer.page.get_by_text("nothing is charged")
     nothing.or_(payer.page.get_by_text("Good, as far as it was read")).wait_for(timeout=30_000)
     assert payer.page.locator(".checks .no").count() == 0
+
+
+def test_infinities_and_what_is_no_number_are_shown_and_verified(payer):
+    payer.open("playground/extremes")
+    row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0.0, -0.0, 3.0, -4.0]}
+    payer.page.get_by_label("Input tensors, as JSON").fill(json.dumps([row]))
+    run(payer)
+    shown = {
+        name: payer.page.get_by_label(f"Values of {name}").inner_text()
+        for name in ("inverse", "product", "half", "brain")
+    }
+    assert shown == {
+        "inverse": "Infinity, -Infinity, 0.333333, -0.25",
+        "product": "NaN, NaN, 1, 1",
+        "half": "Infinity, -Infinity, 0.333252, -0.25",
+        "brain": "Infinity, -Infinity, 0.333984, -0.25",
+    }
 
 
 def test_what_is_wrong_with_a_request_is_said_before_it_is_paid(payer):

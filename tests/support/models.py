@@ -302,6 +302,37 @@ def bfloat16_package(folder) -> Manifest:
     )
 
 
+def extremes_package(folder) -> Manifest:
+    """Of zeros it gives what JSON has no word for: infinities of either sign, and no numbers."""
+    names = {
+        "inverse": TensorProto.FLOAT,
+        "product": TensorProto.FLOAT,
+        "half": TensorProto.FLOAT16,
+        "brain": TensorProto.BFLOAT16,
+    }
+    graph = _save(
+        [
+            helper.make_node("Reciprocal", ["x"], ["inverse"]),
+            helper.make_node("Mul", ["x", "inverse"], ["product"]),
+            helper.make_node("Cast", ["inverse"], ["half"], to=TensorProto.FLOAT16),
+            helper.make_node("Cast", ["inverse"], ["brain"], to=TensorProto.BFLOAT16),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info(name, kind, ["batch", 4]) for name, kind in names.items()],
+        {},
+    )
+    datatypes = {"inverse": "FP32", "product": "FP32", "half": "FP16", "brain": "BF16"}
+    return write(
+        folder,
+        {"model.onnx": graph},
+        task="tensor",
+        inputs=(TensorSpec("x", "FP32", (-1, 4)),),
+        outputs=tuple(TensorSpec(name, datatypes[name], (-1, 4)) for name in names),
+        unit=Unit.ROW,
+        max_batch=8,
+    )
+
+
 def fetched(folder, manifest: Manifest):
     """Return the package as a worker holds it."""
     store = PackageStore(folder.parent / "cache", allow_file_uri=True, max_package_bytes=1 << 30)

@@ -70,12 +70,28 @@ export function numbers(tensor: Tensor): number[] {
     INT16: (at) => view.getInt16(at, true),
     INT32: (at) => view.getInt32(at, true),
     INT64: (at) => Number(view.getBigInt64(at, true)),
+    FP16: (at) => half(view.getUint16(at, true)),
     FP32: (at) => view.getFloat32(at, true),
     FP64: (at) => view.getFloat64(at, true),
+    BF16: (at) => brain(view.getUint16(at, true)),
   };
   const one = read[tensor.datatype];
   if (!one) throw new Error(`${tensor.datatype} is not shown here.`);
   return Array.from({ length: Math.floor(view.byteLength / size) }, (_, index) => one(index * size));
+}
+
+/** A half's bits: one of sign, five of the exponent, ten of the fraction. */
+function half(bits: number): number {
+  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+  const size = exponent === 31 ? (fraction ? NaN : Infinity) : exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24;
+  return bits >> 15 ? -size : size;
+}
+
+/** The upper half of a float32's bits. */
+function brain(bits: number): number {
+  const view = new DataView(new ArrayBuffer(4));
+  view.setUint16(0, bits);
+  return view.getFloat32(0);
 }
 
 /** A tensor from JSON's values, flat or nested. */
