@@ -12,13 +12,16 @@ with EndingQuietly():
 
     from contracts.protocol.own_machine import spare_proxy
     from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
+    from market.commands.listing import Listing, group
 
 app = typer.Typer(
+    cls=Listing,
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(group)
 app.command("demo")(local.demo)
 app.command("up")(local.up)
 app.command("serve")(services.serve)

@@ -11,11 +11,12 @@ with EndingQuietly():
     import typer
 
     from contracts.protocol.own_machine import spare_proxy
-    from workers.commands import doctor, drain, init, models, papers, serve, stake
+    from workers.commands import doctor, drain, init, models, papers, serve, stake, version
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Earn by running ONNX models."
 )
+app.callback()(version.group)
 app.command("init")(init.init)
 app.command("run")(serve.run)
 app.command("drain")(drain.drain)

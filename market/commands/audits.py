@@ -13,6 +13,7 @@ from contracts.protocol.errors import ProtocolError
 from contracts.protocol.hexes import address_from_hex, checksum, from_hex, hex0x, signature_from_hex
 from contracts.protocol.receipts import is_receipt_signed_by
 from contracts.protocol.typed_data import Domain, Receipt
+from market.commands.listing import Listing
 from market.commands.output import EXIT_REFUSED, JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import DataDirOption, Profile, UrlOption
 from market.commands.services import EnvFileOption
@@ -20,7 +21,9 @@ from market.errors import AuditNotFound
 from market.settings import DEFAULT_DATA_DIR, load_settings
 from market.verification.audit_choice import commitment, is_chosen, threshold
 
-audits_app = typer.Typer(no_args_is_help=True, help="Audits of results: who answered otherwise than others.")
+audits_app = typer.Typer(
+    cls=Listing, no_args_is_help=True, help="Audits of results: who answered otherwise than others."
+)
 
 
 @audits_app.command("list")

@@ -14,6 +14,7 @@ from contracts.protocol.money import both, parse_payment
 from contracts.protocol.typed_data import Refund
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
+from market.commands.listing import Listing
 from market.commands.output import console, emit, print_fields
 from market.commands.profile import Profile
 from market.sdk.errors import NoChannel
@@ -23,7 +24,7 @@ from market.sdk.wallet import Wallet
 if TYPE_CHECKING:
     from market.sdk.chain import Chain
 
-channel_app = typer.Typer(help="Payment channels to a gateway.", no_args_is_help=True)
+channel_app = typer.Typer(cls=Listing, help="Payment channels to a gateway.", no_args_is_help=True)
 _Amount = Annotated[str, typer.Argument(help=AMOUNT_HELP)]
 _Channel = Annotated[str | None, typer.Option("--channel", help="Id of the channel; default the newest.")]
 

@@ -17,6 +17,7 @@ from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import checksum, from_hex, hex0x
 from contracts.protocol.money import format_amount, parse_amount
 from contracts.protocol.tensors import NUMPY_DTYPES, Tensor, utf8
+from market.commands.listing import Listing
 from market.commands.output import (
     EXIT_REFUSED,
     JsonOption,
@@ -44,7 +45,7 @@ from market.sdk.papers import SignedReceipt
 from market.sdk.verify import Verdict, verify_receipt
 from market.settings import DEFAULT_DATA_DIR
 
-receipts_app = typer.Typer(help="Receipts of paid requests.", no_args_is_help=True)
+receipts_app = typer.Typer(cls=Listing, help="Receipts of paid requests.", no_args_is_help=True)
 
 
 def status(*, data_dir: DataDirOption = DEFAULT_DATA_DIR, url: UrlOption = None, as_json: JsonOption = False) -> None:
@@ -188,8 +189,9 @@ def _tensors(market: Market, model: str, inputs: str | None, sentences: list[str
     try:
         raw = orjson.loads(Path(inputs[1:]).read_bytes() if inputs.startswith("@") else inputs)
     except (OSError, orjson.JSONDecodeError) as error:
+        wrong = f"not JSON: {error}." if isinstance(error, orjson.JSONDecodeError) else f"{error}."
         raise InvalidRequest(
-            f"{error}.", field="inputs", remedy="Give a JSON object of tensors, or @FILE for one in a file."
+            wrong, field="inputs", remedy="Give a JSON object of tensors, or @FILE for one in a file."
         ) from error
     if not isinstance(raw, dict):
         raise InvalidRequest("expected a JSON object of tensors.", field="inputs")

@@ -16,12 +16,13 @@ from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.money import both, format_amount, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP
+from market.commands.listing import Listing
 from market.commands.output import console, emit, print_fields, print_table
 from market.commands.profile import Profile
 from market.errors import InvalidRequest, KeyNotFound, UnknownModel
 from market.sdk.keys import Keys, KeyState
 
-keys_app = typer.Typer(help="API keys over the channel in use.", no_args_is_help=True)
+keys_app = typer.Typer(cls=Listing, help="API keys over the channel in use.", no_args_is_help=True)
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MIN_PREFIX = 6
 

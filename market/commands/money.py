@@ -14,11 +14,12 @@ from contracts.protocol.hexes import address_from_hex, checksum
 from contracts.protocol.money import both, parse_payment
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
+from market.commands.listing import Listing
 from market.commands.output import JsonOption, console, emit, errors_as_messages, print_fields
 from market.commands.profile import Profile
 from market.sdk.wallet import Wallet
 
-wallet_app = typer.Typer(help="Keys in keystore files.", no_args_is_help=True)
+wallet_app = typer.Typer(cls=Listing, help="Keys in keystore files.", no_args_is_help=True)
 
 
 @wallet_app.command("new")

@@ -13,6 +13,7 @@ from contracts.protocol.hexes import address_from_hex, checksum, hex0x
 from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish, show_plan
+from market.commands.listing import Listing
 from market.commands.model_package import check_uri, model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import DryRunOption, PasswordOption, Profile
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from contracts.bindings.model_registry import ModelState
     from market.sdk.chain import Chain
 
-model_app = typer.Typer(help="Model packages and their listings.", no_args_is_help=True)
+model_app = typer.Typer(cls=Listing, help="Model packages and their listings.", no_args_is_help=True)
 model_app.command("init")(model_init)
 model_app.command("check")(model_check)
 model_app.command("publish")(model_publish)

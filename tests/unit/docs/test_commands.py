@@ -2,10 +2,12 @@
 
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from market import cli as market_cli
 from workers import cli as worker_cli
@@ -33,6 +35,12 @@ def commands():
 
 
 ALL = list(commands())
+
+
+@pytest.mark.parametrize("program", [market_cli, worker_cli])
+def test_programs_say_their_version(program):
+    told = CliRunner().invoke(program.app, ["--version"])
+    assert (told.exit_code, told.output) == (0, version("inference-market") + "\n")
 
 
 @pytest.mark.parametrize(("program", "words"), [one for one in ALL if one.values[0] == "make"])

@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from market.cli import app
+from market.commands import client
+from market.errors import InvalidRequest
 from market.sdk.packages import load
 from market.sdk.wallet import Wallet
 
@@ -26,6 +28,22 @@ def test_help_names_every_command():
     shown = run("--help").output
     for name in ("demo", "up", "serve", "jobs", "status", "infer", "receipts", "channel", "wallet", "mint", "model"):
         assert f" {name} " in shown
+
+
+def test_inputs_that_are_no_json_are_said_to_be_none():
+    with pytest.raises(InvalidRequest, match="not JSON") as refused:
+        client._tensors(None, "minilm", '{"x": 1', None)
+    assert refused.value.field == "inputs"
+    with pytest.raises(InvalidRequest, match="No such file"):
+        client._tensors(None, "minilm", "@nowhere.json", None)
+
+
+def test_help_says_whole_what_each_command_does():
+    for group in ((), ("audits",), ("channel",), ("keys",), ("model",), ("receipts",), ("wallet",)):
+        shown = run(*group, "--help").output.partition("Commands:")[2]
+        assert shown
+        assert "..." not in shown
+    assert "Draw a fresh key and write its keystore file." in run("wallet", "--help").output
 
 
 @pytest.mark.parametrize(
