@@ -88,7 +88,9 @@ def open_chain(settings: WorkerSettings) -> ChainSide:
     """
     if settings.keystore is None:
         raise StartError(
-            "the worker's key is not named.", field="WORKER_KEYSTORE", remedy="`market wallet new` makes a keystore."
+            "the worker's key is not named.",
+            field="WORKER_KEYSTORE",
+            remedy="`worker init` draws one and writes all settings; `market wallet new` makes a keystore alone.",
         )
     try:
         key = load_keystore(settings.keystore, settings.keystore_password_file)
@@ -265,7 +267,11 @@ def build(settings: WorkerSettings) -> Node:
         WorkerError: what is wrong, in which setting, and how to mend it.
     """
     if not settings.gateway_addresses:
-        raise StartError("no gateway is named.", field="WORKER_GATEWAYS", remedy="Name the gateway's address.")
+        raise StartError(
+            "no gateway is named.",
+            field="WORKER_GATEWAYS",
+            remedy="Name its address, or link to one by --gateway; `worker init` asks for this and all else.",
+        )
     side = open_chain(settings)
     operator = check_registered(side)
     client = open_redis(settings)

@@ -114,7 +114,8 @@ class Profile:
         if self.keystore is not None:
             return Wallet.load(self.keystore, self.password_file)
         if self.network is None:
-            raise _missing("keystore", "key", "Give --keystore and --password-file; `market wallet new` makes one.")
+            remedy = "Give --keystore and --password-file (`market wallet new` makes them), or `market up`'s --data-dir."
+            raise _missing("keystore", "key", remedy)
         if role not in self.network.keystores:
             known = ", ".join(self.network.keystores)
             raise ConfigurationError(f"no account is called {role!r}.", field="role", remedy=f"Use one of {known}.")

@@ -61,7 +61,7 @@ def examine(settings: WorkerSettings, env_file: Path | None) -> Checks:
                 raise StartError(
                     "no gateway is named.",
                     field="WORKER_GATEWAYS",
-                    remedy="Name its address, or set WORKER_GATEWAY_URL to link to one.",
+                    remedy="Name its address, or set WORKER_GATEWAY_URL to link to one; `worker init` asks for it.",
                 )
             return f"own lane, for {', '.join(checksum(address) for address in settings.gateway_addresses)}"
         status, ahead[0] = findings.gateway_answer(url)

@@ -76,7 +76,11 @@ def _ended(processes: Sequence[int], seconds: float) -> bool:
 
 def _address(settings: WorkerSettings) -> bytes:
     if settings.keystore is None:
-        raise StartError("the worker's key is not named.", field="WORKER_KEYSTORE")
+        raise StartError(
+            "the worker's key is not named.",
+            field="WORKER_KEYSTORE",
+            remedy="Name the settings that `worker run` was given, by --env-file or WORKER_… variables.",
+        )
     try:
         return load_keystore(settings.keystore, settings.keystore_password_file).address
     except KeystoreError as error:

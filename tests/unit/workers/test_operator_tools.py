@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from contracts.bindings.errors import NodeUnreachable, WrongChain
 from workers import machine, metrics, node
-from workers.commands import asking, findings, live, models, serve
+from workers.commands import asking, drain, findings, live, models, serve
 from workers.commands.asking import Answers
 from workers.commands.findings import Checks, Noted
 from workers.errors import ClockOff, DiskFull, ModelNotListed, OfferOutsideBounds, RedisNotReady, StartError
@@ -245,6 +245,19 @@ def test_a_person_whose_node_serves_no_such_chain_is_asked_again(monkeypatch, ca
     assert ("no answer" if served is None else "not 31337") in capsys.readouterr().err
     assert asking.choose_node(Answers(quiet=False), wrong, 31_337) == wrong, "an option is taken as it is"
     assert asking.choose_node(Answers(quiet=True), None, 31_337) == right
+
+
+def test_a_machine_that_was_never_set_up_is_pointed_to_init(tmp_path, monkeypatch):
+    settings = WorkerSettings(state_dir=tmp_path)
+    with pytest.raises(StartError) as keyless:
+        node.open_chain(settings)
+    assert "`worker init`" in keyless.value.remedy
+    with pytest.raises(StartError) as gatewayless:
+        node.build(settings)
+    assert "`worker init`" in gatewayless.value.remedy
+    with pytest.raises(StartError) as idle:
+        drain._address(settings)
+    assert "--env-file" in idle.value.remedy
 
 
 def test_a_port_that_is_taken_keeps_the_worker_from_starting_and_is_named():

@@ -38,6 +38,13 @@ def test_inputs_that_are_no_json_are_said_to_be_none():
         client._tensors(None, "minilm", "@nowhere.json", None)
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("infer", "m", "{}"), ("receipts", "verify")])
+def test_who_is_in_another_folder_than_market_up_is_told_so(tmp_path, arguments):
+    shown = " ".join(run(*arguments, "--data-dir", str(tmp_path)).output.split())
+    assert "no local network is known" in shown
+    assert "--data-dir" in shown
+
+
 def test_help_says_whole_what_each_command_does():
     for group in ((), ("audits",), ("channel",), ("keys",), ("model",), ("receipts",), ("wallet",)):
         shown = run(*group, "--help").output.partition("Commands:")[2]
