@@ -114,7 +114,7 @@ class Profile:
         if self.keystore is not None:
             return Wallet.load(self.keystore, self.password_file)
         if self.network is None:
-            remedy = "Give --keystore and --password-file (`market wallet new` makes them), or `market up`'s --data-dir."
+            remedy = "Give --keystore and --password-file (see `market wallet new`), or the --data-dir of `market up`."
             raise _missing("keystore", "key", remedy)
         if role not in self.network.keystores:
             known = ", ".join(self.network.keystores)
