@@ -28,7 +28,7 @@ REMEDIES: Mapping[str, str] = {
     "InferenceEscrowReserveNotThawed": _LATER.format("{thawedAt}"),
     "ModelRegistryListed": "Only its owner {owner} can change the listing.",
     "ModelRegistryNotListed": "List it with `market model publish`.",
-    "ModelRegistryNameTaken": "Choose another name.",
+    "ModelRegistryNameTaken": "Choose another name; if it is yours, `market model update` changes its terms.",
     "ModelRegistryInvalidName": "Use 1 to 63 of a-z, 0-9, and inside also `.`, `_` and `-`.",
     "ModelRegistryNotOwner": "Act with the key of the owner {owner}.",
     "ModelRegistryPriceBounds": "Give a lowest price that is not above the highest.",

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from contracts.protocol.errors import ManifestError
-from contracts.protocol.hexes import hex0x
+from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import FILENAME
 from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
@@ -39,6 +39,10 @@ from market.commands.profile import Profile
 from market.errors import ConfigurationError
 from market.sdk import packages
 from market.sdk.drafts import GENAI, Guess
+from market.sdk.wallet import Wallet
+
+if TYPE_CHECKING:
+    from market.sdk.chain import Chain
 
 # Reading, converting and writing a large checkpoint.
 CONVERT_SECONDS = 7_200
@@ -89,8 +93,8 @@ def model_publish(
     converted: dict[str, Any] = {}
     target = into
     checkpoint = is_checkpoint(path)
-    # Hours of converting must not end at a wrong password.
-    opened = (profile.wallet("owner"), profile.chain(dry_run=dry_run)) if checkpoint else None
+    # Hours of converting must not end at a wrong password, nor at a name that another owner has.
+    opened = _opened(profile, listed, dry_run=dry_run) if checkpoint else None
     with _steps(3 + (precision is not None) + checkpoint) as step, ExitStack() as stack:
         guessing = Guessing(task, entry, tuple(option or ()), unit, max_batch, license_name)
         if checkpoint:
@@ -106,7 +110,7 @@ def model_publish(
                 into = Path(scratch) / called
         step("packing")
         folder, guesses = _packed(path, into, guessing)
-        wallet, chain = opened or (profile.wallet("owner"), profile.chain(dry_run=dry_run))
+        wallet, chain = opened or _opened(profile, listed, dry_run=dry_run)
         if precision is not None and target is not None:
             step(f"quantising to {precision}")
             folder, said = target, _quantised(folder, target, precision, sample, most_difference)
@@ -142,6 +146,21 @@ def model_publish(
     fields |= {"minPrice": both(low), "maxPrice": both(high)}
     fields |= {f"guessed {one.field}": f"{one.value} ({one.why})" for one in guesses} | _told(said)
     finish(chain, data, fields, as_json=as_json)
+
+
+def _opened(profile: Profile, name: str, *, dry_run: bool) -> tuple[Wallet, Chain]:
+    """Open the owner's wallet and the chain; an own listing of that name may be one that was cut short.
+
+    Raises:
+        ConfigurationError: the name is another owner's.
+    """
+    wallet, chain = profile.wallet("owner"), profile.chain(dry_run=dry_run)
+    _, known = chain.model_by_name(name)
+    if any(known.owner) and known.owner != wallet.address:
+        raise ConfigurationError(
+            f"{name!r} is a listing of {checksum(known.owner)}.", field="name", remedy="Choose another name."
+        )
+    return wallet, chain
 
 
 def slug(text: str) -> str:

@@ -6,11 +6,12 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from contracts.protocol.hexes import checksum
 from contracts.protocol.typed_data import CreditNote
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options
-from market.devnet import services
+from market.devnet import keys, services
 from tests.support import models
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
@@ -133,6 +134,16 @@ def test_a_downloaded_model_is_packed_made_smaller_tried_and_listed_by_one_comma
     assert done["quantised"]["bytes"]["after"] < done["quantised"]["bytes"]["before"] / 3
     taken = market("model", "publish", str(tmp_path / "small"), "my-wide-net", *terms, code=1)["error"]
     assert taken["code"] == "transaction-reverted"
+    assert "`market model update`" in taken["remedy"]
+    worker = (
+        "--keystore",
+        str(local.accounts["worker"].keystore),
+        "--password-file",
+        str(keys.password_file(local.data_dir)),
+    )
+    foreign = market("model", "publish", str(tmp_path / "small"), "my-wide-net", *terms, *worker, code=2)["error"]
+    assert (foreign["code"], foreign["field"]) == ("configuration", "name")
+    assert checksum(listing.owner) in foreign["detail"]
 
 
 def test_what_cannot_be_published_is_told_before_anything_is_listed(local, market, tmp_path):
