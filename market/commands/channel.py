@@ -9,15 +9,14 @@ import typer
 
 from contracts.bindings.remedies import date_of
 from contracts.protocol.errors import InvalidAmount
-from contracts.protocol.hexes import checksum, from_hex, hex0x
+from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import both, parse_payment
 from contracts.protocol.typed_data import Refund
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.listing import Listing
 from market.commands.output import console, emit, print_fields
-from market.commands.profile import Profile
-from market.sdk.errors import NoChannel
+from market.commands.profile import ChannelOption, Profile, unknown_channel
 from market.sdk.papers import KeptChannel
 from market.sdk.wallet import Wallet
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 channel_app = typer.Typer(cls=Listing, help="Payment channels to a gateway.", no_args_is_help=True)
 _Amount = Annotated[str, typer.Argument(help=AMOUNT_HELP)]
-_Channel = Annotated[str | None, typer.Option("--channel", help="Id of the channel; default the newest.")]
 
 
 @channel_app.command("open")
@@ -56,14 +54,14 @@ def channel_open(
 @acting(chain=False)
 def channel_status(
     profile: Profile,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     as_json: bool,
 ) -> None:
     """Show the channel in use: deposit, charge, what is left."""
     wallet = profile.wallet()
     with profile.market(wallet) as market:
-        kept = market.channel() if channel is None else _named(profile, wallet, channel)
+        kept = market.channel() if channel is None else profile.remembered(wallet, channel)
         seen = market.get(f"/market/v1/channels/{hex0x(kept.channel_id)}")
     emit(seen, as_json=as_json, text=lambda: _show_channel(seen))
 
@@ -73,7 +71,7 @@ def channel_status(
 def channel_topup(
     profile: Profile,
     amount: _Amount,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -82,7 +80,7 @@ def channel_topup(
     units = parse_payment(amount)
     wallet = profile.wallet()
     with profile.market(wallet) as market:
-        kept = market.channel() if channel is None else _named(profile, wallet, channel)
+        kept = market.channel() if channel is None else profile.remembered(wallet, channel)
         chain = profile.chain(dry_run=dry_run)
         chain.check_domain(kept.domain)
         chain.deposit(wallet, kept.channel, units)
@@ -99,7 +97,7 @@ def channel_topup(
 def channel_exit(
     profile: Profile,
     amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is not settled.")] = None,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -130,7 +128,7 @@ def channel_exit(
 def channel_refund(
     profile: Profile,
     amount: Annotated[str | None, typer.Argument(help=AMOUNT_HELP + " Default: all that is free.")] = None,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -139,7 +137,7 @@ def channel_refund(
     asked = None if amount is None else parse_payment(amount)
     wallet = profile.wallet()
     with profile.market(wallet) as market:
-        kept = market.channel() if channel is None else _named(profile, wallet, channel)
+        kept = market.channel() if channel is None else profile.remembered(wallet, channel)
         market.use_channel(kept.channel, kept.domain)
         chain = profile.chain(dry_run=dry_run)
         chain.check_domain(kept.domain)
@@ -160,7 +158,7 @@ def channel_refund(
 @acting()
 def channel_cancel_exit(
     profile: Profile,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -177,7 +175,7 @@ def channel_cancel_exit(
 @acting()
 def channel_withdraw(
     profile: Profile,
-    channel: _Channel = None,
+    channel: ChannelOption = None,
     *,
     dry_run: bool,
     as_json: bool,
@@ -245,25 +243,13 @@ def _show_kept(row: Mapping[str, Any]) -> None:
 def _channel_in_use(profile: Profile, wallet: Wallet, chain: Chain, named: str | None) -> KeptChannel:
     # From the papers alone: a payer leaves without the gateway's help.
     if named is not None:
-        kept = _named(profile, wallet, named)
+        kept = profile.remembered(wallet, named)
         chain.check_domain(kept.domain)
         return kept
     known = profile.papers().channels(payer=wallet.address, domain=chain.domain)
     if not known:
-        raise _unknown("no channel of this key on this chain is known here.")
+        raise unknown_channel("no channel of this key on this chain is known here.")
     return known[0]
-
-
-def _named(profile: Profile, wallet: Wallet, named: str) -> KeptChannel:
-    wanted = from_hex(named, 32, field="channel")
-    for kept in profile.papers().channels(payer=wallet.address):
-        if kept.channel_id == wanted:
-            return kept
-    raise _unknown(f"no channel {named} of this key is known here.")
-
-
-def _unknown(detail: str) -> NoChannel:
-    return NoChannel(detail, field="channel", remedy="`market channel list --find` reads them from the chain.")
 
 
 def _show_channel(seen: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ from market.commands.output import (
 )
 from market.commands.profile import (
     ChainIdOption,
+    ChannelOption,
     DataDirOption,
     DeploymentOption,
     KeystoreOption,
@@ -93,6 +94,7 @@ def infer(
     min_stake: Annotated[str | None, typer.Option(help="Least stake of the worker, in tokens.")] = None,
     hedge: Annotated[bool, typer.Option("--hedge", help="Let a second worker be asked if the first is late.")] = False,
     sealed: Annotated[bool, typer.Option("--sealed", help="Let the worker alone read it, not the gateway.")] = False,
+    channel: ChannelOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     url: UrlOption = None,
     keystore: KeystoreOption = None,
@@ -104,7 +106,7 @@ def infer(
         profile = Profile.load(data_dir, url=url, keystore=keystore, password_file=password_file)
         limit = None if max_price is None else parse_amount(max_price, field="max-price")
         stake = 0 if min_stake is None else parse_amount(min_stake, field="min-stake")
-        with profile.market(profile.wallet()) as market:
+        with profile.market(profile.wallet(), channel=channel) as market:
             tensors = _tensors(market, model, inputs, text)
             outcome = market.infer(
                 model,

@@ -18,11 +18,11 @@ from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP
 from market.commands.listing import Listing
 from market.commands.output import console, emit, print_fields, print_table
-from market.commands.profile import Profile
+from market.commands.profile import ChannelOption, Profile
 from market.errors import InvalidRequest, KeyNotFound, UnknownModel
 from market.sdk.keys import Keys, KeyState
 
-keys_app = typer.Typer(cls=Listing, help="API keys over the channel in use.", no_args_is_help=True)
+keys_app = typer.Typer(cls=Listing, help="API keys over a channel: the newest, if none is named.", no_args_is_help=True)
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MIN_PREFIX = 6
 
@@ -44,13 +44,14 @@ def keys_create(
         bool, typer.Option("--unlisted", help="Take a --model that is not listed (yet); the key is good once it is.")
     ] = False,
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
+    channel: ChannelOption = None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, once: only its hash is kept anywhere."""
     units, expires_at = parse_money(limit, field="limit"), parse_expiry(expires, time.time())
     models = tuple(_as_compared(one) for one in model or ())
-    with profile.market(profile.wallet()) as market:
+    with profile.market(profile.wallet(), channel=channel) as market:
         keys = Keys(market)
         if models and not unlisted:
             check_listed(models, market.get("/market/v1/models"))
@@ -82,9 +83,9 @@ def keys_create(
 
 @keys_app.command("list")
 @acting(chain=False)
-def keys_list(profile: Profile, *, as_json: bool) -> None:
+def keys_list(profile: Profile, *, channel: ChannelOption = None, as_json: bool) -> None:
     """List the channel's keys with what each has spent."""
-    with profile.market(profile.wallet()) as market:
+    with profile.market(profile.wallet(), channel=channel) as market:
         found = Keys(market).all()
     now = time.time()
     rows = [
@@ -110,11 +111,12 @@ def keys_revoke(
     profile: Profile,
     key: Annotated[str, typer.Argument(help="Id or name as `market keys list` shows it; the beginning is enough.")],
     *,
+    channel: ChannelOption = None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """End a key for good, at once."""
-    with profile.market(profile.wallet()) as market:
+    with profile.market(profile.wallet(), channel=channel) as market:
         keys = Keys(market)
         chosen = _chosen(keys.all(), key)
         ended = chosen if dry_run else keys.revoke(chosen.key_hash)
@@ -124,9 +126,9 @@ def keys_revoke(
 
 @keys_app.command("fund")
 @acting(chain=False)
-def keys_fund(profile: Profile, *, dry_run: bool, as_json: bool) -> None:
+def keys_fund(profile: Profile, *, channel: ChannelOption = None, dry_run: bool, as_json: bool) -> None:
     """Sign a voucher for all that the keys may still spend, after own requests have used up theirs."""
-    with profile.market(profile.wallet()) as market:
+    with profile.market(profile.wallet(), channel=channel) as market:
         keys = Keys(market)
         ceiling = keys.plan(0).ceiling if dry_run else keys.fund()
         channel_id = hex0x(market.channel().channel_id)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from contracts.protocol.hexes import from_hex
 from market.devnet.network_file import NetworkFile
 from market.errors import ConfigurationError
 from market.sdk.client import Market
-from market.sdk.papers import PaperStore
+from market.sdk.errors import NoChannel
+from market.sdk.papers import KeptChannel, PaperStore
 from market.sdk.status import domain_of, gateway_of
 from market.sdk.wallet import Wallet
 from market.settings import DEFAULT_DATA_DIR
@@ -39,6 +41,7 @@ PasswordOption = Annotated[
     Path | None, typer.Option("--password-file", help="File whose first line opens the keystore.")
 ]
 
+ChannelOption = Annotated[str | None, typer.Option("--channel", help="Id of the channel; default the newest.")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be signed and what it costs; send nothing.")
 ]
@@ -137,9 +140,36 @@ class Profile:
         """Open the client's papers in the data folder."""
         return PaperStore(self.data_dir / "client" / "papers.db")
 
-    def market(self, wallet: Wallet | None = None) -> Market:
-        """Return a client of the gateway with the folder's papers."""
-        return Market(self.gateway(), wallet, papers=self.papers())
+    def market(self, wallet: Wallet | None = None, *, channel: str | None = None) -> Market:
+        """Return a client of the gateway with the folder's papers; it pays from the newest channel, or the one named.
+
+        Raises:
+            ConfigurationError: no gateway is known.
+            InvalidHex | NoChannel: see `remembered`.
+        """
+        made = Market(self.gateway(), wallet, papers=self.papers())
+        if wallet is not None and channel is not None:
+            kept = self.remembered(wallet, channel)
+            made.use_channel(kept.channel, kept.domain)
+        return made
+
+    def remembered(self, wallet: Wallet, channel: str) -> KeptChannel:
+        """Return the wallet's channel of this id from the papers.
+
+        Raises:
+            InvalidHex: it is no id.
+            NoChannel: the papers do not have it.
+        """
+        wanted = from_hex(channel, 32, field="channel")
+        for kept in self.papers().channels(payer=wallet.address):
+            if kept.channel_id == wanted:
+                return kept
+        raise unknown_channel(f"no channel {channel} of this key is known here.")
+
+
+def unknown_channel(detail: str) -> NoChannel:
+    """Return the error of a channel that the papers do not have."""
+    return NoChannel(detail, field="channel", remedy="`market channel list --find` reads them from the chain.")
 
 
 def _missing(field: str, what: str, remedy: str) -> ConfigurationError:

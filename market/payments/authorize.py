@@ -7,6 +7,7 @@ Steps: the channel is on chain and pays this gateway, the voucher is its signer'
 
 from __future__ import annotations
 
+from contracts.protocol.money import both
 from contracts.protocol.randomness import Draws
 from contracts.protocol.typed_data import Domain
 from market.errors import (
@@ -129,13 +130,14 @@ class Authorizer:
         required = account.charged + account.reserved + price
         if required > facts.deposited:
             return InsufficientDeposit(
-                f"The channel holds {facts.deposited} in all and would need {required}.",
-                remedy=f"Deposit at least {required - facts.deposited} more and wait for the confirmations.",
+                f"The channel holds {both(facts.deposited)} in all and would need {both(required)}.",
+                remedy=f"Deposit at least {both(required - facts.deposited)} more and wait for the confirmations.",
                 required=required,
             )
         if required > facts.spendable:
             return ChannelExiting(
-                f"{facts.exiting} of the deposit of {facts.deposited} is leaving; this request needs {required}.",
+                f"{both(facts.exiting)} of the deposit of {both(facts.deposited)} is leaving; this request needs "
+                f"{both(required)}.",
                 required=required,
             )
         return ExposureLimit(

@@ -209,3 +209,30 @@ def test_no_key_stands_in_a_log_or_in_the_database(local, made):
             for secret in made["seen"]:
                 assert secret.encode() not in data, path
     assert searched > 5
+
+
+def test_keys_of_an_earlier_channel_are_reached_by_its_id(market, made):
+    earlier = market("channel", "status")["channelId"]
+    found = create(market, made, "--limit", "0.001", "--name", "of the first")
+    market("channel", "open", f"{UNIT_PRICE}u")
+    assert market("keys", "list") == []
+    listed = market("keys", "list", "--channel", earlier)
+    assert found["keyHash"] in [row["keyHash"] for row in listed]
+    assert market("keys", "fund", "--channel", earlier)["channelId"] == earlier
+    assert market("keys", "revoke", "of the first", code=1)["error"]["code"] == "key-not-found"
+    assert market("keys", "revoke", "of the first", "--channel", earlier)["revokedAt"]
+    plan = market("keys", "create", "--limit", "0.001", "--channel", earlier, "--dry-run")
+    assert plan["channelId"] == earlier
+    before = int(market("channel", "status", "--channel", earlier)["charged"])
+    market("infer", minilm.NAME, json.dumps({row["name"]: [row["data"]] for row in INPUTS}), "--channel", earlier)
+    assert int(market("channel", "status", "--channel", earlier)["charged"]) == before + UNIT_PRICE
+    assert market("channel", "status")["charged"] == "0"
+    assert market("keys", "list", "--channel", "0x" + "00" * 32, code=1)["error"]["code"] == "no-channel"
+
+
+def test_a_channel_that_holds_too_little_says_how_much_in_dollars(market):
+    inputs = json.dumps({row["name"]: [row["data"]] * 2 for row in INPUTS})
+    error = market("infer", minilm.NAME, inputs, code=1)["error"]
+    assert error["code"] == "insufficient-deposit"
+    assert error["detail"] == "The channel holds 0.001000 (1000u) in all and would need 0.002000 (2000u)."
+    assert error["remedy"].startswith("Deposit at least 0.001000 (1000u) more")

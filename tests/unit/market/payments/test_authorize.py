@@ -63,7 +63,7 @@ async def test_up_to_the_deposit_and_not_beyond():
     with pytest.raises(InsufficientDeposit) as caught:
         await reserve(of, 1, 5_000, request=2)
     assert caught.value.required == 1_001
-    assert "1 more" in caught.value.remedy
+    assert "0.000001 (1u) more" in caught.value.remedy
 
 
 async def test_the_exiting_part_is_not_lent_on():
