@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from contracts.protocol.capability import PREFIX, is_key, key_hash, terms_hash
 from contracts.protocol.errors import ProtocolError, SignatureError
+from contracts.protocol.money import both
 from contracts.protocol.signing import recover
 from contracts.protocol.typed_data import Domain, KeyGrant, KeyListing, KeyRevocation, TypedStruct
 from market.errors import (
@@ -182,8 +183,8 @@ class Capabilities:
         required = account.charged + open_allowance(keys, now) + grant.spending_limit
         if voucher.cumulative_amount < required:
             raise InsufficientVoucher(
-                f"The channel is charged {account.charged}; with that and what its keys may still spend, this key "
-                f"takes a voucher of {required}.",
+                f"The channel is charged {both(account.charged)}; with that and what its keys may still spend, this "
+                f"key takes a voucher of {both(required)}.",
                 field="voucher",
                 required=required,
             )

@@ -11,6 +11,7 @@ import heapq
 import secrets
 from dataclasses import dataclass, field
 
+from contracts.protocol.money import both
 from market.errors import InsufficientVoucher, KeyLimit, RequestInProgress, StaleVoucher
 from market.payments.model import Account, Claim, KeySpending, Reservation
 from market.payments.ports import AlreadyCharged, OverLimit
@@ -190,10 +191,10 @@ def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVouc
     spent = claim.voucher_amount <= account.charged + account.reserved
     kind = StaleVoucher if spent else InsufficientVoucher
     return kind(
-        f"The voucher allows {claim.voucher_amount} in all; {account.charged} is charged, "
-        f"{account.reserved} reserved, and this request costs {claim.price}.",
+        f"The voucher allows {both(claim.voucher_amount)} in all; {both(account.charged)} is charged, "
+        f"{both(account.reserved)} reserved, and this request costs {both(claim.price)}.",
         field="Market-Voucher",
-        remedy=f"Sign a voucher of at least {required}.",
+        remedy=f"Sign a voucher of at least {both(required)}.",
         required=required,
     )
 
@@ -201,6 +202,6 @@ def voucher_shortage(account: Account, claim: Claim, required: int) -> StaleVouc
 def key_shortage(key: KeySpending, spent: int, reserved: int, price: int) -> KeyLimit:
     """Say why a key may not spend `price` more."""
     return KeyLimit(
-        f"This key may spend {key.limit} in all; {spent} is spent, {reserved} is set aside for requests under way, and "
-        f"this request costs up to {price}."
+        f"This key may spend {both(key.limit)} in all; {both(spent)} is spent, {both(reserved)} is set aside for "
+        f"requests under way, and this request costs up to {both(price)}."
     )

@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from contracts.protocol.money import both
 from contracts.protocol.signing import PrivateKey, is_signed_by
 from contracts.protocol.typed_data import Domain, Refund
 from market.errors import ChannelNotFound, RefundNotFree, RefundNotSigned, RefundOutOfStep, WrongGateway
@@ -115,4 +116,4 @@ class RefundDesk:
         account = await self._reservations.account(refund.channel_id)
         free = facts.deposited - facts.exiting + promised - account.charged - account.reserved
         if refund.amount > free or refund.amount == 0:
-            raise RefundNotFree(f"{max(0, free)} is free, {refund.amount} asked.", field="amount")
+            raise RefundNotFree(f"{both(max(0, free))} is free, {both(refund.amount)} asked.", field="amount")

@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from contracts.protocol.hexes import checksum
+from contracts.protocol.money import both
 from contracts.protocol.receipts import pack_receipt
 from market.errors import (
     ChainUnreachable,
@@ -193,7 +194,7 @@ class Door:
                 continue  # other requests of this payer were faster
             return held, limit
         credit = await apart(book.credit, payer)
-        raise CreditSpent(f"{credit.available} of credit is left; this request costs {self._price}.")
+        raise CreditSpent(f"{both(credit.available)} of credit is left; this request costs {both(self._price)}.")
 
     # --- a channel ----------------------------------------------------------------------------------------------
 

@@ -87,5 +87,5 @@ async def test_exposure_counts_from_what_is_settled():
 
 
 async def test_voucher_is_named_before_the_deposit():
-    with pytest.raises(InsufficientVoucher):
+    with pytest.raises(InsufficientVoucher, match=r"allows 0\.001500 \(1500u\) in all"):
         await reserve(authorizer(), 2_000, 1_500)

@@ -308,7 +308,7 @@ async def test_a_key_spends_up_to_its_limit_and_the_owner_beside_it(desk, world)
     assert (await with_key(world, desk, SECRET)).charged == 100
     await world.service.infer(world.request(pay=10_000))
     assert (await with_key(world, desk, SECRET)).charged == 100
-    with pytest.raises(KeyLimit):
+    with pytest.raises(KeyLimit, match=r"may spend 0\.000250 \(250u\) in all; 0\.000200 \(200u\) is spent"):
         await with_key(world, desk, SECRET)
     assert world.ledger.spent == {key_hash(SECRET): 200}
     assert (await world.account()).charged == 300
