@@ -47,7 +47,7 @@ class PaymentHeaders:
     """What a request's headers say; None where a header is not there.
 
     `bearer` is an API key of this market; it is never shown. Other bearers are for whoever stands before this gateway,
-    or what a client sends that must send something.
+    or what a client sends that must send something: `other_bearer` says that there is one and nothing that pays.
     """
 
     voucher: ParsedVoucher | None
@@ -59,6 +59,7 @@ class PaymentHeaders:
     hedge: bool = False
     x402: X402Headers | None = None
     bearer: str | None = field(default=None, repr=False)
+    other_bearer: bool = False
     trace: str | None = None
 
 
@@ -81,6 +82,7 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
     max_price, worker = headers.get(_MAX_PRICE), headers.get(_WORKER)
     region, min_stake = headers.get(_REGION), headers.get(_MIN_STAKE)
     hedge = headers.get(_HEDGE)
+    bearer = bearer_of(headers) if voucher is None else None
     try:
         return PaymentHeaders(
             voucher=None if voucher is None else parse_voucher(voucher),
@@ -91,7 +93,8 @@ def read_headers(headers: Mapping[str, str]) -> PaymentHeaders:
             min_stake=0 if min_stake is None else _amount(min_stake, MIN_STAKE),
             hedge=False if hedge is None else _yes(hedge, HEDGE),
             x402=x402_headers(headers) if voucher is None else None,
-            bearer=bearer_of(headers) if voucher is None else None,
+            bearer=bearer,
+            other_bearer=voucher is None and bearer is None and AUTHORIZATION in headers,
             trace=headers.get(TRACEPARENT),
         )
     except InvalidHex as error:

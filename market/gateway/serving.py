@@ -21,7 +21,7 @@ from contracts.protocol.metering import ceiling_units
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor
 from market.bootstrap import GatewayRuntime
-from market.errors import InvalidVoucher, PaymentError
+from market.errors import InvalidVoucher, NoPayment, PaymentError
 from market.gateway import views
 from market.gateway.headers import PaymentHeaders
 from market.gateway.lookup import find_listing, require_manifest
@@ -196,7 +196,7 @@ async def _serve(
         else:
             answer = await infer(payment.voucher, payment.request_id, payment.max_price)
     except PaymentError as error:
-        _tell_terms(joined, checked, error)
+        _tell_terms(joined, checked, payment, error)
         raise
     if not answer.repeated:
         SERVED.charge(answer.charged)
@@ -222,7 +222,7 @@ async def _stream(
                         SERVED.charge(item.charged)
                     yield item
         except PaymentError as error:
-            _tell_terms(joined, checked, error)
+            _tell_terms(joined, checked, payment, error)
             raise
         code = "ok"
     except CodedError as error:
@@ -255,9 +255,11 @@ def _by_x402(joined: GatewayRuntime, payment: PaymentHeaders) -> bool:
     return payment.bearer is None or (payment.x402 is not None and payment.x402.given)
 
 
-def _tell_terms(joined: GatewayRuntime, checked: _Checked, error: PaymentError) -> None:
+def _tell_terms(joined: GatewayRuntime, checked: _Checked, payment: PaymentHeaders, error: PaymentError) -> None:
     if isinstance(error, InvalidVoucher):  # a matter of form, not of money
         return
+    if isinstance(error, NoPayment) and payment.other_bearer:
+        error.detail = "The request carries no payment: what it sends as Authorization is no API key of this market."
     listing, body = checked.listing, checked.body
     terms = payment_terms(joined, listing, checked.manifest, body.tensors, body.parameters)
     error.terms = {**terms, **error.terms}

@@ -121,6 +121,16 @@ async def test_without_payment_the_402_says_what_to_pay(http, world):
     assert await free(world)
 
 
+async def test_a_key_of_somebody_elses_is_said_to_be_none(world):
+    transport = httpx.ASGITransport(app_of(world), raise_app_exceptions=False)
+    for headers, told in (({"Authorization": "Bearer sk-1234"}, True), ({}, False)):
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as http:
+            answer = await http.post("/v1/embeddings", json={"model": "tiny", "input": "a"})
+            message = refused(answer, "payment-required", 402, None)["message"]
+            assert ("no API key of this market" in message) is told
+            assert "sk-1234" not in answer.text
+
+
 async def test_a_voucher_too_small_tells_what_it_must_reach(http):
     http.headers.update(payment(49))
     answer = await embed(http, input="abc")
