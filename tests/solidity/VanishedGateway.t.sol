@@ -5,6 +5,7 @@ import {IInferenceEscrow} from "@market/interfaces/IInferenceEscrow.sol";
 import {TypedData} from "@market/libraries/TypedData.sol";
 
 import {Fixture} from "./support/Fixture.sol";
+import {Quick} from "./support/Quick.sol";
 
 /// @notice I15: the gateway settles some of its work and is never seen again; with their papers alone all workers end with
 /// all they earned, as long as each payer's deposit covers what it signed for.
@@ -12,16 +13,36 @@ contract VanishedGatewayTest is Fixture {
     uint256 private constant CLIENTS = 3;
     uint256 private constant WORKERS = 3;
 
-    struct Papers {
-        IInferenceEscrow.Receipt receipt;
-        bytes byWorker;
-        bytes byGateway;
+    IInferenceEscrow.Channel[CLIENTS] private _open;
+    bytes32[CLIENTS] private _ids;
+    // Derived once: an address costs more than a call of the escrow.
+    address[WORKERS] private _workers;
+
+    /// @dev What clients were charged, workers earned, and the newest receipt of each channel with the worker it is of.
+    struct Served {
+        uint128[CLIENTS] charged;
+        uint128[WORKERS] earned;
+        IInferenceEscrow.Receipt[CLIENTS] latest;
+        uint256[CLIENTS] by;
     }
 
-    IInferenceEscrow.Channel[CLIENTS] private _open;
-    uint128[CLIENTS] private _charged;
-    uint128[WORKERS] private _earned;
-    mapping(uint256 client => Papers) private _latest;
+    function setUp() public override {
+        super.setUp();
+        for (uint256 i = 0; i < WORKERS; ++i) {
+            _workers[i] = vm.addr(_workerKey(i));
+        }
+        for (uint256 i = 0; i < CLIENTS; ++i) {
+            _open[i] = IInferenceEscrow.Channel(vm.addr(0xC0 + i), vm.addr(_signerKey(i)), gateway, uint64(i));
+            _ids[i] = escrow.channelId(_open[i]);
+            fund(_open[i].payer, 1e12, address(escrow));
+            vm.prank(_open[i].payer);
+            escrow.deposit(_open[i], 1e12);
+        }
+    }
+
+    function signature(uint256 key, bytes32 digest) internal pure override returns (uint8, bytes32, bytes32) {
+        return Quick.sign(key, digest);
+    }
 
     function _signerKey(uint256 client) private pure returns (uint256) {
         return 0x5160 + client;
@@ -31,82 +52,79 @@ contract VanishedGatewayTest is Fixture {
         return 0x3030 + index;
     }
 
-    function _serve(uint256 client, uint256 by, uint128 price) private {
-        _charged[client] += price;
-        _earned[by] += price * 95 / 100;
-        IInferenceEscrow.Receipt memory paper = receipt(uint64(_charged[client]), price, _charged[client]);
-        paper.channelId = escrow.channelId(_open[client]);
+    function _serve(Served memory served, uint256 client, uint256 by, uint128 price) private view {
+        served.charged[client] += price;
+        served.earned[by] += price * 95 / 100;
+        IInferenceEscrow.Receipt memory paper = receipt(uint64(served.charged[client]), price, served.charged[client]);
+        paper.channelId = _ids[client];
         paper.payer = _open[client].payer;
-        paper.worker = vm.addr(_workerKey(by));
-        bytes32 digest = escrow.receiptDigest(paper);
-        _latest[client] = Papers(paper, signDigest(_workerKey(by), digest), signDigest(GATEWAY_KEY, digest));
+        paper.worker = _workers[by];
+        served.latest[client] = paper;
+        served.by[client] = by;
     }
 
-    function _settleAll() private {
+    function _settleAll(Served memory served) private {
         IInferenceEscrow.Debit[] memory rows = new IInferenceEscrow.Debit[](CLIENTS);
         for (uint256 i = 0; i < CLIENTS; ++i) {
-            rows[i] = debitRow(_signerKey(i), _open[i], _charged[i], 1e12);
+            rows[i] = debitRow(_signerKey(i), _open[i], served.charged[i], 1e12);
         }
         IInferenceEscrow.Credit[] memory payees = new IInferenceEscrow.Credit[](WORKERS);
         for (uint256 i = 0; i < WORKERS; ++i) {
-            payees[i] = IInferenceEscrow.Credit(vm.addr(_workerKey(i)), _earned[i]);
+            payees[i] = IInferenceEscrow.Credit(_workers[i], served.earned[i]);
         }
         settle(1, rows, payees);
     }
 
     function testFuzz_WorkersEndWithAllTheyEarned(uint256 seed, uint8 requests, uint8 settledAfter) public {
         requests = uint8(bound(requests, 1, 24));
-        for (uint256 i = 0; i < CLIENTS; ++i) {
-            _open[i] = IInferenceEscrow.Channel(vm.addr(0xC0 + i), vm.addr(_signerKey(i)), gateway, uint64(i));
-            fund(_open[i].payer, 1e12, address(escrow));
-            vm.prank(_open[i].payer);
-            escrow.deposit(_open[i], 1e12);
-        }
+        Served memory served;
         for (uint256 i = 0; i < requests; ++i) {
             uint256 dice = uint256(keccak256(abi.encode(seed, i)));
-            _serve(dice % CLIENTS, (dice >> 16) % WORKERS, uint128((dice >> 32) % 1e9));
-            if (i == settledAfter) _settleAll();
+            _serve(served, dice % CLIENTS, (dice >> 16) % WORKERS, uint128((dice >> 32) % 1e9));
+            if (i == settledAfter) _settleAll(served);
         }
         // The gateway starts to thaw its reserve, payers start to exit, and the gateway is gone.
         (uint128 reserve,,) = escrow.reserves(gateway);
         vm.prank(gateway);
         escrow.thawReserve(reserve);
         for (uint256 i = 0; i < CLIENTS; ++i) {
-            (uint128 deposited, uint128 settled,,) = escrow.channels(escrow.channelId(_open[i]));
+            (uint128 deposited, uint128 settled,,) = escrow.channels(_ids[i]);
             vm.prank(_open[i].payer);
             escrow.initiateExit(_open[i], deposited - settled);
         }
-        _present();
+        _present(served);
         vm.warp(block.timestamp + RESERVE_THAW);
         for (uint256 i = 0; i < CLIENTS; ++i) {
             escrow.finalizeExit(_open[i]);
-            assertBalance(_open[i].payer, 1e12 - _charged[i]);
+            assertBalance(_open[i].payer, 1e12 - served.charged[i]);
         }
         for (uint256 i = 0; i < WORKERS; ++i) {
-            if (_earned[i] == 0) continue;
-            vm.prank(vm.addr(_workerKey(i)));
-            escrow.withdraw(gateway, address(uint160(0xE000 + i)), _earned[i]);
-            assertBalance(address(uint160(0xE000 + i)), _earned[i]);
+            if (served.earned[i] == 0) continue;
+            vm.prank(_workers[i]);
+            escrow.withdraw(gateway, address(uint160(0xE000 + i)), served.earned[i]);
+            assertBalance(address(uint160(0xE000 + i)), served.earned[i]);
         }
     }
 
     /// @dev Every worker keeps the vouchers and the newest receipt it saw of each channel; any of them may present these.
-    function _present() private {
+    function _present(Served memory served) private {
         for (uint256 i = 0; i < CLIENTS; ++i) {
-            (, uint128 settled,,) = escrow.channels(escrow.channelId(_open[i]));
-            if (settled >= _charged[i]) continue;
-            bytes memory voucher = sign(_signerKey(i), TypedData.hashVoucher(escrow.channelId(_open[i]), 1e12));
-            Papers memory papers = _latest[i];
+            (, uint128 settled,,) = escrow.channels(_ids[i]);
+            if (settled >= served.charged[i]) continue;
+            bytes memory voucher = sign(_signerKey(i), TypedData.hashVoucher(_ids[i], 1e12));
+            bytes32 digest = escrow.receiptDigest(served.latest[i]);
+            bytes memory byWorker = signDigest(_workerKey(served.by[i]), digest);
+            bytes memory byGateway = signDigest(GATEWAY_KEY, digest);
             vm.prank(STRANGER);
-            escrow.claimWithReceipt(_open[i], 1e12, voucher, papers.receipt, papers.byWorker, papers.byGateway);
+            escrow.claimWithReceipt(_open[i], 1e12, voucher, served.latest[i], byWorker, byGateway);
         }
         for (uint256 i = 0; i < WORKERS; ++i) {
-            address account = vm.addr(_workerKey(i));
+            address account = _workers[i];
             (uint128 credited,) = escrow.credits(gateway, account);
-            if (credited >= _earned[i]) continue;
-            bytes memory note = sign(GATEWAY_KEY, TypedData.hashCreditNote(gateway, account, _earned[i]));
+            if (credited >= served.earned[i]) continue;
+            bytes memory note = sign(GATEWAY_KEY, TypedData.hashCreditNote(gateway, account, served.earned[i]));
             vm.prank(STRANGER);
-            escrow.redeemCreditNote(gateway, account, _earned[i], note);
+            escrow.redeemCreditNote(gateway, account, served.earned[i], note);
         }
     }
 }

@@ -3,12 +3,17 @@ pragma solidity 0.8.37;
 
 import {IX402Channels} from "@market/x402/IX402Channels.sol";
 
+import {Quick} from "../support/Quick.sol";
 import {X402Fixture} from "../support/X402Fixture.sol";
 
 contract X402SettleTest is X402Fixture {
     function setUp() public override {
         super.setUp();
         deposit(100);
+    }
+
+    function signature(uint256 key, bytes32 digest) internal pure override returns (uint8, bytes32, bytes32) {
+        return Quick.sign(key, digest);
     }
 
     function test_SweepsWhatWasClaimed() public {

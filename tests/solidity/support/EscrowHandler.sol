@@ -5,57 +5,18 @@ import {IInferenceEscrow} from "@market/interfaces/IInferenceEscrow.sol";
 import {TypedData} from "@market/libraries/TypedData.sol";
 import {TestUSD} from "@market/mocks/TestUSD.sol";
 
-import {Test} from "./Test.sol";
+import {EscrowBooks} from "./EscrowBooks.sol";
+import {Quick} from "./Quick.sol";
 
 /// @notice Drives the escrow as payers, gateways, payees and strangers would, valid and invalid rows mixed, and keeps its
 /// own account of what must be true. Every call it makes must succeed.
-contract EscrowHandler is Test {
-    uint256 public constant CHANNELS = 4;
-    uint256 public constant GATEWAYS = 2;
-    uint256 public constant PAYEES = 3;
-    uint256 private constant WORKER_KEY = 0x30B;
+contract EscrowHandler is EscrowBooks {
     address private constant RESERVE_BENEFICIARY = address(0xBE);
 
-    IInferenceEscrow public immutable escrow;
-    TestUSD private immutable _token;
-
-    IInferenceEscrow.Channel[] private _channels;
-    // Computed once: deriving an address from its key costs more than a call of the escrow.
-    bytes32[CHANNELS] public id;
-    address[GATEWAYS] public gateway;
-    address[PAYEES] public payee;
-    address private immutable _worker;
-    uint128[CHANNELS] public signedCeiling;
-    uint128[CHANNELS] public expectedSettled;
     uint128[CHANNELS] private _exitAmount;
-    uint64[GATEWAYS] public epochs;
-    uint64[GATEWAYS] public receipts;
-    mapping(uint256 gateway => mapping(uint64 epoch => bytes32)) public roots;
-    mapping(uint256 gateway => mapping(uint256 payee => uint128)) public highestCredited;
-    mapping(uint256 gateway => mapping(uint256 payee => uint128)) private _owed;
+    uint128[PAYEES][GATEWAYS] private _owed;
 
-    constructor(IInferenceEscrow escrow_, TestUSD token_) {
-        escrow = escrow_;
-        _token = token_;
-        _worker = vm.addr(WORKER_KEY);
-        for (uint256 i = 0; i < GATEWAYS; ++i) {
-            gateway[i] = vm.addr(0x6A7E + i);
-        }
-        for (uint256 i = 0; i < PAYEES; ++i) {
-            payee[i] = vm.addr(0xFEE + i);
-        }
-        for (uint256 i = 0; i < CHANNELS; ++i) {
-            // Two channels a gateway.
-            _channels.push(
-                IInferenceEscrow.Channel(vm.addr(_payerKey(i)), vm.addr(_signerKey(i)), gateway[i / 2], uint64(i))
-            );
-            id[i] = escrow_.channelId(_channels[i]);
-        }
-    }
-
-    function channel(uint256 index) public view returns (IInferenceEscrow.Channel memory) {
-        return _channels[index];
-    }
+    constructor(IInferenceEscrow escrow_, TestUSD token_) EscrowBooks(escrow_, token_) {}
 
     // ---------------------------------------------------------------- actions
 
@@ -93,11 +54,11 @@ contract EscrowHandler is Test {
         if (exitAt == 0) return;
         if (block.timestamp < exitAt) vm.warp(exitAt);
         assertLe(exitAmount, _exitAmount[index], "I7: an exit never grows");
-        uint256 before = _token.balanceOf(_channels[index].payer);
+        uint256 before = token.balanceOf(_channels[index].payer);
         uint128 expected = exitAmount < deposited - settled ? exitAmount : deposited - settled;
         escrow.finalizeExit(_channels[index]);
         assertEq(
-            _token.balanceOf(_channels[index].payer) - before,
+            token.balanceOf(_channels[index].payer) - before,
             expected,
             "I7: the payer gets what it announced, or all that is unclaimed"
         );
@@ -108,7 +69,7 @@ contract EscrowHandler is Test {
         (uint128 deposited, uint128 settled,,) = escrow.channels(id[index]);
         amount = uint128(bound(amount, 0, deposited - settled));
         uint64 nonce = escrow.refundNonce(id[index]);
-        bytes memory consent = _sign(0x6A7E + index / 2, TypedData.hashRefund(id[index], nonce, amount));
+        bytes memory consent = _sign(gatewayKey(index / 2), TypedData.hashRefund(id[index], nonce, amount));
         escrow.refund(_channels[index], nonce, amount, consent);
     }
 
@@ -133,10 +94,10 @@ contract EscrowHandler is Test {
             before += _creditOf(who, i);
         }
         (uint128 reserve,,) = escrow.reserves(gateway[who]);
-        bytes32 root = keccak256(abi.encode(who, epochs[who], flaws));
+        bytes32 root = keccak256(abi.encode(who, roots[who].length, flaws));
+        roots[who].push(root);
         vm.prank(gateway[who]);
-        escrow.settleBatch(++epochs[who], root, count, debits, credits);
-        roots[who][epochs[who]] = root;
+        escrow.settleBatch(uint64(roots[who].length), root, count, debits, credits);
         receipts[who] += count;
         _checkConserved(who, before, expected, reserve);
     }
@@ -151,12 +112,12 @@ contract EscrowHandler is Test {
         IInferenceEscrow.Receipt memory receipt;
         receipt.channelId = id[index];
         receipt.gateway = _channels[index].gateway;
-        receipt.worker = _worker;
+        receipt.worker = worker;
         receipt.cumulative = cumulative;
         _raise(index, ceiling);
-        bytes memory voucher = _sign(_signerKey(index), TypedData.hashVoucher(receipt.channelId, ceiling));
+        bytes memory voucher = _sign(signerKey(index), TypedData.hashVoucher(receipt.channelId, ceiling));
         bytes memory byWorker = _signDigest(WORKER_KEY, escrow.receiptDigest(receipt));
-        bytes memory byGateway = _signDigest(0x6A7E + index / 2, escrow.receiptDigest(receipt));
+        bytes memory byGateway = _signDigest(gatewayKey(index / 2), escrow.receiptDigest(receipt));
         escrow.claimWithReceipt(_channels[index], ceiling, voucher, receipt, byWorker, byGateway);
         expectedSettled[index] = target;
     }
@@ -169,7 +130,7 @@ contract EscrowHandler is Test {
         (uint128 cumulative,) = escrow.notes(gateway[who], payee[to]);
         uint128 total = _owed[who][to] > cumulative ? _owed[who][to] : cumulative;
         if (total <= _creditOf(who, to) && owed == 0) return;
-        bytes memory note = _sign(0x6A7E + who, TypedData.hashCreditNote(gateway[who], payee[to], _owed[who][to]));
+        bytes memory note = _sign(gatewayKey(who), TypedData.hashCreditNote(gateway[who], payee[to], _owed[who][to]));
         escrow.redeemCreditNote(gateway[who], payee[to], _owed[who][to], note);
         highestCredited[who][to] = _creditOf(who, to);
     }
@@ -223,8 +184,8 @@ contract EscrowHandler is Test {
     {
         IInferenceEscrow.Channel memory c = _channels[index];
         uint128 voucher = flaw == 2 ? claim / 2 : claim;
-        bytes32 digest = TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(id[index], voucher));
-        (bytes32 r, bytes32 vs) = vm.signCompact(flaw == 1 ? WORKER_KEY : _signerKey(index), digest);
+        bytes32 digest = TypedData.digest(domain, TypedData.hashVoucher(id[index], voucher));
+        (bytes32 r, bytes32 vs) = Quick.signCompact(flaw == 1 ? WORKER_KEY : signerKey(index), digest);
         row = IInferenceEscrow.Debit(c.payer, c.signer, c.salt, flaw == 3 ? 0 : claim, voucher, r, vs);
         bool sound = (flaw == 0 || (flaw == 2 && claim == 0)) && index / 2 == who;
         if (flaw != 1) _raise(index, voucher);
@@ -261,25 +222,17 @@ contract EscrowHandler is Test {
     }
 
     function _fund(address account, uint256 amount) private {
-        _token.mint(account, amount);
+        token.mint(account, amount);
         vm.prank(account);
-        _token.approve(address(escrow), amount);
+        token.approve(address(escrow), amount);
     }
 
     function _sign(uint256 key, bytes32 structHash) private view returns (bytes memory) {
-        return _signDigest(key, TypedData.digest(escrow.domainSeparator(), structHash));
+        return _signDigest(key, TypedData.digest(domain, structHash));
     }
 
     function _signDigest(uint256 key, bytes32 digest) private pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
+        (uint8 v, bytes32 r, bytes32 s) = Quick.sign(key, digest);
         return abi.encodePacked(r, s, v);
-    }
-
-    function _payerKey(uint256 index) private pure returns (uint256) {
-        return 0xA11CE + index;
-    }
-
-    function _signerKey(uint256 index) private pure returns (uint256) {
-        return 0x516 + index;
     }
 }

@@ -83,20 +83,25 @@ abstract contract Fixture is Test {
         return signDigest(key, TypedData.digest(escrow.domainSeparator(), structHash));
     }
 
+    /// @dev How everything here is signed; overridden where the time of `vm.sign`, multiplied by the runs, counts.
+    function signature(uint256 key, bytes32 digest) internal pure virtual returns (uint8 v, bytes32 r, bytes32 s) {
+        return vm.sign(key, digest);
+    }
+
     function signDigest(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
+        (uint8 v, bytes32 r, bytes32 s) = signature(key, digest);
         return abi.encodePacked(r, s, v);
     }
 
     /// @dev Whose signature it would be of `digest`: what an error names when something else was signed.
-    function signerOf(bytes32 digest, bytes memory signature) internal pure returns (address) {
+    function signerOf(bytes32 digest, bytes memory signed) internal pure returns (address) {
         bytes32 r;
         bytes32 s;
         assembly ("memory-safe") {
-            r := mload(add(signature, 0x20))
-            s := mload(add(signature, 0x40))
+            r := mload(add(signed, 0x20))
+            s := mload(add(signed, 0x40))
         }
-        return ecrecover(digest, uint8(signature[64]), r, s);
+        return ecrecover(digest, uint8(signed[64]), r, s);
     }
 
     function debitRow(uint256 key, IInferenceEscrow.Channel memory of_, uint128 claimTotal, uint128 voucherAmount)
@@ -106,7 +111,8 @@ abstract contract Fixture is Test {
     {
         bytes32 digest =
             TypedData.digest(escrow.domainSeparator(), TypedData.hashVoucher(escrow.channelId(of_), voucherAmount));
-        (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
+        (uint8 v, bytes32 r, bytes32 s) = signature(key, digest);
+        bytes32 vs = s | bytes32(uint256(v - 27) << 255);
         return IInferenceEscrow.Debit(of_.payer, of_.signer, of_.salt, claimTotal, voucherAmount, r, vs);
     }
 

@@ -43,8 +43,13 @@ abstract contract X402Fixture is Test {
         id = channels.getChannelId(config);
     }
 
+    /// @dev How everything here is signed; overridden where the time of `vm.sign`, multiplied by the runs, counts.
+    function signature(uint256 key, bytes32 digest) internal pure virtual returns (uint8 v, bytes32 r, bytes32 s) {
+        return vm.sign(key, digest);
+    }
+
     function signDigest(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
+        (uint8 v, bytes32 r, bytes32 s) = signature(key, digest);
         return abi.encodePacked(r, s, v);
     }
 
