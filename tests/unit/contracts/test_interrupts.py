@@ -9,9 +9,10 @@ import pytest
 
 from contracts.interrupts import INTERRUPTED, EndingQuietly
 
-# Interrupts itself where a module is imported.
+# Interrupts itself where a module is imported. Whoever starts the tests in the background may have interrupts ignored.
 DURING = """
 import importlib.abc, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Interrupted(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -25,6 +26,7 @@ main()
 # Typer is making commands of functions; nothing of ours runs yet.
 BEFORE = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import {program}.cli as cli
 
 def interrupted(**_):
@@ -54,6 +56,14 @@ def test_a_program_that_was_just_loaded_ends_quietly(program):
     assert ended(BEFORE.format(program=program)) == (INTERRUPTED, "")
 
 
+@pytest.fixture
+def interruptible():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupts_are_raised_again_afterwards():
     before = signal.getsignal(signal.SIGINT)
     with EndingQuietly():
@@ -71,6 +81,7 @@ def test_who_handles_interrupts_already_still_does():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_thread_that_loads_a_program_is_not_kept_from_it():
     seen = []
 
