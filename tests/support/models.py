@@ -162,8 +162,8 @@ def loudness() -> bytes:
     )
 
 
-def laborious(steps=200) -> bytes:
-    """x float[1, size] → y float[]: the largest of its sines' sines and so on; some 2 us for each number."""
+def laborious(steps=800) -> bytes:
+    """x float[1, size] → y float[]: the largest of its sines' sines and so on; some 2 us for each."""
     names = ["x", *(f"s{i}" for i in range(steps))]
     sines = [helper.make_node("Sin", [before], [after]) for before, after in pairwise(names)]
     return _save(

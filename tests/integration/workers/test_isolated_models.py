@@ -109,9 +109,9 @@ def outer(tmp_path_factory):
     graph = helper.make_graph(
         [
             helper.make_node("Transpose", ["x"], ["t"]),
-            helper.make_node("MatMul", ["t", "x"], ["m"]),
-            helper.make_node("Sin", ["m"], ["s"]),
-            helper.make_node("ReduceSum", ["s"], ["y"], keepdims=0),
+            helper.make_node("MatMul", ["t", "x"], ["m0"]),
+            *(helper.make_node("Sin", [f"m{i}"], [f"m{i + 1}"]) for i in range(10)),
+            helper.make_node("ReduceSum", ["m10"], ["y"], keepdims=0),
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "size"])],

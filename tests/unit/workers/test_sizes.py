@@ -118,7 +118,7 @@ def test_a_run_ends_with_its_deadline_and_is_not_begun_again_in_vain(executor, l
     assert time.monotonic() - began < 0.5
     assert (refused.code, "no larger than these took more than" in refused.detail) == ("out-of-time", True)
     assert small.ok
-    (longer,) = ask(executor, job(laborious, LABOUR // 3, seconds=60.0))
+    (longer,) = ask(executor, job(laborious, LABOUR // 30, seconds=60.0))
     assert longer.ok, "smaller inputs are served"
 
 
