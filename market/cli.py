@@ -11,8 +11,9 @@ with EndingQuietly():
     import typer
 
     from contracts.protocol.own_machine import spare_proxy
+    from contracts.versioned import group
     from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
-    from market.commands.listing import Listing, group
+    from market.commands.listing import Listing
 
 app = typer.Typer(
     cls=Listing,

@@ -22,6 +22,7 @@ from contracts.protocol.messages import (
     encode_announcement,
 )
 from contracts.protocol.typed_data import Offer
+from workers import telemetry
 from workers.node import Node
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ class Announcer:
             self._offers = self._signed(int(now))
             self._renew_at = now + node.settings.offer_seconds / 2
         gone = node.sessions.deaths.withdrawn
+        telemetry.WITHDRAWN_MODELS.set(len(gone))
         offers = tuple(one for one in self._offers if one[0].model_id not in gone) if gone else self._offers
         message = encode_announcement(
             Announcement(

@@ -11,12 +11,13 @@ with EndingQuietly():
     import typer
 
     from contracts.protocol.own_machine import spare_proxy
-    from workers.commands import doctor, drain, init, models, papers, serve, stake, version
+    from contracts.versioned import group
+    from workers.commands import doctor, drain, init, models, papers, serve, stake
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Earn by running ONNX models."
 )
-app.callback()(version.group)
+app.callback()(group)
 app.command("init")(init.init)
 app.command("run")(serve.run)
 app.command("drain")(drain.drain)

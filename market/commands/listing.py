@@ -1,11 +1,9 @@
-"""The help of a group of commands says whole what each does, where typer cuts it in mid-sentence; and `--version`."""
+"""The help of a group of commands says whole what each does, where typer cuts it in mid-sentence."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 
@@ -19,18 +17,3 @@ class Listing(TyperGroup):
             if command is not None and command.help and not command.short_help:
                 command.short_help = " ".join(command.help.partition("\n\n")[0].split())
         super().format_commands(ctx, formatter)
-
-
-def _tell(wanted: bool) -> None:
-    if wanted:
-        typer.echo(version("inference-market"))
-        raise typer.Exit
-
-
-def group(
-    told: Annotated[
-        bool, typer.Option("--version", help="Say which version this is, and exit.", callback=_tell, is_eager=True)
-    ] = False,
-) -> None:
-    """Take what stands before a command: `--version`, which ends the program."""
-    del told

@@ -18,12 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from contracts import local_files
+from contracts.interrupts import INTERRUPTED
 from contracts.protocol.errors import CodedError
 from market.errors import OperationError
 
 EXIT_REFUSED = 1
 EXIT_UNUSABLE = 2
-EXIT_INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -80,7 +80,7 @@ def errors_as_messages(*, as_json: bool = False) -> Iterator[None]:
         raise typer.Exit(EXIT_UNUSABLE if isinstance(error, OperationError) else EXIT_REFUSED) from None
     except KeyboardInterrupt:
         errors.print("interrupted")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def show_error(error: CodedError) -> None:

@@ -89,24 +89,23 @@ class Attempts:
 
         With `others` at hand a worker is not waited for until the deadline: one that hangs still gives signs of life.
         """
-        size = len(job.inputs or b"")
         asked = self._ask(job, live, channel_id, client, generates, feed, others, timeline)
-        return await self._watched(asked, live, size)
+        return await self._watched(asked, live, job)
 
     async def _watched(
-        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer, size: int
+        self, attempt: Awaitable[CheckedResult | MarketError], live: LiveOffer, job: Job
     ) -> CheckedResult | MarketError:
         """Await an attempt and count it for its worker; a request that the client got wrong does not count."""
         began = self.begin(live)
         try:
             outcome = await attempt
         except MarketError as error:
-            self.count(live, began, size, error, raised=True)
+            self.count(live, began, job, error, raised=True)
             raise
         except BaseException:
             self._judge(live, began, fault=None)
             raise
-        self.count(live, began, size, outcome if isinstance(outcome, MarketError) else None)
+        self.count(live, began, job, outcome if isinstance(outcome, MarketError) else None)
         return outcome
 
     def begin(self, live: LiveOffer) -> float:
@@ -114,14 +113,14 @@ class Attempts:
         return self._breakers.begun(live.offer.worker, live.offer.model_id, live.start)
 
     def count(
-        self, live: LiveOffer, began: float, size: int, failure: MarketError | None, *, raised: bool = False
+        self, live: LiveOffer, began: float, job: Job, failure: MarketError | None, *, raised: bool = False
     ) -> None:
         """Count an attempt that ended for its worker; `raised`: the failure gives no hope of another worker.
 
-        `size` is that of the inputs, bytes. What was too large for the worker speaks neither for nor against it, or
-        anybody could have its circuit opened for nothing.
+        What was too large for the worker speaks neither for nor against it, or anybody could have its circuit opened
+        for nothing.
         """
-        worker, model_id = live.offer.worker, live.offer.model_id
+        worker, model_id, size = live.offer.worker, live.offer.model_id, _size(job)
         if failure is None and not raised:
             self._load.answered(worker, model_id, size)
         elif failure is not None and self._was_too_large(worker, model_id, size, failure):
@@ -173,9 +172,7 @@ class Attempts:
                     result = await self._dispatcher.run(job, worker, on_partial, long=True, client=client)
                 elif others:
                     left = (job.deadline_at - self._wall_clock()) / 2
-                    size = len(job.inputs or b"")
-                    patience = self._load.patience_seconds(worker, job.model_id, size, left)
-                    async with asyncio.timeout(patience):
+                    async with asyncio.timeout(self._load.patience_seconds(worker, job.model_id, _size(job), left)):
                         result = await self._dispatcher.run(job, worker, client=client)
                 else:
                     result = await self._dispatcher.run(job, worker, client=client)
@@ -214,6 +211,11 @@ class Attempts:
         )
         await self._ledger.keep_evidence(evidence)
         return ReceiptMismatch(mismatch.reason)
+
+
+def _size(job: Job) -> int:
+    """Return of how many bytes a job's inputs are; here they are always with it."""
+    return len(job.inputs or b"")
 
 
 def _is_fault(failure: MarketError | None) -> bool | None:

@@ -320,7 +320,7 @@ class PlainLane(ABC, Generic[_Reservations]):
             if isinstance(checked, Mismatch):
                 self._unfinished.spawn(self._mismatch(plain, checked, result))
                 continue
-            parts.attempts.count(plain.live, plain.began, len(plain.blob), None)
+            parts.attempts.count(plain.live, plain.began, plain.job, None)
             if clock >= plain.reservation.expires_at:
                 self._refuse(plain, DeadlineExceeded("The reservation ran out before the charge."))
                 continue
@@ -430,11 +430,11 @@ class PlainLane(ABC, Generic[_Reservations]):
         try:
             failure = outcome if isinstance(outcome, WorkerHangs | Overloaded) else failure_of(outcome)
         except MarketError as error:
-            self._parts.attempts.count(plain.live, plain.began, len(plain.blob), error, raised=True)
+            self._parts.attempts.count(plain.live, plain.began, plain.job, error, raised=True)
             self._refuse(plain, error)
             return
         except Exception as error:
-            self._parts.attempts.count(plain.live, plain.began, len(plain.blob), None, raised=True)
+            self._parts.attempts.count(plain.live, plain.began, plain.job, None, raised=True)
             self._refuse(plain, error)
             return
         await self._elsewhere(plain, failure)
@@ -448,7 +448,7 @@ class PlainLane(ABC, Generic[_Reservations]):
         await self._elsewhere(plain, failure)
 
     async def _elsewhere(self, plain: Plain, failure: MarketError) -> None:
-        self._parts.attempts.count(plain.live, plain.began, len(plain.blob), failure)
+        self._parts.attempts.count(plain.live, plain.began, plain.job, failure)
         try:
             answer = await self._service.go_on(
                 plain.request,

@@ -26,6 +26,7 @@ LABELS = ["good", "bad", "odd"]
 
 TEXT = (TensorSpec("text", "BYTES", (-1,)),)
 TOKENS = TensorSpec("tokens", "INT64", (-1,))
+ROW = TensorSpec("x", "FP32", (1, -1))
 
 
 def tokenizer_json() -> bytes:
@@ -162,16 +163,23 @@ def loudness() -> bytes:
     )
 
 
+def one_number(nodes, x: TensorSpec) -> bytes:
+    """x → y float[], by these nodes."""
+    datatype = {"INT64": TensorProto.INT64, "FP32": TensorProto.FLOAT}[x.datatype]
+    shape = ["size" if n == -1 else n for n in x.shape]
+    return _save(
+        nodes,
+        [helper.make_tensor_value_info(x.name, datatype, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        {},
+    )
+
+
 def laborious(steps=800) -> bytes:
     """x float[1, size] → y float[]: the largest of its sines' sines and so on; some 2 us for each."""
     names = ["x", *(f"s{i}" for i in range(steps))]
     sines = [helper.make_node("Sin", [before], [after]) for before, after in pairwise(names)]
-    return _save(
-        [*sines, helper.make_node("ReduceMax", [names[-1]], ["y"], keepdims=0)],
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "size"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
-        {},
-    )
+    return one_number([*sines, helper.make_node("ReduceMax", [names[-1]], ["y"], keepdims=0)], ROW)
 
 
 def bfloat16() -> bytes:
@@ -278,16 +286,20 @@ def loudness_package(folder) -> Manifest:
     )
 
 
-def laborious_package(folder) -> Manifest:
+def one_number_package(folder, graph: bytes, x: TensorSpec) -> Manifest:
     return write(
         folder,
-        {"model.onnx": laborious()},
+        {"model.onnx": graph},
         task="tensor",
-        inputs=(TensorSpec("x", "FP32", (1, -1)),),
+        inputs=(x,),
         outputs=(TensorSpec("y", "FP32", ()),),
         unit=Unit.REQUEST,
         batch_axis=None,
     )
+
+
+def laborious_package(folder) -> Manifest:
+    return one_number_package(folder, laborious(), ROW)
 
 
 def bfloat16_package(folder) -> Manifest:

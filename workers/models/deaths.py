@@ -72,8 +72,10 @@ class Deaths:
             ModelWithdrawn: says why.
         """
         rest = self._rests.get(model_id)
-        left = 0.0 if rest is None else rest.until - self._clock()
-        if rest is not None and left > 0:
+        if rest is None:
+            return
+        left = rest.until - self._clock()
+        if left > 0:
             raise ModelWithdrawn(
                 f"this worker does not serve the model for {math.ceil(left / 60)} more minutes: {rest.reason}",
                 field="model_id",
@@ -82,9 +84,5 @@ class Deaths:
     @property
     def withdrawn(self) -> frozenset[bytes]:
         """The models that are not offered now."""
-        if not self._rests:
-            return frozenset()
         now = self._clock()
-        resting = frozenset(model_id for model_id, rest in list(self._rests.items()) if now < rest.until)
-        telemetry.WITHDRAWN_MODELS.set(len(resting))
-        return resting
+        return frozenset(model_id for model_id, rest in list(self._rests.items()) if now < rest.until)

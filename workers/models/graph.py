@@ -35,8 +35,6 @@ ORT_TYPES = {
 
 Arrays = Mapping[str, NDArray[Any]]
 
-SMALLER = "Send smaller inputs, or fewer at once."
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -81,7 +79,7 @@ class Graph:
                     values = self.session.run(list(outputs), dict(inputs), options)
             except Exception as error:  # onnxruntime raises its own unrelated classes
                 if options is not None and options.terminate:
-                    raise OutOfTime("it was still running when its deadline came.", remedy=SMALLER) from error
+                    raise OutOfTime("it was still running when its deadline came.") from error
                 detail = first_line(error)
                 raise (OutOfMemory if "alloc" in detail else ExecutionFailed)(detail) from error
         return dict(zip(outputs, (np.asarray(value) for value in values), strict=True))

@@ -53,7 +53,8 @@ def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
         yield refused, 0.0
     names = list(works)
     for positions in model.group(list(works.values())):
-        due = {names[p]: requests[names[p]].deadline_at - time.time() for p in positions}
+        now = time.time()
+        due = {names[p]: requests[names[p]].deadline_at - now for p in positions}
         late: Outcomes = {i: JobTooLate("its turn came too late.", field="deadline_at") for i in due if due[i] <= 0}
         if late:
             yield late, 0.0

@@ -77,8 +77,7 @@ class SessionCache:
             ModelUnusable: the runtime refuses it, or it contradicts its manifest.
             ModelWithdrawn: its process ended too often.
         """
-        if self.deaths.withdrawn:
-            self.deaths.check(package.model_id)
+        self.deaths.check(package.model_id)
         known = self._loaded.get(package.model_id)
         if known is not None:
             self._loaded.move_to_end(package.model_id)

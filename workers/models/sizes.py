@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from contracts.protocol.tensors import Tensor, unpack_bytes
 from workers.errors import OutOfTime
-from workers.models.graph import SMALLER
 
 FIRST_HOLD_SECONDS = 60.0
 LONGEST_HOLD_SECONDS = 3_600.0
@@ -78,7 +77,7 @@ class SlowSizes:
         for one in self._known:
             if now < one.until and one.size.is_within(size) and seconds_left < _AT_LEAST * one.seconds:
                 took = f"inputs no larger than these took more than {one.seconds:.1f} s here"
-                raise OutOfTime(f"{took}, {seconds_left:.1f} s are left.", remedy=SMALLER)
+                raise OutOfTime(f"{took}, {seconds_left:.1f} s are left.")
 
     def late(self, size: Size, seconds: float) -> None:
         """Note that inputs ran for so long and were not ready."""

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from contracts.protocol.errors import Retry
 from contracts.protocol.manifest import TensorSpec
@@ -75,59 +75,33 @@ def mlp(tmp_path_factory):
     return Package(manifest.model_id, manifest, folder)
 
 
+def one_number(folder, nodes, x: TensorSpec) -> Package:
+    """Write a model of x that gives one number, y."""
+    manifest = models.one_number_package(folder / "p", models.one_number(nodes, x), x)
+    return Package(manifest.model_id, manifest, folder / "p")
+
+
 @pytest.fixture(scope="module")
 def greedy(tmp_path_factory):
     """A model whose time and memory its inputs decide: the sum of the product of a square of ones with itself."""
-    folder = tmp_path_factory.mktemp("greedy") / "p"
-    graph = helper.make_graph(
-        [
-            helper.make_node("ConstantOfShape", ["x"], ["m"]),
-            helper.make_node("MatMul", ["m", "m"], ["n"]),
-            helper.make_node("ReduceSum", ["n"], ["y"], keepdims=0),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.INT64, [2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
-    )
-    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    manifest = models.write(
-        folder,
-        {"model.onnx": data},
-        task="tensor",
-        inputs=(TensorSpec("x", "INT64", (2,)),),
-        outputs=(TensorSpec("y", "FP32", ()),),
-        unit=Unit.REQUEST,
-        batch_axis=None,
-    )
-    return Package(manifest.model_id, manifest, folder)
+    nodes = [
+        helper.make_node("ConstantOfShape", ["x"], ["m"]),
+        helper.make_node("MatMul", ["m", "m"], ["n"]),
+        helper.make_node("ReduceSum", ["n"], ["y"], keepdims=0),
+    ]
+    return one_number(tmp_path_factory.mktemp("greedy"), nodes, TensorSpec("x", "INT64", (2,)))
 
 
 @pytest.fixture(scope="module")
 def outer(tmp_path_factory):
     """A model whose memory grows with the square of its inputs: the sum of the sines of a row's products with itself."""
-    folder = tmp_path_factory.mktemp("outer") / "p"
-    graph = helper.make_graph(
-        [
-            helper.make_node("Transpose", ["x"], ["t"]),
-            helper.make_node("MatMul", ["t", "x"], ["m0"]),
-            *(helper.make_node("Sin", [f"m{i}"], [f"m{i + 1}"]) for i in range(10)),
-            helper.make_node("ReduceSum", ["m10"], ["y"], keepdims=0),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "size"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
-    )
-    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    manifest = models.write(
-        folder,
-        {"model.onnx": data},
-        task="tensor",
-        inputs=(TensorSpec("x", "FP32", (1, -1)),),
-        outputs=(TensorSpec("y", "FP32", ()),),
-        unit=Unit.REQUEST,
-        batch_axis=None,
-    )
-    return Package(manifest.model_id, manifest, folder)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"]),
+        helper.make_node("MatMul", ["t", "x"], ["m0"]),
+        *(helper.make_node("Sin", [f"m{i}"], [f"m{i + 1}"]) for i in range(10)),
+        helper.make_node("ReduceSum", ["m10"], ["y"], keepdims=0),
+    ]
+    return one_number(tmp_path_factory.mktemp("outer"), nodes, models.ROW)
 
 
 @pytest.fixture(scope="module")

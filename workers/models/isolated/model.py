@@ -29,7 +29,6 @@ from workers.errors import (
     UnsafePackage,
 )
 from workers.models.deaths import Deaths
-from workers.models.graph import SMALLER
 from workers.models.isolated.messages import pack_requests, read_given, read_outcomes
 from workers.models.pipelines.base import Answer
 from workers.models.sandbox import Confinement, resident_bytes, start
@@ -154,7 +153,7 @@ class IsolatedModel:
             return None
         if Size.of([one.tensors for one in ran.values()]).is_within(self._answered):
             return None
-        return kind(f"the model's process was ended: {ended.detail}", remedy=SMALLER)
+        return kind(f"the model's process was ended: {ended.detail}")
 
     def _fate(
         self, ended: _Ended, error: JobError, left: list[int], ran: list[int], *, again: bool, last: bool

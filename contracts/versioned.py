@@ -1,4 +1,4 @@
-"""`worker --version`."""
+"""`--version`, the same of both programs."""
 
 from __future__ import annotations
 
