@@ -127,8 +127,8 @@ class PayerVoucher:
 class PayerChannel:
     """A channel's running state. Amounts are atomic units; `balance` and what follows are as last seen on chain.
 
-    `busy_with` names the one request that may be in flight, until `busy_until`; `last_request` the newest one taken.
-    Times are unix seconds.
+    `busy_with` names the one request that may be in flight, until `busy_until`; `last_request` the newest one taken, if
+    it is no refund. Times are unix seconds.
     """
 
     channel_id: bytes

@@ -155,9 +155,11 @@ class Book(Protocol):
         ...
 
     def hold_channel(
-        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float
+        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float, serves: bool = True
     ) -> Payment:
         """Take a channel for one request: `channel` is its new state, its `charged` unchanged.
+
+        Without `serves` it is one that has no answer, such as a refund: the newest that has one stays.
 
         Raises:
             ChannelOutOfStep: another request was charged meanwhile.

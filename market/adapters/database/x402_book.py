@@ -149,11 +149,12 @@ class DatabaseBook:
             return [_channel(row) for row in connection.execute(query)]
 
     def hold_channel(
-        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float
+        self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float, serves: bool = True
     ) -> Payment:
         """See `Book.hold_channel`."""
         values = _values(channel) | {"busy_with": request_id, "busy_until": until}
-        values |= {"last_request": request_id, "last_request_at": now}
+        last, at = (request_id, now) if serves else (channel.last_request, channel.last_request_at)
+        values |= {"last_request": last, "last_request_at": at}
         with writing(self._engine) as connection:
             row = _channel_row(connection, channel.channel_id, lock=True)
             if row is None and not _insert(connection, x402_channels, values):

@@ -284,7 +284,8 @@ class Door:
         if known is None or known.last_request is None or not same:
             raise ChannelOutOfStep(known)
         charged = await apart(self._desk.book.charged, known.last_request)
-        if charged is None:
+        if not charged:
+            # It came to nothing, or was none: a job that is served now would be paid onward and charged to nobody.
             raise ChannelOutOfStep(known)
         answer = await self._served(known.last_request, Payment.CHARGED, self._price, known.config.payer)
         return Paid(answer, self._channel_response(known, charged, None, answer))

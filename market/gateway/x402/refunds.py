@@ -51,7 +51,9 @@ async def refund(desk: X402Desk, price: int, header: str) -> tuple[dict[str, Any
     amount = _amount(payload, channel)
     request_id = identity("refund", channel.channel_id, channel.refund_nonce.to_bytes(32, "big"))
     now = time.time()
-    await asyncio.to_thread(book.hold_channel, request_id, channel, 0, now=now, until=now + REFUND_SECONDS)
+    await asyncio.to_thread(
+        book.hold_channel, request_id, channel, 0, now=now, until=now + REFUND_SECONDS, serves=False
+    )
     settled, after = await to_the_end(_send(desk, request_id, channel, amount))
     extra = {"channelState": after.state_to_wire()}
     response = {

@@ -23,13 +23,25 @@ from market.errors import (
     WorkerFailed,
 )
 from market.gateway.problems import status_of
+from market.gateway.x402 import terms
 from market.gateway.x402.background import settle_background
 from market.gateway.x402.door import Door
+from market.gateway.x402.refunds import refund
 from market.gateway.x402.wire import PAYMENT_RESPONSE, X402Headers, decode
 from market.payments.x402_channels import ChannelOutOfStep
 from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
-from tests.unit.market.x402.payers import PACK, PRICE, TRANSACTION, Chain, House, Payer, desk_of, paying
+from tests.unit.market.x402.payers import (
+    PACK,
+    PRICE,
+    TRANSACTION,
+    Chain,
+    House,
+    Payer,
+    desk_of,
+    header_of,
+    paying,
+)
 
 RECEIPT = Receipt(
     *([b"\x01" * 32] * 2), b"\x02" * 20, b"\x03" * 20, 1, b"\x04" * 20, *([b"\x05" * 32] * 3), 1, 0, 0, 1, 1
@@ -390,3 +402,25 @@ async def test_a_voucher_that_a_contract_could_revoke_is_refused_unseen(shop):
     with pytest.raises(PaymentRefused, match="payerAuthorizer is zero"):
         await shop.pay(payment)
     assert not shop.chain.calls
+
+
+async def test_a_refund_is_no_request_that_could_be_had_again(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    await shop.pay(payment)
+    payload = {key: payment["payload"][key] for key in ("channelConfig", "voucher")}
+    await refund(shop.desk, PRICE, header_of({**payment, "payload": {**payload, "type": "refund", "amount": "1"}}))
+    dear = {**payment, "payload": {**payload, "type": "voucher"}, "accepted": terms.accepts(shop.desk, 9 * PRICE)[0]}
+    again = await shop.pay(dear, price=9 * PRICE)
+    assert again.answer.repeated, "a request that nobody pays for"
+    assert shop.chain.count("refund") == 1
+
+
+async def test_what_was_charged_nothing_is_not_served_again_for_nothing(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    await shop.pay(payment)
+    (channel,) = shop.book.channels()
+    shop.book.hold_channel(b"\x0a" * 32, channel, 0, now=0.0, until=1.0)  # a refund, as earlier versions wrote it down
+    shop.book.charge(b"\x0a" * 32, 0, now=0.0)
+    with pytest.raises(ChannelOutOfStep):
+        await shop.pay({**payment, "payload": {**payment["payload"], "type": "voucher"}})
+    assert len(shop.worker.served) == 1
