@@ -26,6 +26,8 @@ from market.errors import DeadlineExceeded, Overloaded, RedisUnreachable, Reques
 from market.inference.ports import PaperSource, WorkerGone
 
 PACKS_IN_FLIGHT = 2
+# So few go together: a message of its own costs more than waiting for them.
+LEAST_SHARED = 4
 BATCHES_PER_PACK = 4
 MAX_WAITING = 4_096
 MAX_LONG = 256
@@ -75,6 +77,7 @@ class Lane:
     queues: dict[bytes, TurnQueue[Waiting]] = field(default_factory=dict)
     waiting: int = 0
     flights: int = 0
+    under_way: int = 0
     long: int = 0
     scheduled: bool = False
 
@@ -233,7 +236,7 @@ class PackingDispatcher(ABC):
     def _pump(self, lane: Lane) -> None:
         lane.scheduled = False
         while lane.waiting and lane.flights < self._packs_in_flight(lane.worker):
-            entries = self._next_pack(lane)
+            entries = self._next_pack(lane, self._share(lane))
             if not entries:
                 return
             short = [entry for entry in entries if not entry.long]
@@ -241,13 +244,22 @@ class PackingDispatcher(ABC):
             for entry in short:
                 entry.pack = flight
             lane.flights += bool(short)
+            lane.under_way += len(short)
             self._send(lane, entries)
 
-    def _next_pack(self, lane: Lane) -> list[Waiting]:
+    def _share(self, lane: Lane) -> int:
+        """Return how many of a worker's jobs make one pack: what is outstanding, divided among the packs it may have.
+
+        All in one would be answered together, so that their clients ask again together: worker and gateway would from
+        then on wait for each other in turn.
+        """
+        return max(LEAST_SHARED, -(-(lane.waiting + lane.under_way) // self._packs_in_flight(lane.worker)))
+
+    def _next_pack(self, lane: Lane, most: int) -> list[Waiting]:
         model_id, queue = next(iter(lane.queues.items()))
         # The model goes to the end, so that models take turns.
         del lane.queues[model_id]
-        cap = max(1, self._max_batch(lane.worker, model_id)) * BATCHES_PER_PACK
+        cap = min(most, max(1, self._max_batch(lane.worker, model_id)) * BATCHES_PER_PACK)
         entries: list[Waiting] = []
         size = 0
         while queue and len(entries) < cap and size < MAX_PACK_INPUT_BYTES:
@@ -258,7 +270,7 @@ class PackingDispatcher(ABC):
                 size += len(entry.job.inputs or b"")
         if queue:
             lane.queues[model_id] = queue
-        return entries or (self._next_pack(lane) if lane.waiting else [])
+        return entries or (self._next_pack(lane, most) if lane.waiting else [])
 
     def _send(self, lane: Lane, entries: list[Waiting]) -> None:
         papers = self._papers.take_due(lane.worker)
@@ -342,6 +354,7 @@ class PackingDispatcher(ABC):
         if entry.pack is None:
             return
         entry.pack.open -= 1
+        entry.lane.under_way -= 1
         if entry.pack.open == 0:
             entry.lane.flights -= 1
             if entry.lane.waiting:

@@ -283,9 +283,11 @@ class PlainLane(ABC, Generic[_Reservations]):
         )
 
     def _ended(self, plain: Plain, outcome: Result | Exception) -> None:
-        # Results of one message come one after the other: they are looked at together, at the end of this turn.
+        # Results of one message come one after the other: they are looked at together, in the next turn of the loop.
+        # What this turn read goes out before, so that its worker is at it meanwhile.
         if not self._returned:
-            asyncio.get_running_loop().call_soon(self._look)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._look)
         self._returned.append((plain, outcome))
 
     def _look(self) -> None:

@@ -10,7 +10,7 @@ import redis as sync_redis
 
 from contracts.protocol.messages import INLINE_LIMIT_BYTES, Result, encode_results, worker_queue
 from market.adapters import packing
-from market.adapters.packing import MAX_WAITING, PackingDispatcher
+from market.adapters.packing import LEAST_SHARED, MAX_WAITING, PackingDispatcher
 from market.errors import DeadlineExceeded, Overloaded
 from market.inference.papers import DUE_SECONDS
 from market.inference.ports import WorkerGone
@@ -64,6 +64,28 @@ async def test_many_at_once_share_messages(lane, celery_worker, plain):
     assert sum(packs) == 100
     assert len(packs) <= 5
     assert max(packs) <= 32
+
+
+async def test_what_is_outstanding_is_shared_among_the_messages_a_worker_may_have(lane, celery_worker, plain):
+    """In one message all would be answered and asked again together, and worker and gateway idle in turn."""
+
+    async def client() -> None:
+        for _ in range(8):
+            await run(lane)
+
+    await run(lane, seconds=30)
+    plain.delete("packs")
+    await asyncio.gather(*(client() for _ in range(20)))
+    packs = [int(size) for size in plain.lrange("packs", 0, -1)]
+    assert sum(packs) == 160
+    assert max(packs) == 10
+
+
+async def test_a_few_go_in_one_message(lane, celery_worker, plain):
+    await run(lane, seconds=30)
+    plain.delete("packs")
+    await asyncio.gather(*(run(lane) for _ in range(LEAST_SHARED)))
+    assert [int(size) for size in plain.lrange("packs", 0, -1)] == [LEAST_SHARED]
 
 
 async def test_two_models_do_not_share_a_message(lane, celery_worker, plain):
