@@ -264,6 +264,13 @@ class WrongGateway(PaymentError):
     default_remedy = "Open a channel to this gateway; GET /market/v1/status names its address."
 
 
+class GatewaysChannel(PaymentError):
+    """The channel is the gateway's own, and pays for nothing that others ask."""
+
+    code = "gateways-channel"
+    default_remedy = "Open a channel of your own, and sign its voucher."
+
+
 class ExposureLimit(PaymentError):
     """The channel owes as much as this gateway lends before it settles."""
 

@@ -56,6 +56,11 @@ class InferenceRequest:
         """Whether not every live worker may serve it."""
         return not (self.max_price is None and self.worker is None and self.region is None and self.min_stake == 0)
 
+    @property
+    def is_paid_by_gateway(self) -> bool:
+        """Whether the gateway's own channel pays: for a client by x402, or for an audit."""
+        return self.payer is not None or not self.audited
+
 
 @value_class(frozen=True, slots=True)
 class Answer:

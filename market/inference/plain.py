@@ -104,7 +104,7 @@ class PlainLane(ABC, Generic[_Reservations]):
         ):
             return False
         try:
-            facts = parts.authorizer.check(request.voucher)
+            facts = parts.authorizer.check(request.voucher, own=request.is_paid_by_gateway)
             units = ceiling_units(manifest, request.tensors, request.parameters)
             plain = Plain(request, listing, manifest, facts, units, blob, done)
             if request.request_id is None:

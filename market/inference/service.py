@@ -278,7 +278,7 @@ class InferenceService:
         listing = self._resolve(request.model_ref)
         if request.voucher is None:
             raise NoPayment
-        facts = self._authorizer.check(request.voucher)
+        facts = self._authorizer.check(request.voucher, own=request.is_paid_by_gateway)
         if self._rates is not None:
             await self._count(self._rates, request, facts)
         manifest = self._offers.manifest(listing.model_id)

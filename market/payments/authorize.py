@@ -13,6 +13,7 @@ from contracts.protocol.typed_data import Domain
 from market.errors import (
     ChannelExiting,
     ExposureLimit,
+    GatewaysChannel,
     InsufficientDeposit,
     InsufficientVoucher,
     KeyUnfunded,
@@ -46,17 +47,23 @@ class Authorizer:
         self._exposure_cap = exposure_cap
         self._vouchers = VoucherVerifier(domain)
 
-    def check(self, voucher: ParsedVoucher) -> ChannelFacts:
+    def check(self, voucher: ParsedVoucher, *, own: bool = False) -> ChannelFacts:
         """Return the channel's facts if the voucher is genuine and pays this gateway.
+
+        `own` says that the gateway pays for the request itself: every voucher of its own channel is over all that the
+        channel holds, workers see it, and a settlement shows it to everybody.
 
         Raises:
             UnknownChannel, WrongGateway, InvalidSignature: as named.
+            GatewaysChannel: somebody else sends a voucher of the gateway's own channel.
         """
         facts = self._channels.facts(voucher.channel_id)
         if facts is None:
             raise UnknownChannel(field="Market-Voucher")
         if facts.channel.gateway != self._gateway:
             raise WrongGateway(field="Market-Voucher")
+        if facts.channel.signer == self._gateway and not own:
+            raise GatewaysChannel(field="Market-Voucher")
         self._vouchers.verify(voucher, facts.channel.signer)
         return facts
 

@@ -7,8 +7,10 @@ import pytest
 from contracts.protocol.errors import Retry
 from contracts.protocol.messages import Result
 from contracts.protocol.signing import recover
+from contracts.protocol.typed_data import Channel
 from market.errors import (
     DeadlineExceeded,
+    GatewaysChannel,
     InsufficientVoucher,
     NoCapacity,
     NoPayment,
@@ -22,7 +24,8 @@ from market.errors import (
     WorkerFailed,
     WrongTensorShape,
 )
-from tests.support.money import CHANNEL_ID, DOMAIN, GATEWAY, OWNER, World, tensor, voucher
+from market.registry.model import ChannelRecord
+from tests.support.money import CHANNEL_ID, DOMAIN, GATEWAY, OWNER, PAYER, World, tensor, voucher
 
 pytestmark = pytest.mark.usefixtures("either_lane")
 
@@ -345,3 +348,21 @@ async def test_smaller_voucher_rides_on_the_best_one():
     answer = await world.service.infer(world.request(voucher=voucher(50)))
     assert answer.cumulative == 200
     assert world.ledger.accounts[CHANNEL_ID].ceiling == 1_000
+
+
+@pytest.mark.parametrize("amount", [10**9, 100])
+async def test_nobody_else_spends_the_gateways_own_channel(amount):
+    world = World()
+    worker = await world.add_worker("w1")
+    house = Channel(PAYER.address, GATEWAY.address, GATEWAY.address, 402)
+    house_id = house.digest(DOMAIN)
+    record = ChannelRecord(house_id, house.payer, house.signer, house.gateway, 402, 10**9, 0)
+    world.registry.open[house_id] = record
+    # Its newest voucher as every worker sees it, and an older one as it stands on chain.
+    newest, shown = (voucher(each, channel_id=house_id, key=GATEWAY) for each in (10**9, amount))
+    by_x402 = world.request(pay=None, voucher=newest, payer=b"\x44" * 20)
+    await world.service.infer(by_x402)
+    await world.service.infer(world.request(pay=None, voucher=newest, audited=False))
+    with pytest.raises(GatewaysChannel) as refused:
+        await world.service.infer(world.request(pay=None, voucher=shown))
+    assert (refused.value.field, worker.served) == ("Market-Voucher", 2)
