@@ -145,7 +145,6 @@ class PlainLane(ABC, Generic[_Reservations]):
         assert request.voucher is not None  # `begin` left the others
         return parts.authorizer.claim(
             request.voucher,
-            facts,
             price=terms.price,
             request_id=request.request_id or new_request_id(),
             ttl_seconds=max(0.0, deadline_at - now) + RESERVATION_GRACE_SECONDS,

@@ -10,7 +10,7 @@ from functools import partial
 
 from market.inference.plain import PlainLane
 from market.inference.plain_parts import Plain
-from market.payments.model import Reservation
+from market.payments.model import Claim, Reservation
 from market.payments.ports import InstantReservations, SharedReservations
 
 
@@ -36,14 +36,16 @@ class SharedPlainLane(PlainLane[SharedReservations]):
         if admit is not None:
             admit()
         self._unfinished.begin()
-        self._reservations.reserve_soon(claim, partial(self._reserved, plain))
+        self._reservations.reserve_soon(claim, partial(self._reserved, plain, claim))
         return True
 
-    def _reserved(self, plain: Plain, outcome: Reservation | Exception | None) -> None:
+    def _reserved(self, plain: Plain, claim: Claim, outcome: Reservation | Exception | None) -> None:
         try:
             if isinstance(outcome, Reservation):
-                self._send(plain, outcome)
-                return
+                if not self._parts.authorizer.is_outdated(claim):
+                    self._send(plain, outcome)
+                    return
+                self._reservations.release_now(outcome)
         except Exception as error:
             self._left(error)
         finally:

@@ -466,7 +466,6 @@ class InferenceService:
         left = max(0.0, running.deadline_at - self._wall_clock())
         return await self._authorizer.reserve(
             voucher,
-            running.facts,
             price=price,
             request_id=running.request_id,
             ttl_seconds=left + RESERVATION_GRACE_SECONDS,

@@ -57,9 +57,7 @@ class Authorizer:
             UnknownChannel, WrongGateway, InvalidSignature: as named.
             GatewaysChannel: somebody else sends a voucher of the gateway's own channel.
         """
-        facts = self._channels.facts(voucher.channel_id)
-        if facts is None:
-            raise UnknownChannel(field="Market-Voucher")
+        facts = self._facts(voucher.channel_id)
         if facts.channel.gateway != self._gateway:
             raise WrongGateway(field="Market-Voucher")
         if facts.channel.signer == self._gateway and not own:
@@ -70,7 +68,6 @@ class Authorizer:
     async def reserve(
         self,
         voucher: ParsedVoucher,
-        facts: ChannelFacts,
         *,
         price: int,
         request_id: bytes,
@@ -86,23 +83,27 @@ class Authorizer:
                 tells the total that would be needed.
             KeyLimit, KeyUnfunded: the key may not spend so much, or the owner's voucher does not cover its keys.
         """
-        claim = self.claim(
-            voucher, facts, price=price, request_id=request_id, ttl_seconds=ttl_seconds, remember=remember, key=key
-        )
-        try:
-            return await self._reservations.reserve(claim)
-        except OverLimit as refusal:
-            raise self._shortage(facts, refusal.account, price) from None
-        except (StaleVoucher, InsufficientVoucher) as short:
-            if key is None:
-                raise
-            # Nothing that the key's holder could sign.
-            raise KeyUnfunded(required=short.required) from short
+        while True:
+            facts = self._facts(voucher.channel_id)
+            claim = self.claim(
+                voucher, price=price, request_id=request_id, ttl_seconds=ttl_seconds, remember=remember, key=key
+            )
+            try:
+                reservation = await self._reservations.reserve(claim)
+            except OverLimit as refusal:
+                raise self._shortage(facts, refusal.account, price) from None
+            except (StaleVoucher, InsufficientVoucher) as short:
+                if key is None:
+                    raise
+                # Nothing that the key's holder could sign.
+                raise KeyUnfunded(required=short.required) from short
+            if not self.is_outdated(claim):
+                return reservation
+            await self._reservations.release(reservation)
 
     def claim(
         self,
         voucher: ParsedVoucher,
-        facts: ChannelFacts,
         *,
         price: int,
         request_id: bytes,
@@ -110,19 +111,37 @@ class Authorizer:
         remember: bool = False,
         key: KeySpending | None = None,
     ) -> Claim:
-        """Return what `reserve` asks the reservations for."""
+        """Return what `reserve` asks the reservations for, by what the chain and refunds leave of the channel now.
+
+        Raises:
+            UnknownChannel: the chain does not show the channel any more.
+        """
         return Claim(
             voucher.channel_id,
             request_id,
             _TOKENS.take(),
             price,
-            self._limit(facts),
+            self._limit(self._facts(voucher.channel_id)),
             voucher.cumulative_amount,
             voucher.signature,
             ttl_seconds,
             remember,
             key,
         )
+
+    def is_outdated(self, claim: Claim) -> bool:
+        """Tell whether less may be spent of a channel than when a claim was made: what was granted by it must go back.
+
+        A refund is promised first and counts what is set aside then; so one of the two always sees the other.
+        """
+        facts = self._channels.facts(claim.channel_id)
+        return facts is None or self._limit(facts) < claim.limit
+
+    def _facts(self, channel_id: bytes) -> ChannelFacts:
+        facts = self._channels.facts(channel_id)
+        if facts is None:
+            raise UnknownChannel(field="Market-Voucher")
+        return facts
 
     def _limit(self, facts: ChannelFacts) -> int:
         if facts.channel.signer == self._gateway:

@@ -237,7 +237,7 @@ def test_what_a_lost_deposit_can_cost_is_bounded_by_the_cap(chain, gateway):
         signature = key("signer").sign_digest(Voucher(channel_id, total).digest(chain.domain))
         voucher = ParsedVoucher(channel_id, total, signature)
         asked = {"price": price, "request_id": total.to_bytes(32, "big"), "ttl_seconds": 60, "remember": False}
-        held = await authorizer.reserve(voucher, authorizer.check(voucher), **asked)
+        held = await authorizer.reserve(voucher, **asked)
         await gateway.ledger.record(chain.charge(channel, price, total))
         await reservations.commit(held, total)
 

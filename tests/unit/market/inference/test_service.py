@@ -9,6 +9,7 @@ from contracts.protocol.messages import Result
 from contracts.protocol.signing import recover
 from contracts.protocol.typed_data import Channel
 from market.errors import (
+    ChannelExiting,
     DeadlineExceeded,
     GatewaysChannel,
     InsufficientVoucher,
@@ -366,3 +367,40 @@ async def test_nobody_else_spends_the_gateways_own_channel(amount):
     with pytest.raises(GatewaysChannel) as refused:
         await world.service.infer(world.request(pay=None, voucher=shown))
     assert (refused.value.field, worker.served) == ("Market-Voucher", 2)
+
+
+async def test_a_refund_while_a_worker_fails_is_not_spent_at_a_dearer_one():
+    world = World()
+    world.open_channel(deposited=1_000)
+    cheap = await world.add_worker("cheap", price=100, gate=asyncio.Event())
+    cheap.tamper = lambda job, result: Result(
+        job.request_id, job.attempt, ok=False, code="out-of-memory", retry=Retry.OTHER_WORKER, detail="no room"
+    )
+    dear = await world.add_worker("dear", price=900)
+    asked = asyncio.create_task(world.service.infer(world.request()))
+    while not cheap.served:
+        await asyncio.sleep(0)
+    assert (await world.account()).reserved == 100
+    world.open_channel(deposited=1_000, exit_at=1, exit_amount=900)  # as a signed refund of what is free counts
+    cheap.gate.set()
+    with pytest.raises(ChannelExiting):
+        await asked
+    assert dear.served == 0
+    assert await settled(world) == (0, 0)
+
+
+async def test_a_refund_while_a_request_id_is_looked_up_is_seen():
+    world = World()
+    world.open_channel(deposited=1_000)
+    worker = await world.add_worker("w1", price=500)
+    answer = world.ledger.answer
+
+    async def meanwhile(channel_id, request_id):
+        world.open_channel(deposited=1_000, exit_at=1, exit_amount=900)
+        return await answer(channel_id, request_id)
+
+    world.ledger.answer = meanwhile
+    with pytest.raises(ChannelExiting):
+        await world.service.infer(world.request(request_id=RID))
+    assert worker.served == 0
+    assert await settled(world) == (0, 0)

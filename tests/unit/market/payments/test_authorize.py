@@ -34,11 +34,9 @@ def authorizer(*, exposure_cap=10_000, facts=FACTS) -> Authorizer:
     )
 
 
-async def reserve(of: Authorizer, price: int, ceiling: int, facts=FACTS, request: int = 1):
+async def reserve(of: Authorizer, price: int, ceiling: int, request: int = 1):
     made = voucher(ceiling)
-    return await of.reserve(
-        made, facts, price=price, request_id=request.to_bytes(32, "big"), ttl_seconds=60, remember=False
-    )
+    return await of.reserve(made, price=price, request_id=request.to_bytes(32, "big"), ttl_seconds=60, remember=False)
 
 
 def test_channel_and_signature_are_checked():
@@ -69,9 +67,9 @@ async def test_up_to_the_deposit_and_not_beyond():
 async def test_the_exiting_part_is_not_lent_on():
     facts = replace(FACTS, exiting=400)
     of = authorizer(facts=facts)
-    await reserve(of, 600, 5_000, facts)
+    await reserve(of, 600, 5_000)
     with pytest.raises(ChannelExiting):
-        await reserve(of, 1, 5_000, facts, request=2)
+        await reserve(of, 1, 5_000, request=2)
 
 
 async def test_exit_larger_than_the_deposit_leaves_nothing():
@@ -83,7 +81,8 @@ async def test_exposure_counts_from_what_is_settled():
     await reserve(of, 100, 5_000)
     with pytest.raises(ExposureLimit):
         await reserve(of, 1, 5_000, request=2)
-    await reserve(of, 50, 5_000, replace(FACTS, settled=50), request=2)
+    of._channels[CHANNEL_ID] = replace(FACTS, settled=50)
+    await reserve(of, 50, 5_000, request=2)
 
 
 async def test_voucher_is_named_before_the_deposit():

@@ -60,7 +60,6 @@ class World:
     async def spend(self, price, request=1):
         return await self.authorizer.reserve(
             voucher(10**6),
-            self.facts(CHANNEL_ID),
             price=price,
             request_id=request.to_bytes(32, "big"),
             ttl_seconds=60,
@@ -164,3 +163,26 @@ async def test_a_promise_survives_a_restart(engine):
     again = World(engine)
     with pytest.raises(ChannelExiting):
         await again.spend(401)
+
+
+async def test_a_refund_while_a_request_waits_for_the_ledger_is_seen_by_it(engine):
+    """The first request of a channel since the start reads its account; a refund may be signed in the meantime."""
+    world, gate = World(engine), asyncio.Event()
+    account = world.reservations._ledger.account
+
+    async def slow(channel_id):
+        found = await account(channel_id)
+        if not gate.is_set():
+            await gate.wait()
+        return found
+
+    world.reservations._ledger.account = slow
+    spending = asyncio.create_task(world.spend(401))
+    await asyncio.sleep(0)
+    world.reservations._ledger.account = account
+    await world.ask(600)
+    gate.set()
+    with pytest.raises(ChannelExiting):
+        await spending
+    assert (await world.reservations.account(CHANNEL_ID)).reserved == 0
+    await world.spend(400, request=2)
