@@ -123,7 +123,7 @@ class PlainHttp:
                 SERVED.end("ok")
                 done(_write(taken.blank.model_ref, codec, body, outcome, common()))
             else:
-                done(self._refuse(taken.path, request, outcome, common()))
+                done(self._refuse(taken.path, listing, manifest, request, outcome, common()))
 
         doorman = self._doorman
         admit = None if doorman is None else lambda: doorman.admit(peer, taken.forwarded)
@@ -153,13 +153,19 @@ class PlainHttp:
         refusal = self._lane.no_room(listing, head.blank, voucher)
         head.refusal = None if refusal is None else refusal_bytes(refusal, head.path, b"")
 
-    def _refuse(self, path: str, request: InferenceRequest, error: Exception, common: bytes) -> bytes:
+    def _refuse(
+        self,
+        path: str,
+        listing: Listing,
+        manifest: Manifest,
+        request: InferenceRequest,
+        error: Exception,
+        common: bytes,
+    ) -> bytes:
         SERVED.end(error.code if isinstance(error, CodedError) else "internal-error")
         if isinstance(error, PaymentError):
-            joined = self._joined
-            listing = find_listing(joined, request.model_ref)
-            manifest = require_manifest(joined, listing)
-            terms = payment_terms(joined, listing, manifest, request.tensors, request.parameters)
+            # Of the listing as it was: it may be gone by now, and the client must be answered all the same.
+            terms = payment_terms(self._joined, listing, manifest, request.tensors, request.parameters)
             error.terms = {**terms, **error.terms}
         return refusal_bytes(error, path, common)
 

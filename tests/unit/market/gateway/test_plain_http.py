@@ -1,20 +1,25 @@
 """The short lane's reading and writing: the very same as the long way's, byte for byte."""
 
+import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.protocol.errors import CodedError
+from contracts.protocol.errors import CodedError, Retry
+from contracts.protocol.messages import Result
 from contracts.protocol.tensors import Tensor, encode_tensors
 from market.gateway.headers import answer_headers
 from market.gateway.infer_http import Answered
 from market.gateway.plain_codec import PlainCodec
-from market.gateway.plain_http import _write
+from market.gateway.plain_http import PlainHttp, _write
 from market.gateway.tensors_json import InferenceBody, decode_request, encode_answer_for
+from tests.support.gateway import payment, runtime_of
 from tests.support.money import World, manifest
+from tests.support.plain import put_lane_before
 
 MODEL = manifest()
 CODEC = PlainCodec("tiny", MODEL)
@@ -104,3 +109,28 @@ async def test_the_whole_response_is_that_of_the_long_way(asked):
     media = "application/json" if length is None else "application/octet-stream"
     expected = Answered(content, paid, media).to_bytes(b"date: now\r\n")
     assert _write("tiny", PlainCodec("tiny", MODEL), body, answer, b"date: now\r\n") == expected
+
+
+async def test_who_cannot_pay_is_told_so_though_the_model_is_listed_no_longer():
+    world = World()
+    put_lane_before(world)
+    cheap = await world.add_worker("cheap", price=100)
+    await world.service.infer(world.request())  # the channel's account is loaded
+    cheap.gate = asyncio.Event()
+    cheap.tamper = lambda job, result: Result(
+        job.request_id, job.attempt, ok=False, code="out-of-memory", retry=Retry.OTHER_WORKER, detail="no room"
+    )
+    await world.add_worker("dear", price=900)
+    world.open_channel(deposited=500)
+    body = json.dumps({"inputs": [{"name": NAME, "datatype": DATATYPE, "shape": [1, 4], "data": [1, 2, 3, 4]}]}).encode()
+    lines = [f"{name}: {value}" for name, value in {**payment(), "Content-Length": len(body)}.items()]
+    sent = "\r\n".join(["POST /v2/models/tiny/infer HTTP/1.1", *lines, "", ""]).encode() + body
+    told = asyncio.get_running_loop().create_future()
+    assert PlainHttp(runtime_of(world), world.lane).begin(sent, "192.0.2.1", bytes, told.set_result)
+    while cheap.served < 2:
+        await asyncio.sleep(0)
+    world.registry.by_id[world.listing.model_id] = replace(world.listing, active=False)
+    cheap.gate.set()
+    answer = await asyncio.wait_for(told, 10)
+    assert (b" 402 " in answer, b"insufficient-deposit" in answer, b'"offers"' in answer) == (True,) * 3
+    await world.service.close()
