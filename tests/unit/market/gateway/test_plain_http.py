@@ -122,7 +122,7 @@ async def test_who_cannot_pay_is_told_so_though_the_model_is_listed_no_longer():
     )
     await world.add_worker("dear", price=900)
     world.open_channel(deposited=500)
-    body = json.dumps({"inputs": [{"name": NAME, "datatype": DATATYPE, "shape": [1, 4], "data": [1, 2, 3, 4]}]}).encode()
+    body = json.dumps({"inputs": [row([1, 2, 3, 4])]}).encode()
     lines = [f"{name}: {value}" for name, value in {**payment(), "Content-Length": len(body)}.items()]
     sent = "\r\n".join(["POST /v2/models/tiny/infer HTTP/1.1", *lines, "", ""]).encode() + body
     told = asyncio.get_running_loop().create_future()
