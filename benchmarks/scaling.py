@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 from benchmarks.models import Workload, build
@@ -19,6 +20,7 @@ from benchmarks.servers import (
     body_of,
     build_load_generator,
     load,
+    raw_loop,
     request_bytes,
     scratch_folder,
     write_requests,
@@ -31,6 +33,7 @@ from market.devnet import keys
 
 INDEX_SECONDS = 120.0
 WARM_SECONDS = 30.0
+ALONE_BATCH = 8
 
 
 def main() -> None:
@@ -72,6 +75,7 @@ def _workers(own: OwnMarket, workloads, program_file, options) -> None:
         _start_worker(own, number)
     first = checksum(own.local.accounts["worker"].address)
     _wait_for_workers(own, options.workers)
+    alone: dict[int, list[float]] = {1: [], options.workers: []}
     for name, connections in (("embed", 16), ("embed", 64), ("tiny", 64)):
         servers = {
             1: own.paid(f"one {name} {connections}", workloads[name], vouchers=1, headers={"Market-Worker": first}),
@@ -81,12 +85,29 @@ def _workers(own: OwnMarket, workloads, program_file, options) -> None:
         for _ in range(options.rounds):
             for count, server in servers.items():
                 found[count].append(_cell(program_file, server, connections, options.seconds)["rps"])
+            if (name, connections) == ("embed", 16):
+                for count, rates in alone.items():
+                    rates.append(_alone(workloads[name], count, options.seconds))
         one, many = (statistics.median(rates) for rates in found.values())
         print(
             f"workers {name} c={connections}: 1 worker {one:.0f}/s, {options.workers} workers {many:.0f}/s, "
             f"ratio {many / one:.2f}",
             flush=True,
         )
+
+    one, many = (statistics.median(rates) for rates in alone.values())
+    print(
+        f"onnxruntime alone, embed, batches of {ALONE_BATCH}: 1 process {one:.0f}/s, {options.workers} processes "
+        f"{many:.0f}/s, ratio {many / one:.2f}: what the machine can give",
+        flush=True,
+    )
+
+
+def _alone(workload: Workload, count: int, seconds: float) -> float:
+    """Return rows a second of so many processes at once that do nothing but run the model."""
+    with ThreadPoolExecutor(count) as pool:
+        rates = list(pool.map(lambda _: raw_loop(workload, seconds), range(count)))
+    return sum(rate[str(ALONE_BATCH)] for rate in rates)
 
 
 def _wait_for_workers(own: OwnMarket, count: int) -> None:
