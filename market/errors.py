@@ -132,7 +132,7 @@ class PriceAboveLimit(RequestError):
     """Every offer costs more than the request allows."""
 
     code = "price-above-limit"
-    default_remedy = "Raise Market-Max-Price or leave it out."
+    default_remedy = "Raise Market-Max-Price, which is in atomic units, or leave it out."
 
 
 class RequestIdReused(RequestError):

@@ -24,6 +24,7 @@ from market.errors import OperationError
 
 EXIT_REFUSED = 1
 EXIT_UNUSABLE = 2
+_SHORT = 20
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -41,10 +42,11 @@ def emit(data: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: Callab
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a title."""
+    """Print rows under a title; short names and ids that begin them are copied from there, so they are kept whole."""
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        kept_whole = place == 0 and max((len(row[0]) for row in rows), default=0) <= _SHORT
+        table.add_column(column, overflow="fold", no_wrap=kept_whole)
     for row in rows:
         table.add_row(*row)
     console.print(table)

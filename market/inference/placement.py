@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from contracts.protocol.money import split_price
+from contracts.protocol.money import both, split_price
 from contracts.protocol.pricing import price_up
 from market.errors import MarketError, NoCapacity, Overloaded, PriceAboveLimit
 from market.inference.breaker import Breakers
@@ -144,13 +144,13 @@ class Placement:
         affordable = choose(rested, replace(limits, max_unit_price=None))
         if affordable is not None:
             return PriceAboveLimit(
-                f"The cheapest offer asks {price_up(affordable.unit_price, units)}; "
-                f"the request allows {request.max_price}.",
+                f"The cheapest offer asks {both(price_up(affordable.unit_price, units))}; "
+                f"the request allows {both(request.max_price or 0)}.",
                 field="Market-Max-Price",
             )
         wanted = "" if request.worker is None else " at the worker that was asked for"
         wanted += "" if request.region is None else f" in the region {request.region!r}"
-        wanted += f" with a stake of {request.min_stake} or more" if request.min_stake else ""
+        wanted += f" with a stake of {both(request.min_stake)} or more" if request.min_stake else ""
         return NoCapacity(f"No live worker offers {listing.name}{wanted}.", field="model")
 
     def terms(self, listing: Listing, units: int, live: LiveOffer, *, metered: bool) -> PriceTerms:

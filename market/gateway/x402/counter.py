@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import ceiling_units
+from contracts.protocol.money import both
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.errors import CreditSpent, NoCapacity, NoPayment, PaymentError, PaymentRejected, PriceAboveLimit
@@ -113,7 +114,7 @@ def prices_of(joined: GatewayRuntime, listing: Listing, units: int, payment: Pay
         return prices
     if prices[0] > limit:
         raise PriceAboveLimit(
-            f"The cheapest offer asks {prices[0]}; the request allows {limit}.", field="Market-Max-Price"
+            f"The cheapest offer asks {both(prices[0])}; the request allows {both(limit)}.", field="Market-Max-Price"
         )
     return [price for price in prices if price <= limit]
 

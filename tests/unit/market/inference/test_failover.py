@@ -327,6 +327,6 @@ async def test_region_and_stake_limit_who_serves():
     with pytest.raises(NoCapacity) as refused:
         await served_by(region="as", min_stake=7)
     assert "'as'" in refused.value.detail
-    assert "stake of 7" in refused.value.detail
+    assert "stake of 0.000007 (7u)" in refused.value.detail
     with pytest.raises(PriceAboveLimit):
         await served_by(region="eu", max_price=19)
