@@ -24,12 +24,18 @@ from contracts.protocol.values import value_class
 from contracts.wal import enter_wal
 from workers.errors import JournalUnusable
 
-# Rows are only ever appended: an index by request id would touch a page of its own for each of them.
-_SCHEMA = """
+# Where a receipt's bytes have its number.
+_SEQ = "substr(receipt, 105, 8)"
+# Rows are only ever appended. The indexes find what was answered to a request, or under a channel's number, however
+# long ago: the contracts punish two answers to one, though they be signed years apart and the request in two channels.
+# What grows with time, as ids and numbers do, costs an index little.
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS work (
     number INTEGER PRIMARY KEY, request_id BLOB NOT NULL, channel_id BLOB NOT NULL, receipt BLOB NOT NULL,
     worker_signature BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS work_by_request ON work (request_id);
+CREATE INDEX IF NOT EXISTS work_by_number ON work ({_SEQ});
 CREATE TABLE IF NOT EXISTS countersignatures (
     number INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES work (number), signature BLOB NOT NULL
 );
@@ -58,6 +64,7 @@ _REMEDIES = {
 _PRIMARY = 0xFF  # the rest of SQLite's code says which kind of the same
 # Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
 _RECENT = 20_000
+_IN_GROUP = 500  # SQLite bounds the parameters of a statement
 
 
 @value_class(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class _Recent:
 
     number: int
     channel_id: bytes
+    seq: int
     cumulative: int
     asked: tuple[bytes, bytes]
     output_hash: bytes
@@ -110,7 +118,7 @@ class Journal:
         self._domain = domain
         self._operator = operator
         self._lock = threading.Lock()
-        # By request id, which may have been used in several channels.
+        # By request id, which may have been used in several channels; of an id that is here, everything is.
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
         with _naming(path):
             self._db = _open(path)
@@ -125,8 +133,9 @@ class Journal:
     def keep(self, work: Sequence[SignedWork], papers: Papers | None = None) -> list[SignedWork]:
         """Write what was just served, and the papers of earlier work that came with it, in one transaction.
 
-        Returns the work that must not be handed out, as it contradicts an earlier answer to the same request: a client
-        asks again by its id what a gateway did not live to charge, and another answer to it would be punished.
+        Returns the work that must not be handed out, as it contradicts an earlier answer to the same request or under
+        the same number of a channel: a client asks again by its id what a gateway did not live to charge, or in another
+        channel, and another answer to it would be punished.
 
         Of a message's countersignatures each channel's highest is checked at once, since with it everything below can
         be claimed; the others when `claims` needs one. Checking all would cost as much as signing the receipts did.
@@ -164,21 +173,56 @@ class Journal:
     def _catch_up(self) -> None:
         """Take note of what other processes of this worker have served: a message brings papers for all of them."""
         query = "SELECT number, request_id, receipt FROM work WHERE number >= ? ORDER BY number"
-        for number, request_id, receipt in self._db.execute(query, (self._next,)):
-            self._recent.setdefault(request_id, []).append(_recent(number, Receipt.from_bytes(receipt), receipt))
+        rows = self._db.execute(query, (self._next,)).fetchall()
+        known = {request_id for _, request_id, _ in rows if request_id in self._recent}
+        self._recall([request_id for _, request_id, _ in rows])
+        for number, request_id, receipt in rows:
+            if request_id in known:
+                self._recent[request_id].append(_recent(number, Receipt.from_bytes(receipt), receipt))
             self._next = number + 1
+
+    def _recall(self, request_ids: Sequence[bytes], seqs: Sequence[int] = ()) -> list[_Recent]:
+        """Note all that was ever answered to these requests; returns what was answered under these numbers."""
+        fresh = [request_id for request_id in dict.fromkeys(request_ids) if request_id not in self._recent]
+        self._recent.update((request_id, []) for request_id in fresh)
+        wanted, numbers = set(fresh), set(seqs)
+        numbered = []
+        for number, data in self._find(fresh, [seq.to_bytes(8, "big") for seq in numbers]):
+            receipt = Receipt.from_bytes(data)
+            one = _recent(number, receipt, data)
+            if receipt.request_id in wanted:
+                self._recent[receipt.request_id].append(one)
+            if receipt.seq in numbers:
+                numbered.append(one)
+        return numbered
+
+    def _find(self, request_ids: Sequence[bytes], seqs: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        for start in range(0, max(len(request_ids), len(seqs)), _IN_GROUP):
+            ids, numbers = request_ids[start : start + _IN_GROUP], seqs[start : start + _IN_GROUP]
+            # One that compares with nothing would have all rows read.
+            either = " OR ".join(
+                f"{what} IN ({', '.join('?' * len(values))})"
+                for what, values in (("request_id", ids), (_SEQ, numbers))
+                if values
+            )
+            query = f"SELECT number, receipt FROM work WHERE {either}"  # noqa: S608  # our own words, and marks
+            yield from self._db.execute(query, (*ids, *numbers))
 
     def _append(self, work: Sequence[SignedWork]) -> list[SignedWork]:
         refused: list[SignedWork] = []
         rows: list[tuple[int, bytes, bytes, bytes, bytes]] = []
         best: dict[bytes, SignedWork] = {}
+        numbered: dict[tuple[bytes, int], list[_Recent]] = {}
+        for earlier in self._recall([w.receipt.request_id for w in work], [w.receipt.seq for w in work]):
+            numbered.setdefault((earlier.channel_id, earlier.seq), []).append(earlier)
         for one in work:
             receipt = one.receipt
             known = best.get(receipt.channel_id)
             if known is None or one.voucher_amount > known.voucher_amount:
                 best[receipt.channel_id] = one
-            same = self._recent.setdefault(receipt.request_id, [])
-            if any(earlier.contradicts(receipt) for earlier in same):
+            same = self._recent[receipt.request_id]
+            beside = numbered.setdefault((receipt.channel_id, receipt.seq), [])
+            if any(earlier.contradicts(receipt) for earlier in (*same, *beside)):
                 refused.append(one)
                 continue
             data = receipt.to_bytes()
@@ -186,6 +230,7 @@ class Journal:
             if any(earlier.fingerprint == fresh.fingerprint for earlier in same):
                 continue  # this very receipt again
             same.append(fresh)
+            beside.append(fresh)
             rows.append((self._next, receipt.request_id, receipt.channel_id, data, one.worker_signature))
             self._next += 1
         while len(self._recent) > _RECENT:
@@ -288,7 +333,7 @@ class Journal:
 
 def _recent(number: int, receipt: Receipt, data: bytes) -> _Recent:
     asked = (receipt.model_id, receipt.input_hash)
-    return _Recent(number, receipt.channel_id, receipt.cumulative, asked, receipt.output_hash, hash(data))
+    return _Recent(number, receipt.channel_id, receipt.seq, receipt.cumulative, asked, receipt.output_hash, hash(data))
 
 
 @contextmanager

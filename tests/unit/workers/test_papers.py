@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import sqlite3
 from contextlib import closing
 from types import SimpleNamespace
@@ -289,3 +290,55 @@ def test_a_journal_that_another_program_holds_is_named(journal, tmp_path, monkey
         database.commit()
         database.execute("BEGIN IMMEDIATE")
         assert "Another program holds it" in refused(path).remedy
+
+
+def test_a_second_answer_is_never_handed_out_however_long_ago_the_first_was(
+    journal, executor, packaged, tmp_path, monkeypatch
+):
+    """The contracts compare neither channels nor times: who has both answers signed takes a part of the stake."""
+    monkeypatch.setattr(papers, "_RECENT", 3)
+    first = serve(executor, packaged.manifest)
+    journal.keep([first])
+
+    def forget():
+        for n in range(5):
+            request_id = bytes([n]) + os.urandom(31)
+            other = asked_again(first, request_id=request_id, output_hash=os.urandom(32), channel_id=os.urandom(32))
+            assert journal.keep([other]) == []
+        assert first.receipt.request_id not in journal._recent
+
+    forget()
+    other = asked_again(first, output_hash=b"o" * 32, channel_id=b"c" * 32, seq=9)
+    assert journal.keep([other]) == [other]
+    forget()
+    # With other inputs it is another request, which must not hide the first one.
+    assert journal.keep([asked_again(first, output_hash=b"p" * 32, input_hash=b"i" * 32, seq=10)]) == []
+    again = Journal(tmp_path / "papers.db", domain=DOMAIN, operator=OPERATOR)
+    assert journal.keep([other]) == again.keep([other]) == [other]
+    assert again.keep([asked_again(first, seq=11)]) == []
+    again.close()
+
+
+def test_one_number_of_a_channel_is_never_given_two_answers(journal, executor, packaged, monkeypatch):
+    monkeypatch.setattr(papers, "_RECENT", 1)
+    first = serve(executor, packaged.manifest)
+    assert journal.keep([first]) == []
+    other = asked_again(first, request_id=b"r" * 32, output_hash=b"o" * 32)
+    elsewhere = asked_again(other, request_id=b"s" * 32, channel_id=b"c" * 32)
+    assert journal.keep([other, elsewhere]) == [other]
+    at_once = [asked_again(first, request_id=bytes([n]) * 32, seq=70, output_hash=bytes([n]) * 32) for n in (1, 2)]
+    assert journal.keep(at_once) == at_once[1:]
+
+
+def test_no_look_at_the_past_reads_all_of_it(journal, executor, packaged):
+    first = serve(executor, packaged.manifest)
+    asked = []
+    journal._db.set_trace_callback(asked.append)
+    journal.keep([first])
+    journal.keep([asked_again(first, seq=2), asked_again(first, seq=3, request_id=b"r" * 32)])
+    journal._db.set_trace_callback(None)
+    looks = [query for query in asked if query.startswith("SELECT number")]
+    assert len(looks) >= 4
+    for query in looks:
+        plan = [row[3] for row in journal._db.execute(f"EXPLAIN QUERY PLAN {query}")]
+        assert not any(step.startswith("SCAN") for step in plan), query
