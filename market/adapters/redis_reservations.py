@@ -2,7 +2,8 @@
 
 Each call is one script run, atomic in Redis; calls of the same turn of the event loop go out together, by call-backs
 over one connection. Losing Redis loses no money: an account that is not there is built again from the ledger, and the
-ledger bounds every charge.
+ledger bounds every charge. A server that was started again may know an older state than it told, as its disk is written
+once a second or less often: what it has of a channel is then brought up to the ledger, and its numbers go on beyond.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ MAX_EXACT = 2**53 - 1
 
 # A channel is a hash (charged, reserved, ceiling, voucher, signature, seq, and one `h:<request id>` a hold with value
 # `<token>:<price or 'charged'>:<remember>[:<key hash>]`; `s:<key hash>` is what an API key spent, `r:<key hash>` what
-# it has reserved) and a sorted set of its holds by expiry. Times are Redis's own.
+# it has reserved; `run` is the id of the server's run that it was brought up to date in, `at` when its newest number
+# was given) and a sorted set of its holds by expiry. Times are Redis's own.
 _EXPIRE = """
 local function now_ms() local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function text(n) return string.format('%.0f', n) end
@@ -59,24 +61,43 @@ local function expire(now)
 end
 """
 
+# No server is up again within so many milliseconds; to ask for its run's id costs a tenth of a reservation.
+_STARTS_WITHIN_MS = 20
+
 # ARGV: request id, token, price, limit, voucher, signature, ttl ms, remember, key hash or '', the key's limit, what the
-# ledger says it spent or '', then a ledger account or nothing: charged, voucher, signature, seq.
+# ledger says it spent or '', then a ledger account or nothing: charged, voucher, signature, seq; and how many numbers
+# to leave out behind it.
 _RESERVE = (
     _EXPIRE
     + """
-local state = redis.call('HMGET', KEYS[1], 'charged', 'reserved', 'ceiling', 'seq')
-if not state[1] then
-  if #ARGV < 15 then return {'load'} end
-  redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'charged', ARGV[12], 'reserved', '0', 'ceiling', ARGV[13], 'voucher', ARGV[13],
-    'signature', ARGV[14], 'seq', ARGV[15])
+local now = now_ms()
+local state = redis.call('HMGET', KEYS[1], 'charged', 'ceiling', 'seq', 'at', 'run')
+local since = now - (tonumber(state[4] or '0'))
+if not state[1] or since < 0 or since > """
+    + str(_STARTS_WITHIN_MS)
+    + """ then
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  if state[5] ~= run then
+    if #ARGV < 16 then return {'load'} end
+    if not state[1] then
+      redis.call('DEL', KEYS[2])
+      redis.call('HSET', KEYS[1], 'reserved', '0')
+    end
+    local seq = math.max(tonumber(state[3] or '0'), tonumber(ARGV[15])) + tonumber(ARGV[16])
+    redis.call('HSET', KEYS[1], 'run', run, 'seq', text(seq))
+    if not state[1] or tonumber(ARGV[12]) > tonumber(state[1]) then
+      redis.call('HSET', KEYS[1], 'charged', ARGV[12])
+    end
+    if not state[1] or tonumber(ARGV[13]) > tonumber(state[2]) then
+      redis.call('HSET', KEYS[1], 'ceiling', ARGV[13], 'voucher', ARGV[13], 'signature', ARGV[14])
+    end
+  end
 end
 local key = ARGV[9]
 if key ~= '' and redis.call('HEXISTS', KEYS[1], 's:' .. key) == 0 then
   if ARGV[11] == '' then return {'load'} end
   redis.call('HSET', KEYS[1], 's:' .. key, ARGV[11], 'r:' .. key, '0')
 end
-local now = now_ms()
 expire(now)
 -- a channel unused for a day is built again from the ledger
 redis.call('EXPIRE', KEYS[1], 86400)
@@ -106,7 +127,7 @@ if total > limit then return {'over', text(charged), text(reserved), best[1], be
 redis.call('HINCRBY', KEYS[1], 'reserved', ARGV[3])
 if key ~= '' then redis.call('HINCRBY', KEYS[1], 'r:' .. key, ARGV[3]) end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], hold_of(ARGV[2], ARGV[3], ARGV[8], key))
+redis.call('HSET', KEYS[1], 'h:' .. ARGV[1], hold_of(ARGV[2], ARGV[3], ARGV[8], key), 'at', text(now))
 redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[7])), ARGV[1])
 redis.call('EXPIRE', KEYS[2], 86400)
 return {'ok', text(seq), text(charged + price), best[1], best[2]}
@@ -184,8 +205,8 @@ class RedisReservations:
         if answer[0] == b"load":
             spent = 0 if claim.key is None else await self._ledger.key_spent(claim.key.key_hash)
             durable = await self._ledger.account(claim.channel_id) or Account()
-            seq = durable.last_seq + seq_gap()
-            loaded = (spent, durable.charged, durable.ceiling, durable.voucher_signature, seq)
+            known = (durable.charged, durable.ceiling, durable.voucher_signature, durable.last_seq)
+            loaded = (spent, *known, seq_gap())
             answer = await self._run(_RESERVE, claim.channel_id, (*arguments, *loaded))
         return self._granted(claim, answer, expires_at)
 
@@ -274,11 +295,11 @@ class RedisReservations:
             found = await self._line.call(
                 "HMGET", _keys(channel_id)[0], "charged", "reserved", "voucher", "signature", "seq"
             )
+        durable = await self._ledger.account(channel_id) or Account()
         if found[0] is None:
-            durable = await self._ledger.account(channel_id)
-            return durable or Account()
+            return durable
         charged, reserved, voucher, signature, seq = (value or b"" for value in found)
-        return Account(int(charged), int(reserved), int(voucher), signature, int(seq))
+        return Account(max(int(charged), durable.charged), int(reserved), int(voucher), signature, int(seq))
 
     # --- scripts -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import secrets
+import shutil
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 import redis as sync_redis
@@ -9,6 +12,7 @@ import redis as sync_redis
 from market.adapters.memory_ledger import MemoryLedger
 from market.adapters.memory_reservations import MemoryReservations
 from market.adapters.redis_reservations import RedisReservations
+from market.devnet.services import find_valkey
 from market.errors import InsufficientVoucher, KeyLimit, RedisUnreachable, RequestInProgress, StaleVoucher
 from market.payments.channels import REBUILD_SEQ_GAP
 from market.payments.model import Account, KeySpending
@@ -212,6 +216,59 @@ async def test_losing_redis_loses_no_money(redis_url, ledger, claim, channel_id)
     again = await adapter.reserve(claim(10, 100, request=2))
     assert again.cumulative == 20
     assert again.seq > held.seq
+    await adapter.close()
+
+
+@contextmanager
+def server(folder, port):
+    """A server that writes to its disk at once, killed at the end."""
+    folder.mkdir(exist_ok=True)
+    where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--logfile", str(folder / "log")]
+    started = subprocess.Popen([find_valkey(), *where, "--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+    try:
+        yield
+    finally:
+        started.kill()
+        started.wait()
+
+
+async def surely(ask):
+    """Ask until the server is up."""
+    for _ in range(200):
+        try:
+            return await ask()
+        except RedisUnreachable:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.integration
+async def test_a_server_that_forgot_what_it_said_last_gives_no_number_twice(
+    ledger, claim, channel_id, tmp_path, unused_tcp_port
+):
+    """Two receipts of one number, countersigned, take a part of the gateway's reserve from it."""
+    folder, disk = tmp_path / "redis", tmp_path / "disk"
+    adapter = RedisReservations(f"redis://127.0.0.1:{unused_tcp_port}/0", ledger)
+    with server(folder, unused_tcp_port):
+        first = await surely(lambda: adapter.reserve(claim(10, 100, request=1)))
+        await adapter.commit(first, 10)
+        shutil.copytree(folder, disk)
+        second = await adapter.reserve(claim(10, 100, request=2))
+        await adapter.commit(second, 20)
+        ledger.accounts[channel_id] = Account(20, 0, 100, b"v" * 65, second.seq)
+        third = await adapter.reserve(claim(10, 100, request=3))  # given, and not charged yet
+        assert (second.seq, third.seq) == (first.seq + 1, first.seq + 2)
+    with server(disk, unused_tcp_port):
+        assert (await surely(lambda: adapter.account(channel_id))).charged == 20, "a refund must not be signed for more"
+        assert await soon(adapter, claim(10, 100, request=4)) == [None]
+        fourth = await adapter.reserve(claim(10, 100, request=4))
+        assert fourth.seq > third.seq + REBUILD_SEQ_GAP
+        assert fourth.cumulative == 30
+        (fifth,) = await soon(adapter, claim(10, 100, request=5))
+        assert fifth.seq == fourth.seq + 1
+        await asyncio.sleep(0.05)
+        sixth = await adapter.reserve(claim(10, 100, request=6))
+        assert sixth.seq == fifth.seq + 1, "the same server, though it was asked nothing for a while"
     await adapter.close()
 
 
