@@ -103,6 +103,11 @@ class Kernel:
         self._depositing = False
         self._models: dict[str, tuple[float, ModelInfo]] = {}
         self._kept: KeptChannel | None = None
+        # Of the channel's charge, what this client's own receipts explain, what it took for others' at most, and if it
+        # did so since the last answer.
+        self._paid = 0
+        self._foreign = 0
+        self._took_more = False
         self._holds: set[_Hold] = set()
         self._turns: list[Turn] = []
         self._lock = threading.Lock()
@@ -142,7 +147,7 @@ class Kernel:
     def use_channel(self, channel: Channel, domain: Domain) -> None:
         """Pay from this channel from now on, and remember it."""
         self.papers.keep_channel(channel, domain)
-        self._kept = self._newest(channel)
+        self._use(self._newest(channel))
 
     def _newest(self, channel: Channel) -> KeptChannel:
         return next(kept for kept in self.papers.channels(payer=channel.payer) if kept.channel == channel)
@@ -155,8 +160,13 @@ class Kernel:
             known = self.papers.channels(payer=payer, gateway=gateway_of(status), domain=domain)
             if not known:
                 raise NoChannel("no channel to this gateway is known.", remedy="Open one with `market channel open`.")
-            self._kept = known[0]
+            self._use(known[0])
+        assert self._kept is not None, "just set"
         return self._kept
+
+    def _use(self, kept: KeptChannel) -> None:
+        with self._lock:
+            self._kept, self._paid, self._foreign, self._took_more = kept, 0, kept.charged, False
 
     def payer(self) -> Steps[tuple[Wallet, KeptChannel]]:
         """Return the wallet and the channel that pay."""
@@ -301,7 +311,8 @@ class Kernel:
                     continue
                 if refused.required is None or refused.required <= ceiling or last:
                     raise refused
-                yield from self.catch_up()
+                if not self._takes(hold, (yield from self.catch_up()).charged):
+                    raise refused
                 raised = yield from self._raise_hold(hold, refused, limit)
                 if raised is None and waits < _MAX_WAITS:
                     attempt, waits = attempt - 1, waits + 1
@@ -363,6 +374,21 @@ class Kernel:
         hold.amount = price
         yield from self._take(hold)
         return None
+
+    def _takes(self, hold: _Hold, charged: int) -> bool:
+        """Tell whether to sign on after a refusal, on the gateway's word that so much of the channel is charged.
+
+        What this client's receipts and requests do not explain others may have used, or its count was lost here; that
+        is taken once for each answer. A gateway that goes on counting up while it refuses would have one price after
+        the other signed for nothing.
+        """
+        with self._lock:
+            foreign = charged - self._paid
+            under_way = sum(other.amount for other in self._holds if other is not hold)
+            more, before = foreign - under_way > self._foreign, self._took_more
+            self._foreign = max(self._foreign, foreign)
+            self._took_more = before or more
+        return not (more and before)
 
     def _ceiling(self) -> int:
         with self._lock:
@@ -444,4 +470,7 @@ class Kernel:
     def keep(self, paper: SignedReceipt) -> None:
         """Keep a checked receipt and count its charge."""
         self.papers.keep(paper)
+        with self._lock:
+            self._paid += paper.receipt.price
+            self._took_more = False
         self._charged(paper.receipt.cumulative)

@@ -69,6 +69,22 @@ def test_a_claim_above_what_was_signed_is_a_fraud(market, gateway):
         market.infer("m", X)
 
 
+def test_a_gateway_that_counts_up_without_answering_is_signed_two_prices_and_no_more(gateway, market, papers):
+    """One for the request, one where the count may have been lost here; from then on one for each request."""
+
+    def infer(request):
+        signed = gateway.charged = int(request.headers["Market-Voucher"].split(";")[1])
+        problem = {"code": "insufficient-voucher", "detail": "too little.", "retry": "never"}
+        return httpx.Response(402, json={**problem, "required": str(signed + 1_000)})
+
+    gateway.infer = infer
+    for prices in (2, 3, 4):
+        with pytest.raises(GatewayRefused):
+            market.infer("m", X)
+        (kept,) = papers.channels()
+        assert kept.signed == prices * 1_000
+
+
 def test_another_program_may_use_the_channel_too(market, gateway, papers):
     market.infer("m", X)
     with Market("http://g", market.wallet, papers=papers, transport=httpx.MockTransport(gateway.handle)) as other:
