@@ -31,7 +31,15 @@ from market.errors import (
 from market.gateway.x402 import sign_in, terms
 from market.gateway.x402.background import apart, on_chain, to_the_end
 from market.gateway.x402.payloads import only_authorization, only_channel, payment_of, read_channel
-from market.gateway.x402.wire import CREDIT, PAYMENT_RESPONSE, V1_RESPONSE, X402Headers, encode, read_payment
+from market.gateway.x402.wire import (
+    CREDIT,
+    PAYMENT_RESPONSE,
+    V1_RESPONSE,
+    ReadPayment,
+    X402Headers,
+    encode,
+    read_payment,
+)
 from market.inference.model import Answer
 from market.payments.model import ParsedVoucher
 from market.payments.x402_channels import (
@@ -110,10 +118,33 @@ class Door:
             proof = sign_in.verify(self._headers.sign_in, origin=desk.origin, network=desk.merchant.network, now=now)
             return await self._from_credit(proof.request_id, proof.address, SIGN_IN, None)
         paid = read_payment(self._headers.payment)
-        offer = terms.matching(desk, self._price, paid)
+        try:
+            offer = terms.matching(desk, self._price, paid)
+        except PaymentRefused as refused:
+            try:
+                return await self._again(paid)
+            except PaymentRefused:
+                raise refused from None
         if offer["scheme"] == EXACT:
             return await self._exact(payment_of(offer, only_authorization(paid.payload)), offer)
         return await self._batch(payment_of(offer, only_channel(paid.payload, ("voucher", "deposit"))), offer)
+
+    async def _again(self, paid: ReadPayment) -> Paid:
+        """Answer a payment that was charged once more, whatever is asked by now.
+
+        Raises:
+            PaymentRefused: it is none such.
+        """
+        desk = self._desk
+        if paid.scheme == BATCH:
+            config, voucher = read_channel(only_channel(paid.payload, ("voucher", "deposit")))
+            check_voucher(config, voucher, desk.merchant)
+            return await self._repeated(await apart(desk.book.channel, voucher.channel_id), voucher)
+        payload = only_authorization(paid.payload)
+        authorization = Authorization.from_wire(payload, desk.merchant.chain_id, desk.merchant.token)
+        if await apart(desk.book.charged, authorization.request_id) is None:
+            raise PaymentRefused("invalid_payload", "It paid for nothing yet.")
+        return await self._exact(payment_of({}, payload), {})
 
     # --- a credit pack, and its use -----------------------------------------------------------------------------
 

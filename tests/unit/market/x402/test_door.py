@@ -424,3 +424,26 @@ async def test_what_was_charged_nothing_is_not_served_again_for_nothing(shop):
     with pytest.raises(ChannelOutOfStep):
         await shop.pay({**payment, "payload": {**payment["payload"], "type": "voucher"}})
     assert len(shop.worker.served) == 1
+
+
+@pytest.mark.parametrize("scheme", ["exact", "batch"])
+async def test_what_was_answered_is_answered_again_though_the_price_has_changed(shop, scheme):
+    price = 2 * PACK
+    if scheme == "exact":
+        payment = shop.payer.exact(shop.desk, price)
+    else:
+        payment = shop.payer.batch(shop.desk, shop.payer.channel(), price)
+    shop.worker.charged = price
+    first = await shop.pay(payment, price=price)
+    for now in (price - 1, price + 1):
+        again = await shop.pay(payment, price=now)
+        assert again.answer.repeated
+        assert again.answer.receipt == first.answer.receipt
+    other = Payer()
+    made = other.exact if scheme == "exact" else lambda desk, asked: other.batch(desk, other.channel(), asked)
+    with pytest.raises(PaymentRefused, match="is asked for now"):
+        await shop.pay(made(shop.desk, price), price=price + 1)
+    if scheme == "exact":
+        with pytest.raises(RequestIdReused):
+            await shop.pay(payment, price=price + 1, inputs=b"\x09" * 32)
+    assert len(set(shop.worker.served)) == shop.chain.count("settle") == 1
