@@ -51,7 +51,7 @@ from market.inference.streaming import TokenFeed, stream
 from market.inference.timeline import Timeline, Timelines
 from market.inference.unfinished import Unfinished
 from market.payments.authorize import Authorizer
-from market.payments.model import ChannelFacts, Reservation
+from market.payments.model import ChannelFacts, Reservation, StoredAnswer
 from market.payments.ports import AlreadyCharged, DuplicateCharge, Ledger, Reservations
 from market.registry.model import Listing
 from market.registry.offers import LiveOffer, LiveOffers
@@ -309,7 +309,7 @@ class InferenceService:
         if request.request_id is not None:
             stored = await self._ledger.answer(facts.channel_id, request.request_id)
             if stored is not None:
-                return await self._cashier.repeat(running, stored)
+                return await self._repeat(running, stored)
         return await self._serve_once(running)
 
     async def close(self) -> None:
@@ -341,7 +341,14 @@ class InferenceService:
             stored = await self._ledger.answer(running.facts.channel_id, running.request_id)
             if stored is None:
                 raise RequestInProgress(field="Market-Request-Id") from None
-            return await self._cashier.repeat(running, stored)
+            return await self._repeat(running, stored)
+
+    async def _repeat(self, running: Running, stored: StoredAnswer) -> Answer:
+        """Answer a request id again, by the version of the model that was asked then: the name may have moved on."""
+        asked = self._registry.listing(stored.stored.receipt.model_id)
+        if asked is not None and asked.name == running.request.model_ref:
+            running.listing = asked
+        return await self._cashier.repeat(running, stored)
 
     async def _serve(
         self,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from contracts.protocol.errors import Retry
+from contracts.protocol.manifest import FileEntry
 from contracts.protocol.messages import Result
 from contracts.protocol.signing import recover
 from contracts.protocol.typed_data import Channel
@@ -404,3 +405,24 @@ async def test_a_refund_while_a_request_id_is_looked_up_is_seen():
         await world.service.infer(world.request(request_id=RID))
     assert worker.served == 0
     assert await settled(world) == (0, 0)
+
+
+async def test_a_request_id_is_answered_again_after_its_models_name_has_moved_to_a_newer_version():
+    world = World()
+    old = await world.add_worker("w1")
+    first = await world.service.infer(world.request(request_id=RID))
+    before, world.model = world.listing, replace(world.model, files={"model.onnx": FileEntry(b"\x02" * 32, 10)})
+    newer = replace(before, model_id=world.model.model_id)
+    superseded = replace(before, superseded_by=newer.model_id)
+    world.registry.by_id = {newer.model_id: newer, before.model_id: superseded}
+    new = await world.add_worker("w2")
+    again = await world.service.infer(world.request(request_id=RID))
+    assert (again.repeated, again.receipt) == (True, first.receipt)
+    with pytest.raises(RequestIdReused):
+        await world.service.infer(world.request(request_id=RID, rows=2))
+    with pytest.raises(RequestIdReused):
+        await world.service.infer(world.request(request_id=RID, model_ref="0x" + newer.model_id.hex()))
+    fresh = await world.service.infer(world.request(request_id=b"\x78" * 32))
+    assert fresh.receipt.model_id == newer.model_id
+    assert (old.served, new.served) == (1, 1)
+    assert await settled(world) == (200, 0)
