@@ -117,6 +117,13 @@ def paid(due: Due, standing: Standing) -> frozenset[bytes]:
     return frozenset(settled | credited)
 
 
+def paid_totals(due: Due, standing: Standing) -> dict[bytes, int]:
+    """Return the totals that the chain was seen to reach, of those that `paid` names."""
+    seen = paid(due, standing)
+    claimed = {account: due.channels[account].claimed for account in _channels(seen)}
+    return claimed | {account: due.promised[account] for account in _payees(seen)}
+
+
 def makes_good(due: Due, standing: Standing) -> bool:
     """Tell whether the chain has money now for somebody who came off short."""
     unpaid = due.unpaid - paid(due, standing)

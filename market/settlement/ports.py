@@ -119,8 +119,11 @@ class SettlementBook(Protocol):
         """Undo the decision of an unconfirmed batch: its receipts wait again."""
         ...
 
-    def mark_paid(self, gateway: bytes, accounts: Sequence[bytes]) -> None:
-        """Record that the chain has reached what was claimed of a channel or promised to a payee."""
+    def mark_paid(self, gateway: bytes, totals: Mapping[bytes, int]) -> None:
+        """Record that the chain has reached what was claimed of channels or promised to payees.
+
+        An account whose total has grown since, by another process's batch, stays unpaid.
+        """
         ...
 
 

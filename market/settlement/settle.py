@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from market.errors import OperationError
-from market.settlement.plan import MAX_RECEIPTS, makes_good, paid, plan
+from market.settlement.plan import MAX_RECEIPTS, makes_good, paid_totals, plan
 from market.settlement.ports import Backlog, Batch, Sent, SettlementBook, SettlementChain, Standing
 
 log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ class Settler:
             return False
         self._looked_at = self._clock()
         due = self._book.due(self.gateway, 0)
-        self._book.mark_paid(self.gateway, sorted(paid(due, self._standing)))
+        self._book.mark_paid(self.gateway, paid_totals(due, self._standing))
         return makes_good(due, self._standing)
 
     def _waits_long(self, backlog: Backlog) -> bool:
@@ -135,7 +135,7 @@ class Settler:
             credited=planned.credited,
             call_data=self._chain.encode(epoch, planned.root, count, planned.debits, planned.credits),
         )
-        self._book.mark_paid(self.gateway, sorted(paid(due, self._standing)))
+        self._book.mark_paid(self.gateway, paid_totals(due, self._standing))
         if not self._book.decide(batch, planned.receipts, planned.totals):
             return None  # another process was first
         log.info("settlement-decided", epoch=epoch, receipts=count, value=batch.debited)

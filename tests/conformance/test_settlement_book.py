@@ -55,6 +55,22 @@ async def test_a_receipt_is_in_one_batch(engine, ledger):
     assert [s.leaf_index for s in await ledger.batch(1, after=0, limit=1)] == [1]
 
 
+async def test_what_another_process_promised_meanwhile_is_not_marked_as_paid(engine, ledger):
+    await charged(ledger, 2)
+    book, other = DatabaseSettlementBook(engine), DatabaseSettlementBook(engine)
+    receipts = book.due(GATEWAY.address, 2).receipts
+    payee, paid = receipts[0].worker_payee, receipts[0].owner_payee
+    assert book.decide(batch(1, receipts[:1]), receipts[:1], {CHANNEL_ID: 10, payee: 8, paid: 1})
+    seen = book.due(GATEWAY.address, 2)
+    assert seen.unpaid == {CHANNEL_ID, payee, paid}
+    assert other.decide(batch(2, receipts[1:]), receipts[1:], {CHANNEL_ID: 20, payee: 16})
+    book.mark_paid(GATEWAY.address, {CHANNEL_ID: 10, payee: 8, paid: 1})  # as the chain says of the first batch
+    assert book.due(GATEWAY.address, 2).unpaid == {CHANNEL_ID, payee}
+    book.mark_paid(GATEWAY.address, {CHANNEL_ID: 20, payee: 16})
+    assert not book.due(GATEWAY.address, 2).unpaid
+    book.mark_paid(GATEWAY.address, {})
+
+
 async def test_a_batch_that_is_withdrawn_gives_its_receipts_back(engine, ledger):
     await charged(ledger, 3)
     book = DatabaseSettlementBook(engine)

@@ -203,14 +203,15 @@ class DatabaseSettlementBook:
             connection.execute(sa.insert(unsettled_receipts).from_select(["position"], placed))
             connection.execute(sa.delete(settled_receipts).where(settled_receipts.c.position.in_(placed)))
 
-    def mark_paid(self, gateway: bytes, accounts: Sequence[bytes]) -> None:
+    def mark_paid(self, gateway: bytes, totals: Mapping[bytes, int]) -> None:
         """See `SettlementBook.mark_paid`."""
-        if not accounts:
+        if not totals:
             return
+        c = settled_totals.c
+        seen = (c.gateway == gateway) & (c.account == sa.bindparam("of")) & (c.total <= sa.bindparam("reached"))
+        rows = [{"of": account, "reached": totals[account]} for account in sorted(totals)]
         with writing(self._engine) as connection:
-            for group in _groups(accounts):
-                here = (settled_totals.c.gateway == gateway) & settled_totals.c.account.in_(group)
-                connection.execute(sa.update(settled_totals).where(here).values(unpaid=False))
+            connection.execute(sa.update(settled_totals).where(seen).values(unpaid=False), rows)
 
 
 def _is(gateway: bytes, epoch: int) -> Any:
