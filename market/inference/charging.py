@@ -181,6 +181,9 @@ class Cashier:
         if answered.outputs is None:
             raise RequestIdReused("This request was answered and charged; its outputs are no longer kept.")
         tensors, parameters = decode_tensors(answered.outputs)
+        missing = set(running.request.requested_outputs) - {tensor.name for tensor in tensors}
+        if missing:
+            raise RequestIdReused(f"It was asked without the output {min(missing)}.", field="Market-Request-Id")
         account = await self._ledger.account(receipt.channel_id)
         return Answer(
             tensors=tuple(tensors),

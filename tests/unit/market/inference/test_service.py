@@ -262,6 +262,9 @@ async def test_repeated_request_id_is_answered_once_charged():
     assert worker.served == 1
     with pytest.raises(RequestIdReused):
         await world.service.infer(world.request(request_id=RID, tensors=(tensor(2),)))
+    assert (await world.service.infer(world.request(request_id=RID, requested_outputs=("y",)))).repeated
+    with pytest.raises(RequestIdReused, match="without the output z"):
+        await world.service.infer(world.request(request_id=RID, requested_outputs=("y", "z")))
     await world.ledger.sweep(2**40)
     with pytest.raises(RequestIdReused):
         await world.service.infer(world.request(request_id=RID))
