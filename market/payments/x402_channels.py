@@ -252,6 +252,19 @@ def check_unclaimed(channel: PayerChannel) -> None:
         raise ChannelOutOfStep(replace(channel, charged=channel.total_claimed, signed_max=channel.total_claimed))
 
 
+def check_stays(channel: PayerChannel, until: float) -> None:
+    """Return if the payer cannot take its money out before `until`, unix seconds.
+
+    Raises:
+        PaymentRefused: it has begun to leave, and might be gone by then with what is served now.
+    """
+    if channel.withdraw_requested_at and channel.withdraw_requested_at + channel.config.withdraw_delay <= until:
+        raise PaymentRefused(
+            _INVALID + "cumulative_exceeds_balance",
+            "A withdrawal from the channel may be paid out before this request is claimed; pay from another channel.",
+        )
+
+
 class ChannelOutOfStep(PaymentRefused):
     """The client's count of the channel differs from ours; `channel` tells it where we stand."""
 

@@ -48,6 +48,7 @@ from market.payments.x402_channels import (
     PayerChannel,
     PayerVoucher,
     check_covered,
+    check_stays,
     check_unclaimed,
     check_voucher,
     continues,
@@ -71,6 +72,8 @@ SETTLE_SECONDS = 180.0
 # Longer than a deposit's confirmations and the longest generation together: a hold that ends while its request is still
 # served is given back, and the work was for nothing. What a dead process held is closed when the next one starts.
 SERVE_SECONDS = SETTLE_SECONDS + 240.0
+# A channel that is left is claimed from within half a minute, and the claim is confirmed within a minute more.
+CLAIM_SECONDS = 120.0
 
 # By the house's voucher: request id, the most it may cost, who pays the house.
 Infer = Callable[[ParsedVoucher, bytes, int, bytes], Awaitable[Answer]]
@@ -290,6 +293,7 @@ class Door:
         channel = known or PayerChannel(voucher.channel_id, config, charged=base)
         channel = seen(channel, facts)
         check_unclaimed(channel)
+        check_stays(channel, time.time() + SERVE_SECONDS + CLAIM_SECONDS)
         return channel, deposits
 
     async def _deposit(

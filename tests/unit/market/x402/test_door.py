@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,7 @@ from market.payments.x402_channels import ChannelOutOfStep
 from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
 from tests.unit.market.x402.payers import (
+    MERCHANT,
     PACK,
     PRICE,
     TRANSACTION,
@@ -320,11 +322,16 @@ async def test_vouchers_need_no_chain_while_its_state_is_fresh(shop):
 
 async def test_a_channel_that_is_left_is_looked_at_every_time(shop):
     client = shop.payer.channel()
-    shop.chain.withdraw_requested_at = 1
+    shop.chain.withdraw_requested_at = int(time.time())
     for _ in range(2):
         payment = shop.payer.batch(shop.desk, client)
         vouchers(shop, client, (payment, await shop.pay(payment)))
     assert shop.chain.count("verify") == 2
+    # The payer could be gone with its deposit before what is served now is claimed.
+    shop.chain.withdraw_requested_at -= MERCHANT.withdraw_delay - 500
+    with pytest.raises(PaymentRefused, match="withdrawal"):
+        await shop.pay(shop.payer.batch(shop.desk, client))
+    assert len(shop.worker.served) == 2
 
 
 async def test_only_what_was_served_is_charged_to_a_channel(shop):
