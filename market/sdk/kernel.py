@@ -51,6 +51,9 @@ _MODEL_INFO_SECONDS = 60.0
 _PAYMENT_ATTEMPTS = 4
 _MAX_WAITS = 50
 _POLL_SECONDS = 0.2
+# How long a request waits for those of other programs.
+_TURN_SECONDS = 2.0
+_TURN_POLL_SECONDS = 0.01
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 
@@ -69,12 +72,13 @@ class TopUp:
 
 
 class _Hold:
-    """What one request under way may cost."""
+    """What one request under way may cost, and what ends its turn among the programs that pay from the channel."""
 
-    __slots__ = ("amount",)
+    __slots__ = ("amount", "end_turn")
 
     def __init__(self, amount: int) -> None:
         self.amount = amount
+        self.end_turn: Callable[[], None] | None = None
 
 
 class Kernel:
@@ -103,9 +107,10 @@ class Kernel:
         self._depositing = False
         self._models: dict[str, tuple[float, ModelInfo]] = {}
         self._kept: KeptChannel | None = None
-        # Of the channel's charge, what this client's own receipts explain, what it took for others' at most, and if it
-        # did so since the last answer.
+        # Of the channel's charge, what receipts explain that were kept since (up to which number), what was taken for
+        # others' at most, and if that was done since the last answer.
         self._paid = 0
+        self._counted = 0
         self._foreign = 0
         self._took_more = False
         self._holds: set[_Hold] = set()
@@ -165,8 +170,10 @@ class Kernel:
         return self._kept
 
     def _use(self, kept: KeptChannel) -> None:
+        counted = self.papers.newest_number()
         with self._lock:
-            self._kept, self._paid, self._foreign, self._took_more = kept, 0, kept.charged, False
+            self._kept, self._paid, self._counted = kept, 0, counted
+            self._foreign, self._took_more = kept.charged, False
 
     def payer(self) -> Steps[tuple[Wallet, KeptChannel]]:
         """Return the wallet and the channel that pay."""
@@ -333,10 +340,29 @@ class Kernel:
             with self._lock:
                 if self._fits(hold.amount):
                     self._holds.add(hold)
-                    return
+                    break
                 turn = Turn()
                 self._turns.append(turn)
             yield turn
+        if self._window is None:
+            try:
+                yield from self._queue(hold)
+            except BaseException:
+                self._let_go(hold)
+                raise
+
+    def _queue(self, hold: _Hold) -> Steps[None]:
+        """Wait, but not for long, until no other program pays from the channel, and go on from what it has paid."""
+        assert self._kept is not None, "a channel is in use"
+        until = time.monotonic() + _TURN_SECONDS
+        while True:
+            hold.end_turn = self.papers.take_turn(self._kept.channel_id)
+            if hold.end_turn is not None or time.monotonic() > until:
+                break
+            yield Pause(_TURN_POLL_SECONDS)
+        newest = self._newest(self._kept.channel)
+        with self._lock:
+            self._kept = newest
 
     def _fits(self, amount: int, *, beside: _Hold | None = None) -> bool:
         others = [hold.amount for hold in self._holds if hold is not beside]
@@ -378,11 +404,14 @@ class Kernel:
     def _takes(self, hold: _Hold, charged: int) -> bool:
         """Tell whether to sign on after a refusal, on the gateway's word that so much of the channel is charged.
 
-        What this client's receipts and requests do not explain others may have used, or its count was lost here; that
-        is taken once for each answer. A gateway that goes on counting up while it refuses would have one price after
-        the other signed for nothing.
+        What neither kept receipts nor this client's requests explain others may have used, or its count was lost here;
+        that is taken once for each answer. A gateway that goes on counting up while it refuses would have one price
+        after the other signed for nothing.
         """
+        assert self._kept is not None, "a channel is in use"
         with self._lock:
+            paid, self._counted = self.papers.paid_since(self._kept.channel_id, self._counted)
+            self._paid += paid
             foreign = charged - self._paid
             under_way = sum(other.amount for other in self._holds if other is not hold)
             more, before = foreign - under_way > self._foreign, self._took_more
@@ -396,6 +425,9 @@ class Kernel:
             return self._kept.charged + sum(hold.amount for hold in self._holds)
 
     def _let_go(self, hold: _Hold) -> None:
+        if hold.end_turn is not None:
+            hold.end_turn()
+            hold.end_turn = None
         with self._lock:
             self._holds.discard(hold)
             turns, self._turns = self._turns, []
@@ -471,6 +503,5 @@ class Kernel:
         """Keep a checked receipt and count its charge."""
         self.papers.keep(paper)
         with self._lock:
-            self._paid += paper.receipt.price
             self._took_more = False
         self._charged(paper.receipt.cumulative)

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.typed_data import Channel, Domain, Receipt
 from contracts.wal import enter_wal
 from market.sdk.errors import GatewayMisbehaved, ReceiptInvalid
+from market.sdk.turns import take_turn
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS channels (
@@ -153,6 +154,7 @@ class PaperStore:
     def __init__(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
         enter_wal(self._db)
@@ -227,6 +229,22 @@ class PaperStore:
                 time.time(),
             ),
         )
+
+    def take_turn(self, channel_id: bytes) -> Callable[[], None] | None:
+        """Take a channel's turn among all that use this file; returns what ends it, None while another has it."""
+        return take_turn(self._path, channel_id)
+
+    def paid_since(self, channel_id: bytes, number: int) -> tuple[int, int]:
+        """Return what a channel's receipts beyond a number add up to, atomic units, and the highest number of them."""
+        rows = self._run(
+            "SELECT number, receipt FROM receipts WHERE channel_id = ? AND number > ?", (channel_id, number)
+        )
+        paid = sum(Receipt.from_bytes(receipt).price for _, receipt in rows)
+        return paid, max((row[0] for row in rows), default=number)
+
+    def newest_number(self) -> int:
+        """Return the number of the receipt that was kept last, 0 if there is none."""
+        return int(self._run("SELECT COALESCE(MAX(number), 0) FROM receipts", ())[0][0])
 
     def receipts(self, *, request_id: bytes | None = None) -> Iterator[SignedReceipt]:
         """Yield kept receipts in the order in which they came."""
