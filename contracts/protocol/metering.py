@@ -123,7 +123,7 @@ def output_tokens(manifest: Priced, parameters: Mapping[str, Any]) -> int:
         return int(manifest.options.get("max_output_tokens", DEFAULT_OUTPUT_TOKENS))
     if type(wanted) is not int or not 1 <= wanted <= MAX_TOKENS_LIMIT:
         raise TensorError(
-            f"max_tokens is {wanted!r}.",
+            f"max_tokens is {wanted!r:.80}.",
             field="max_tokens",
             remedy=f"Give a whole number from 1 to {MAX_TOKENS_LIMIT}.",
         )
@@ -138,7 +138,7 @@ def choices(parameters: Mapping[str, Any]) -> int:
     """
     wanted = parameters.get("n", 1)
     if type(wanted) is not int or not 1 <= wanted <= MAX_CHOICES:
-        raise TensorError(f"n is {wanted!r}.", field="n", remedy=f"Give a whole number from 1 to {MAX_CHOICES}.")
+        raise TensorError(f"n is {wanted!r:.80}.", field="n", remedy=f"Give a whole number from 1 to {MAX_CHOICES}.")
     return wanted
 
 

@@ -36,7 +36,8 @@ def declared_units(parameters: Mapping[str, Any]) -> int:
     """
     units = parameters[UNITS]
     if type(units) is not int or not 1 <= units <= MAX_UNITS:
-        raise TensorError(f"{UNITS} is {units!r}.", field=UNITS, remedy=f"Give a whole number from 1 to {MAX_UNITS}.")
+        remedy = f"Give a whole number from 1 to {MAX_UNITS}."
+        raise TensorError(f"{UNITS} is {units!r:.80}.", field=UNITS, remedy=remedy)
     return units
 
 

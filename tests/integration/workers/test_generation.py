@@ -268,6 +268,7 @@ BAD = {
     "max_tokens": ("A", {"max_tokens": 0}, "max_tokens", "max_tokens is 0"),
     "no texts": ("A", {"n": 0}, "n", "n is 0"),
     "too many texts": ("A", {"n": 17}, "n", "n is 17"),
+    "half a surrogate pair": ("A", {"stop": '["\\ud800"]'}, "parameters.stop", "surrogate"),
     "top_logprobs alone": ("A", {"top_logprobs": 2}, "parameters.top_logprobs", "with logprobs only"),
     "too many likeliest": ("A", {"logprobs": True, "top_logprobs": 21}, "parameters.top_logprobs", "from 0 to 20"),
 }
@@ -530,6 +531,20 @@ def test_a_schema_that_is_none_is_refused_and_costs_nothing(market, schema):
     job, blob = market.job("A", json_schema=schema)
     result = market.send((job, blob))[0] or market.final(job)
     assert (result.code, result.field, market.work) == ("inputs-refused", "parameters.json_schema", [])
+
+
+HEAVY = {
+    "items": '{"type": "array", "items": {"type": "integer"}, "minItems": 1000000000, "maxItems": 1000000000}',
+    "remainders": '{"anyOf": [{"type": "integer", "multipleOf": 997}, {"type": "integer", "multipleOf": 1009}]}',
+}
+
+
+@pytest.mark.parametrize("schema", HEAVY.values(), ids=HEAVY.keys())
+def test_a_schema_that_would_take_the_machine_is_refused_before_the_model_hears_of_it(market, schema):
+    good = market.job("A", temperature=0)
+    result, _ = market.send(market.job("A", json_schema=schema), good)
+    assert (result.code, result.field, result.retry) == ("inputs-refused", "parameters.json_schema", Retry.NEVER)
+    assert outputs(market.final(good[0], seconds=5))["text"].startswith("BCD")
 
 
 BROKEN = {

@@ -67,7 +67,7 @@ def test_a_bad_parameter_is_named(name, value):
 
 
 @pytest.mark.parametrize(
-    "stop", ["not json", "{}", "[1]", json.dumps(["a" * 257]), json.dumps(["a"] * 17), "[" * 100_000, 7]
+    "stop", ["not json", "{}", "[1]", json.dumps(["a" * 257]), json.dumps(["a"] * 17), "[" * 100_000, '["\\ud800"]', 7]
 )
 def test_bad_stops_are_refused(stop):
     with pytest.raises(InputsRefused) as error:
@@ -79,6 +79,18 @@ def test_bad_stops_are_refused(stop):
 def test_a_temperature_is_a_number_in_bounds(value):
     with pytest.raises(InputsRefused):
         read("x", temperature=value)
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("format", LONG), ("temperature", LONG), ("seed", LONG), ("max_tokens", LONG), (LONG, 1)]
+)
+def test_a_refusal_repeats_no_more_of_a_long_value_than_its_beginning(name, value):
+    with pytest.raises(InputsRefused) as error:
+        read("x", **{name: value})
+    assert len(error.value.detail) + len(error.value.field) < 500
 
 
 def test_logprobs_are_given_by_models_that_say_so():

@@ -12,6 +12,7 @@ from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, choices, output_tokens
 from contracts.protocol.tensors import Tensor
 from workers.errors import InputsRefused
+from workers.models.generation.schemas import read_schema
 
 INPUTS = (TensorSpec("prompt", "BYTES", (1,)),)
 OUTPUTS = (
@@ -39,7 +40,6 @@ PARAMETERS = (
 ROLES = ("system", "user", "assistant", "tool")
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
-MAX_SCHEMA_BYTES = 1 << 16
 # No tokenizer's vocabulary reaches this on average; a longer prompt is not even looked at.
 BYTES_PER_TOKEN = 32
 MAX_TEMPERATURE = 2.0
@@ -86,16 +86,16 @@ def read_request(
     unknown = sorted(set(parameters) - set(PARAMETERS))
     if unknown:
         raise InputsRefused(
-            f"the model knows no parameter {unknown[0]!r}; it takes {', '.join(PARAMETERS)}.",
-            field=f"parameters.{unknown[0]}",
+            f"the model knows no parameter {unknown[0]!r:.80}; it takes {', '.join(PARAMETERS)}.",
+            field=f"parameters.{unknown[0][:80]}",
         )
     prompt = _prompt(manifest, tensors[0])
     chat = parameters.get("format", "text")
     if chat not in ("text", "chat"):
-        raise _refused("format", f"{chat!r} is neither text nor chat.")
+        raise _refused("format", f"{chat!r:.80} is neither text nor chat.")
     wants_logprobs = parameters.get("logprobs", False)
     if not isinstance(wants_logprobs, bool):
-        raise _refused("logprobs", f"{wants_logprobs!r} is not true or false.")
+        raise _refused("logprobs", f"{wants_logprobs!r:.80} is not true or false.")
     if (wants_logprobs or logprobs) and LOGPROBS not in manifest.outputs:
         raise _refused("logprobs", "the model gives none.")
     top_logprobs = _whole(parameters, "top_logprobs", 0, 0, MAX_TOP_LOGPROBS)
@@ -120,7 +120,7 @@ def read_request(
         seed=seed,
         stop=_stops(parameters.get("stop")),
         logprobs=wants_logprobs or logprobs,
-        json_schema=_schema(parameters.get("json_schema")),
+        json_schema=read_schema(parameters.get("json_schema")),
         n=n,
         top_logprobs=top_logprobs,
     )
@@ -166,7 +166,7 @@ def _messages(text: str) -> str:
             raise InputsRefused(f"message {i} has no role of {', '.join(ROLES)}.", field="prompt")
         unknown = sorted(set(row) - {"role", "content", "name"})
         if unknown:
-            raise InputsRefused(f"message {i} has {unknown[0]!r}, which means nothing here.", field="prompt")
+            raise InputsRefused(f"message {i} has {unknown[0]!r:.80}, which means nothing here.", field="prompt")
         messages.append({"role": row["role"], "content": _content(i, row.get("content"))})
     try:
         return json.dumps(messages, ensure_ascii=False).encode().decode()
@@ -198,34 +198,31 @@ def _stops(value: Any) -> tuple[str, ...]:
     for stop in stops:
         if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _refused("stop", f"expected texts of 1 to {MAX_STOP_CHARACTERS} characters.")
+        if not _is_unicode(stop):
+            raise _refused("stop", "a text has half a surrogate pair.")
     return tuple(stops)
 
 
-def _schema(value: Any) -> str | None:
-    if value is None:
-        return None
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be written; JSON's escapes may name half a surrogate pair."""
     try:
-        fits = (
-            isinstance(value, str) and len(value.encode()) <= MAX_SCHEMA_BYTES and isinstance(json.loads(value), dict)
-        )
-    except (ValueError, RecursionError):
-        fits = False
-    if not fits:
-        raise _refused("json_schema", f"expected the JSON of a schema, an object of at most {MAX_SCHEMA_BYTES} bytes.")
-    return str(value)
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _real(parameters: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
     value = parameters.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise _refused(name, f"{value!r} is not a number from {low} to {high}.")
+        raise _refused(name, f"{value!r:.80} is not a number from {low} to {high}.")
     return float(value)
 
 
 def _whole(parameters: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
     value = parameters.get(name, default)
     if type(value) is not int or not low <= value <= high:
-        raise _refused(name, f"{value!r} is not a whole number from {low} to {high}.")
+        raise _refused(name, f"{value!r:.80} is not a whole number from {low} to {high}.")
     return value
 
 
