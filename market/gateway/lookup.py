@@ -12,6 +12,7 @@ from contracts.protocol.hexes import address_from_hex, from_hex
 from contracts.protocol.manifest import Manifest
 from market.bootstrap import GatewayRuntime
 from market.errors import InvalidRequest, NoCapacity, UnknownModel
+from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import MODEL_VERSION
 from market.registry.model import Listing
 
@@ -29,7 +30,9 @@ def find_listing(joined: GatewayRuntime, model: str, version: str | None = None)
         UnknownModel: there is none, or not in this version.
     """
     if version is not None and version != MODEL_VERSION:
-        raise UnknownModel(f"{model} has version {MODEL_VERSION} only, not {version}.", field="version")
+        raise UnknownModel(
+            f"{shorten(model)} has version {MODEL_VERSION} only, not {shorten(version)}.", field="version"
+        )
     found = joined.registry.listing_by_name(model)
     if found is None and model.startswith("0x"):
         try:
@@ -37,7 +40,7 @@ def find_listing(joined: GatewayRuntime, model: str, version: str | None = None)
         except InvalidHex:
             found = None
     if found is None or not found.active:
-        raise UnknownModel(f"no active listing is called {model!r}.", field="model")
+        raise UnknownModel(f"no active listing is called {shorten(model)}.", field="model")
     return found
 
 

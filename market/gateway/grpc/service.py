@@ -43,8 +43,10 @@ OFFERED = (
     "ModelInfer",
     "ModelStreamInfer",
 )
-# Metadata beyond 8 KiB makes some clients drop the whole call.
+# Metadata beyond 8 KiB makes some clients drop the whole call, and what a refusal repeats may be long. A byte of the
+# status' text travels as up to three, one of the problem as up to 4/3.
 _MAX_PROBLEM_BYTES = 4_096
+_MAX_TEXT_BYTES = 512
 
 _Caller = tuple[str, str | None]
 _Code = grpc.StatusCode
@@ -254,10 +256,11 @@ async def _abort(context: Any, error: CodedError, status: grpc.StatusCode | None
     problem = orjson.dumps(body)
     if len(problem) > _MAX_PROBLEM_BYTES:
         body.pop("offers", None)
+        body.update({name: _cut(body[name]) for name in ("detail", "error")})
         problem = orjson.dumps(body)
     trailing = [("market-code", error.code), ("market-retry", str(error.retry)), ("market-problem-bin", problem)]
     status = status or _STATUS.get(body["status"], _Code.UNKNOWN)
-    await context.abort(status, _text(error), tuple(trailing))
+    await context.abort(status, _cut(_text(error)), tuple(trailing))
 
 
 def _refuse_in(answer: Any, error: CodedError, data: bytes) -> None:
@@ -272,3 +275,8 @@ def _refuse_in(answer: Any, error: CodedError, data: bytes) -> None:
 
 def _text(error: CodedError) -> str:
     return f"[{error.code}] {error}"
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= _MAX_TEXT_BYTES else data[: _MAX_TEXT_BYTES - 3].decode("utf-8", "ignore") + "..."

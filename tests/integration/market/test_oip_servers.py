@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain, Receipt
-from market.errors import InsufficientVoucher, NoPayment
+from market.errors import InsufficientVoucher, NoPayment, WorkerFailed
 from market.gateway.app import create_app
 from market.gateway.body import pack_content
 from market.gateway.grpc import messages as m
@@ -296,6 +296,31 @@ def test_grpc_refusals_are_coded(channel):
         if code is not None:
             assert trailing["market-code"] == code
             assert json.loads(trailing["market-problem-bin"])["code"] == code
+
+
+class Talkative:
+    """Stands where the use case stands; a worker may say of a failure whatever it likes."""
+
+    async def infer(self, request):
+        raise WorkerFailed("ö" * 30_000)
+
+
+@pytest.mark.parametrize("kind", ["name", "version", "worker"])
+def test_a_grpc_refusal_stays_coded_however_long_what_it_is_about(channel, monkeypatch, kind):
+    made = message()
+    if kind == "name":
+        made.model_name = "n" * 30_000
+    if kind == "version":
+        made.model_version = "9" * 30_000
+    if kind == "worker":
+        monkeypatch.setattr(Doubles, "infer", Talkative.infer)
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(channel, "ModelInfer", made, m.ModelInferResponse)
+    trailing = dict(refusal.value.trailing_metadata())
+    assert trailing["market-code"] == ("worker-failed" if kind == "worker" else "unknown-model")
+    assert refusal.value.details().startswith(f"[{trailing['market-code']}]")
+    assert json.loads(trailing["market-problem-bin"])["code"] == trailing["market-code"]
+    assert len(refusal.value.details()) < 600
 
 
 def test_grpc_health_and_metadata(channel):
