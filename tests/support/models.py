@@ -345,6 +345,31 @@ def extremes_package(folder) -> Manifest:
     )
 
 
+def summary_package(folder) -> Manifest:
+    """Of rows of two numbers it gives each twice, and the sum of all."""
+    graph = _save(
+        [
+            helper.make_node("Add", ["x", "x"], ["twice"]),
+            helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=0),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [
+            helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["batch", 2]),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
+        ],
+        {"axis": np.array([0])},
+    )
+    return write(
+        folder,
+        {"model.onnx": graph},
+        task="tensor",
+        inputs=(TensorSpec("x", "FP32", (-1, 2)),),
+        outputs=(TensorSpec("twice", "FP32", (-1, 2)), TensorSpec("sum", "FP32", (2,))),
+        unit=Unit.ROW,
+        max_batch=8,
+    )
+
+
 def fetched(folder, manifest: Manifest):
     """Return the package as a worker holds it."""
     store = PackageStore(folder.parent / "cache", allow_file_uri=True, max_package_bytes=1 << 30)

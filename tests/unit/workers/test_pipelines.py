@@ -290,3 +290,13 @@ def test_bfloat16_goes_in_and_comes_out_by_its_bits_joined_with_others(tmp_path)
         assert (given.datatype, given.shape, bytes(given.data)) == ("BF16", rows.shape, rows.tobytes())
         np.testing.assert_array_equal(answer.outputs["z"], (rows.astype("<u4") << 16).view("<f4"))
     assert given.to_marked_numpy().dtype == answer.outputs["y"].dtype
+
+
+def test_an_output_of_all_rows_together_is_never_divided_among_clients(tmp_path):
+    pipeline = load(tmp_path, models.summary_package)
+    pipeline.batch_cap = 8
+    rows = [np.array([[1, 2]], "f4"), np.array([[30, 40]], "f4")]
+    answers = ask(pipeline, *[[Tensor.from_numpy("x", one)] for one in rows])
+    for answer, one in zip(answers, rows, strict=True):
+        np.testing.assert_array_equal(answer.outputs["twice"], 2 * one)
+        np.testing.assert_array_equal(answer.outputs["sum"], one[0])

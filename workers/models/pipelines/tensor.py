@@ -20,13 +20,18 @@ FREE_SIZE = 16  # a free dimension other than the batch, at warm-up
 
 
 class TensorPipeline(Pipeline[Arrays]):
-    """Serves a graph as it is, joined along the manifest's batch axis."""
+    """Serves a graph as it is, joined along the manifest's batch axis where every tensor's size there is free."""
 
     def __init__(self, package: Package, graph: Graph) -> None:
         super().__init__(package, graph)
         graph.check("inputs", self.manifest.inputs)
         graph.check("outputs", self.manifest.outputs)
         self._names = [spec.name for spec in self.manifest.outputs]
+        axis = self.manifest.batch_axis
+        # A tensor of another size is of all rows together, and may by chance have as many as there are in a batch.
+        specs = (*self.manifest.inputs, *self.manifest.outputs)
+        follows = axis is not None and all(spec.shape[axis : axis + 1] == (-1,) for spec in specs)
+        self._axis = axis if follows else None
 
     @property
     def graph_outputs(self) -> Sequence[str]:
@@ -39,13 +44,13 @@ class TensorPipeline(Pipeline[Arrays]):
 
     def group(self, works: Sequence[Arrays]) -> list[list[int]]:
         """Join those that differ in the batch axis only."""
-        return group(works, self.manifest.batch_axis, self.batch_cap)
+        return group(works, self._axis, self.batch_cap)
 
     def run(self, works: Sequence[Arrays]) -> list[Answer | JobError]:
         """Run the group at once."""
         if len(works) == 1:
             return [Answer(self.graph.run(works[0], self._names))]
-        axis = self.manifest.batch_axis
+        axis = self._axis
         if axis is None:
             raise ExecutionFailed("requests to this model are not joined.")
         pieces = split(self.graph.run(join(works, axis), self._names), works, axis)
