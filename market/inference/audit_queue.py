@@ -26,6 +26,8 @@ from market.verification.result_check import CheckedResult
 MOST_WAITING = 256
 MOST_BYTES = 64 << 20
 KEPT_SECONDS = 600.0
+# What a process may spend on audits before it has earned any fee, atomic units: one dollar.
+FIRST_PURSE = 1_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +83,8 @@ class AuditQueue:
         self._bytes = 0
         self.waiting: deque[Chosen] = deque()
         self.counted = Counted()
+        # What audits may cost: more than the gateway earned would be a prize for who asks and audits himself.
+        self.purse = FIRST_PURSE
         self.stirred = asyncio.Event()
 
     def use(self, secret: bytes | None) -> None:
@@ -109,6 +113,7 @@ class AuditQueue:
         if choice is None or not request.audited:
             return
         receipt = checked.receipt
+        self.purse += receipt.price - receipt.worker_amount - receipt.owner_amount
         worker = receipt.worker
         answered = self._answered.get(worker, 0)
         below = self._usually

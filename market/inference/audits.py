@@ -22,6 +22,9 @@ import structlog
 from contracts.futures import rest
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import hex0x
+from contracts.protocol.metering import ceiling_units
+from contracts.protocol.money import both
+from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor, decode_tensors
 from market.errors import CapacityError, HouseShort, MarketError, OperationError, PaymentError
 from market.inference.audit_model import Audit, AuditBook, Counted, Statement
@@ -227,10 +230,15 @@ class Auditor:
         """Ask a worker what the client asked; None if it gave no answer.
 
         Raises:
-            HouseShort | PaymentError: the gateway's own channel does not pay for it.
+            HouseShort | PaymentError: the gateway's own channel does not pay for it, or it costs more than audits may.
             CapacityError | OperationError: it was not asked, or the gateway's own services failed.
         """
         tensors, parameters = decode_tensors(chosen.inputs)
+        price = price_up(live.offer.unit_price, ceiling_units(chosen.manifest, tensors, parameters))
+        if price > self._queue.purse:
+            raise HouseShort(f"An audit asks {both(price)}; fees leave {both(self._queue.purse)} for audits.")
+        self._queue.purse -= price
+        left = price
         announcement = self._offers.announcement(live.offer.worker)
         request = InferenceRequest(
             model_ref=hex0x(chosen.listing.model_id),
@@ -238,17 +246,21 @@ class Auditor:
             voucher=self._voucher(),
             parameters=parameters,
             requested_outputs=chosen.asked_outputs,
+            max_price=price,
             worker=live.offer.worker,
             received_at=self._wall_clock(),
             audited=False,
         )
         try:
             answer = await self._ask_way(request, chosen)
+            left -= answer.receipt.worker_amount + answer.receipt.owner_amount
         except (PaymentError, CapacityError, OperationError):
             raise
         except MarketError as error:
             log.info("auditor-gave-no-answer", worker=live.offer.worker.hex(), code=error.code)
             return None
+        finally:
+            self._queue.purse += left
         self._unpaid = False
         return _Given(
             statement=Statement(live.worker.operator, answer.receipt, answer.worker_signature),

@@ -12,7 +12,7 @@ from contracts.protocol.tensors import Tensor
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
 from market.errors import DatabaseUnreachable, NoCapacity, RedisUnreachable
-from market.inference import audits
+from market.inference import audit_queue, audits
 from market.inference.audit_queue import MOST_WAITING
 from market.verification.audit_choice import AuditShares, commitment, is_chosen, threshold
 from market.verification.audit_verdict import STRIKES, Outcome
@@ -175,6 +175,28 @@ async def test_no_money_means_no_audit_and_nothing_else(engine):
     assert {answer.receipt.worker for answer in answers} == {made.workers["cheat"].key.address}
     assert (await made.world.reservations.account(HOUSE_ID)).charged == 0
     assert await made.book.audits() == []
+
+
+async def test_audits_cost_no_more_than_the_gateway_earned(engine, monkeypatch):
+    """Who asks a cheap worker of his own and has a dear one beside it would be paid by the gateway for each audit."""
+    monkeypatch.setattr(audit_queue, "FIRST_PURSE", 250)
+    made = await market(engine, one=None)
+    dear = await made.world.add_worker("dear", price=10_000, operator=b"\x70" * 20)
+    await ask(made, 4)
+    await made.settle()
+    assert (dear.served, (await made.world.reservations.account(HOUSE_ID)).charged) == (0, 0)
+    fees = 4 * (100 - 85 - 10)
+    assert made.queue.purse == 250 + fees
+    fair = await made.world.add_worker("fair", price=110, operator=b"\x71" * 20)
+    made.world.registry.records.pop(dear.key.address)
+    await made.world.offers.refresh()
+    await ask(made, 4)
+    await made.settle()
+    house = await made.world.reservations.account(HOUSE_ID)
+    assert (fair.served, house.charged, house.reserved) == (2, 220, 0)
+    assert made.queue.purse == 250 + 2 * fees - 2 * (93 + 11), (
+        "what is the gateway's own of an audit's price comes back"
+    )
 
 
 async def test_auditors_that_fail_convict_nobody(engine, monkeypatch):
