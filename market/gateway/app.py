@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap import GatewayRuntime
@@ -41,6 +42,19 @@ from market.gateway.x402.background import settle_background
 log = structlog.get_logger(__name__)
 
 _METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
+
+
+class _Heads:
+    """Asks the routes for GET where a client asks for HEAD; the server sends no content then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager
@@ -80,6 +94,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.runtime = runtime
+    app.add_middleware(_Heads)
     app.include_router(routes_oip.router)
     app.include_router(routes_openai.router)
     app.include_router(routes_openai.cohere)
@@ -137,7 +152,7 @@ def _nearest_route(request: Request) -> str | None:
 
 
 def _takes(request: Request, method: str, path: str) -> bool:
-    asked = {**request.scope, "method": method, "path": path}
+    asked = {**request.scope, "method": "GET" if method == "HEAD" else method, "path": path}
     return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
 
 

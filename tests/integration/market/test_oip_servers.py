@@ -237,6 +237,19 @@ def test_health_metadata_and_index(http):
     assert "402" in paths["/v2/models/{model}/infer"]["post"]["responses"]
 
 
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/models/twice", "/v1/models", "/v2/models/none"])
+def test_head_is_answered_as_get_is_without_the_content(http, path):
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+
+
+def test_head_of_what_only_takes_post_is_refused(http):
+    refused = http.head("/v1/embeddings")
+    assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=120), st.none() | st.integers(0, 130), st.sampled_from(["", "gzip", "deflate", "x"]))
 def test_no_bytes_break_the_http_server(http, content, length, encoding):

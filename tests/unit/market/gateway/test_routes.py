@@ -311,7 +311,7 @@ async def test_query_mistakes_and_unknown_routes_are_problems(http):
     problem(await http.get("/nowhere"), "no-route", 404)
     refused = await http.delete("/v2")
     problem(refused, "no-route", 405)
-    assert refused.headers["allow"] == "GET"
+    assert refused.headers["allow"] == "GET, HEAD"
     refused = await http.put("/v2/models/m/infer")
     assert set(refused.headers["allow"].split(", ")) >= {"GET", "POST"}
 
