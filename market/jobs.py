@@ -27,7 +27,7 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 
 from contracts.protocol.errors import CodedError
-from market.bootstrap import Jobs, build_jobs
+from market.bootstrap.jobs import Jobs, build_jobs
 from market.settings import MarketSettings
 from market.telemetry import JOB_DONE_AT, JOB_FAILURES, SETTLEMENTS, serve_metrics
 

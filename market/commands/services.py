@@ -26,7 +26,7 @@ def serve(
         settings = load_settings(env_file, host=host, port=port)
         configure_logging(settings.log_level, settings.log_format, service="gateway")
         start_tracing("inference-gateway")
-        from market.bootstrap import build_gateway
+        from market.bootstrap.gateway import build_gateway
         from market.gateway.server import run
 
         run(build_gateway(settings))

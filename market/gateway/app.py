@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.protocol.errors import CodedError
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidRequest, NoRoute
 from market.gateway import (
     routes_audits,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from contracts.protocol.errors import CodedError
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.gateway.body import pack_content, read_body, wanted_encoding
 from market.gateway.connection import WholeRequest
 from market.gateway.doorman import FORWARDED_FOR, admitted, doorman_of, forwarded_for

@@ -10,7 +10,7 @@ from fastapi import Request
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import address_from_hex, from_hex
 from contracts.protocol.manifest import Manifest
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidRequest, NoCapacity, UnknownModel
 from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import MODEL_VERSION

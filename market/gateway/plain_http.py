@@ -19,7 +19,7 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.receipts import pack_receipt
 from contracts.protocol.tensors import encode_tensors
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import Overloaded, PaymentError
 from market.gateway.connection import MAX_SHORT_BYTES
 from market.gateway.doorman import doorman_of

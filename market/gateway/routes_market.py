@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from contracts.protocol.hexes import checksum
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
 from market.gateway.lookup import address_of, find_listing, hash_of, runtime

@@ -18,7 +18,7 @@ import uvicorn
 
 from contracts.protocol.link import PING_SECONDS, PING_TIMEOUT_SECONDS
 from contracts.protocol.link_frames import MAX_FRAME_BYTES
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.app import create_app
 from market.gateway.connection import Connection, ConnectionLimits

@@ -20,7 +20,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidVoucher, NoPayment, PaymentError
 from market.gateway import views
 from market.gateway.headers import PaymentHeaders

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import ConfigurationError
 from market.gateway.grpc.service import InferenceServicer
 

@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from contracts.protocol.errors import CodedError
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidRequest, NoRoute
 from market.gateway import views
 from market.gateway.doorman import admitted, doorman_of, forwarded_for

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
-from market.bootstrap import GatewayRuntime
+from market.bootstrap.gateway import GatewayRuntime
 from market.gateway.headers import REQUEST_ID, PaymentHeaders, answer_headers, read_headers
 from market.gateway.infer_http import receive_body
 from market.gateway.lookup import find_listing, runtime

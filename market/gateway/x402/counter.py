@@ -26,7 +26,7 @@ from market.payments.x402_ports import X402Desk
 from market.registry.model import Listing
 
 if TYPE_CHECKING:
-    from market.bootstrap import GatewayRuntime
+    from market.bootstrap.gateway import GatewayRuntime
     from market.gateway.headers import PaymentHeaders
 
 Infer = Callable[[ParsedVoucher | None, bytes | None, int | None, bytes | None], Awaitable[Answer]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from market.bootstrap import open_services
+from market.bootstrap.services import open_services
 from market.demo.network import LocalMarket, Options
 from market.devnet.process import free_port
 from market.errors import ChainUnreachable, ConfigurationError, DatabaseUnreachable, RedisUnreachable, WrongNetwork

@@ -3,7 +3,7 @@ import sys
 
 SCRIPT = """
 import json
-import market.bootstrap, workers.node, market.gateway.app, web3, x402
+import market.bootstrap.gateway, market.bootstrap.jobs, workers.node, market.gateway.app, web3, x402
 try:
     json.loads("[" * 100_000)
 except RecursionError:
