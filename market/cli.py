@@ -10,38 +10,46 @@ from contracts.interrupts import INTERRUPTED, EndingQuietly
 with EndingQuietly():
     import typer
 
+    from contracts.asked import AskedGroup
     from contracts.protocol.own_machine import spare_proxy
     from contracts.versioned import group
-    from market.commands import audit, audits, broker, channel, client, keys, local, money, owner, services, trace
     from market.commands.listing import Listing
 
+
+class Commands(AskedGroup, Listing):
+    """All of them, as their help lists them."""
+
+    places = {
+        "demo": "market.commands.local:demo",
+        "up": "market.commands.local:up",
+        "serve": "market.commands.services:serve",
+        "jobs": "market.commands.services:jobs",
+        "broker-acl": "market.commands.broker:broker_acl",
+        "status": "market.commands.client:status",
+        "infer": "market.commands.client:infer",
+        "trace": "market.commands.trace:trace",
+        "mint": "market.commands.money:mint",
+        "earnings": "market.commands.money:earnings",
+        "withdraw": "market.commands.money:withdraw",
+        "audit": "market.commands.audit:audit",
+        "deploy": "market.commands.owner:deploy",
+        "receipts": "market.commands.client:receipts_app",
+        "channel": "market.commands.channel:channel_app",
+        "keys": "market.commands.keys:keys_app",
+        "wallet": "market.commands.money:wallet_app",
+        "audits": "market.commands.audits:audits_app",
+        "model": "market.commands.owner:model_app",
+    }
+
+
 app = typer.Typer(
-    cls=Listing,
+    cls=Commands,
     help="A decentralized inference marketplace: paid per request, receipted, settled on an EVM ledger.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.callback()(group)
-app.command("demo")(local.demo)
-app.command("up")(local.up)
-app.command("serve")(services.serve)
-app.command("jobs")(services.jobs)
-app.command("broker-acl")(broker.broker_acl)
-app.command("status")(client.status)
-app.command("infer")(client.infer)
-app.command("trace")(trace.trace)
-app.add_typer(client.receipts_app, name="receipts")
-app.add_typer(channel.channel_app, name="channel")
-app.add_typer(keys.keys_app, name="keys")
-app.add_typer(money.wallet_app, name="wallet")
-app.command("mint")(money.mint)
-app.command("earnings")(money.earnings)
-app.command("withdraw")(money.withdraw)
-app.command("audit")(audit.audit)
-app.add_typer(audits.audits_app, name="audits")
-app.add_typer(owner.model_app, name="model")
-app.command("deploy")(owner.deploy)
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, Manifest, 
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.tensors import Tensor
 from workers.errors import JobError, ModelUnusable, UnsafePackage
-from workers.execution import check_inputs
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
 from workers.models.generation.trial import run_trials
@@ -29,7 +28,7 @@ from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer, Pipeline
 from workers.models.pipelines.tensor import made_up
 from workers.models.sandbox import Confinement
-from workers.models.serving import Request, serve
+from workers.models.serving import Request, check_inputs, serve
 from workers.models.sessions import SessionCache
 from workers.models.store import Package
 

@@ -10,30 +10,42 @@ from contracts.interrupts import INTERRUPTED, EndingQuietly
 with EndingQuietly():
     import typer
 
+    from contracts.asked import AskedGroup
     from contracts.protocol.own_machine import spare_proxy
     from contracts.versioned import group
-    from workers.commands import doctor, drain, init, models, papers, serve, stake
+
+
+class Commands(AskedGroup):
+    """All of them, as their help lists them."""
+
+    places = {
+        "init": "workers.commands.init:init",
+        "run": "workers.commands.serve:run",
+        "drain": "workers.commands.drain:drain",
+        "doctor": "workers.commands.doctor:doctor",
+        "register": "workers.commands.stake:register",
+        "stake": "workers.commands.stake:stake",
+        "unstake": "workers.commands.stake:unstake",
+        "withdraw": "workers.commands.stake:withdraw",
+        "rescue": "workers.commands.papers:rescue",
+        "audit": "workers.commands.papers:audit",
+        "challenge": "workers.commands.papers:challenge",
+        "uphold": "workers.commands.papers:uphold",
+        "check": "workers.commands.models:check",
+        "tune": "workers.commands.models:tune",
+        "quantize": "workers.commands.models:quantize",
+        "convert": "workers.commands.models:convert",
+    }
+
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Earn by running ONNX models."
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Earn by running ONNX models.",
 )
 app.callback()(group)
-app.command("init")(init.init)
-app.command("run")(serve.run)
-app.command("drain")(drain.drain)
-app.command("doctor")(doctor.doctor)
-app.command("register")(stake.register)
-app.command("stake")(stake.stake)
-app.command("unstake")(stake.unstake)
-app.command("withdraw")(stake.withdraw)
-app.command("rescue")(papers.rescue)
-app.command("audit")(papers.audit)
-app.command("challenge")(papers.challenge)
-app.command("uphold")(papers.uphold)
-app.command("check")(models.check)
-app.command("tune")(models.tune)
-app.command("quantize")(models.quantize)
-app.command("convert")(models.convert)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Domain
 from workers import telemetry
 from workers.admission import Admission, Admitted, Served
@@ -23,7 +22,7 @@ from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
 from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer
-from workers.models.serving import Batches, Outcomes, Request, serve
+from workers.models.serving import Batches, Outcomes, Request, check_inputs, serve
 from workers.models.sessions import SessionCache
 from workers.models.sizes import Size, SlowSizes
 from workers.papers import SignedWork
@@ -189,29 +188,6 @@ def _learn(slow: SlowSizes, requests: Mapping[int, Request], outcomes: Outcomes,
         slow.late(size, seconds)
     elif any(isinstance(one, Answer) for one in outcomes.values()):
         slow.ready(size, seconds)
-
-
-def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:
-    """Check names, datatypes, shapes and sizes against the manifest.
-
-    Raises:
-        InputsRefused: names the tensor and what disagrees.
-    """
-    specs = {spec.name: spec for spec in manifest.inputs}
-    given = {tensor.name for tensor in tensors}
-    if given != set(specs):
-        raise InputsRefused(f"inputs {sorted(given)}, the model takes {sorted(specs)}.", field="inputs")
-    for tensor in tensors:
-        spec = specs[tensor.name]
-        if tensor.datatype != spec.datatype:
-            raise InputsRefused(f"{tensor.datatype}, the model takes {spec.datatype}.", field=tensor.name)
-        fits = len(tensor.shape) == len(spec.shape) and all(
-            size == said or (said == -1 and size > 0) for size, said in zip(tensor.shape, spec.shape, strict=True)
-        )
-        if not fits:
-            raise InputsRefused(f"shape {list(tensor.shape)}, the model takes {list(spec.shape)}.", field=tensor.name)
-        if tensor.elements > manifest.max_elements:
-            raise InputsRefused(f"{tensor.elements} elements, {manifest.max_elements} allowed.", field=tensor.name)
 
 
 def check_outputs(manifest: Manifest, wanted: Sequence[str]) -> None:

@@ -42,9 +42,8 @@ from workers.isolation import confined, confinement_for
 from workers.models.isolated.model import try_package
 from workers.models.runtime import choose_provider
 from workers.models.sandbox import find_bubblewrap
-from workers.models.sessions import SessionCache
+from workers.models.sessions import SessionCache, open_sessions
 from workers.models.store import Package, PackageStore
-from workers.models.tuned import TunedStore
 from workers.papers import Journal
 from workers.settings import WorkerSettings
 
@@ -328,19 +327,6 @@ def _try(package: Package, settings: WorkerSettings, sessions: SessionCache) -> 
     if settings.trial_seconds and package.manifest.task != "text-generation":
         confinement = confined(settings, bubblewrap=find_bubblewrap().program)
         sessions.note_trial(package.model_id, try_package(package, confinement, threads=settings.threads))
-
-
-def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:
-    """Return an empty cache of models, with what was measured on this machine at hand."""
-    return SessionCache(
-        provider=provider,
-        threads=settings.threads,
-        memory_budget_bytes=settings.memory_budget_bytes,
-        generations=settings.generations,
-        generation_memory_bytes=settings.generation_memory_bytes,
-        cuda_graphs=settings.cuda_graphs,
-        tuned=TunedStore(settings.state_dir).get,
-    )
 
 
 def open_store(settings: WorkerSettings) -> PackageStore:

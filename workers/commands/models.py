@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from workers import node as nodes
 from workers.commands.output import EXIT_REFUSED, AsJson, EnvFile, messages, print_json
 from workers.errors import ModelUnusable
 from workers.isolation import confinement_for, confinement_of_folder
@@ -100,10 +99,11 @@ def _check(folder: Path, env_file: Path | None, *, as_json: bool) -> bool:
     """Check a package's folder and print what was found; tells whether it would be served."""
     from workers import checking
     from workers.models.runtime import choose_provider
+    from workers.models.sessions import open_sessions
 
     settings = load_settings(env_file)
     configure_logging("error", settings.log_format)
-    sessions = nodes.open_sessions(settings, choose_provider(settings.provider))
+    sessions = open_sessions(settings, choose_provider(settings.provider))
     try:
         report = checking.check(folder, sessions, confinement=_of_folder(settings))
     finally:
@@ -227,6 +227,8 @@ def _package(model: str, settings: WorkerSettings) -> tuple[Any, Confinement | N
     """
     if Path(model).is_dir():
         return _package_in(Path(model)), _of_folder(settings)
+    from workers import node as nodes
+
     side = nodes.open_chain(settings)
     model_id, listing = nodes.find_listing(side, model)
     confinement = confinement_for(listing.owner, ours=nodes.own_addresses(side), settings=settings)

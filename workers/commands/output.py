@@ -8,16 +8,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contracts import local_files
-from contracts.bindings.keystore import load_keystore
-from contracts.bindings.transactor import Transactor
 from contracts.protocol.errors import CodedError
-from workers import node as nodes
 from workers.errors import StartError
+
+if TYPE_CHECKING:
+    from contracts.bindings.transactor import Transactor
+    from workers.node import ChainSide
 
 EXIT_REFUSED = 1
 EXIT_UNUSABLE = 2
@@ -87,11 +88,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def open_operator(side: nodes.ChainSide, keystore: Path, password_file: Path | None) -> Transactor:
+def open_operator(side: ChainSide, keystore: Path, password_file: Path | None) -> Transactor:
     """Open the staking account.
 
     Raises:
         KeystoreError: its file does not open.
     """
+    from contracts.bindings.keystore import load_keystore
+    from contracts.bindings.transactor import Transactor
+
     key = load_keystore(keystore, password_file)
     return Transactor(side.contracts.escrow.web3, key, chain_id=side.domain.chain_id)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from contracts.protocol.errors import CodedError
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from workers.errors import ExecutionFailed, InputsRefused, JobError, JobTooLate, OutOfMemory, OutOfTime
 from workers.models.pipelines.base import Answer, Pipeline
@@ -103,3 +104,26 @@ def _blamed(model: Pipeline[Any], error: ExecutionFailed) -> JobError:
 
 def _stumbled() -> ExecutionFailed:
     return ExecutionFailed("the worker stumbled over these inputs.")
+
+
+def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> None:
+    """Check names, datatypes, shapes and sizes against the manifest.
+
+    Raises:
+        InputsRefused: names the tensor and what disagrees.
+    """
+    specs = {spec.name: spec for spec in manifest.inputs}
+    given = {tensor.name for tensor in tensors}
+    if given != set(specs):
+        raise InputsRefused(f"inputs {sorted(given)}, the model takes {sorted(specs)}.", field="inputs")
+    for tensor in tensors:
+        spec = specs[tensor.name]
+        if tensor.datatype != spec.datatype:
+            raise InputsRefused(f"{tensor.datatype}, the model takes {spec.datatype}.", field=tensor.name)
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            size == said or (said == -1 and size > 0) for size, said in zip(tensor.shape, spec.shape, strict=True)
+        )
+        if not fits:
+            raise InputsRefused(f"shape {list(tensor.shape)}, the model takes {list(spec.shape)}.", field=tensor.name)
+        if tensor.elements > manifest.max_elements:
+            raise InputsRefused(f"{tensor.elements} elements, {manifest.max_elements} allowed.", field=tensor.name)

@@ -19,7 +19,8 @@ from workers.models.opening import open_model, warm_up
 from workers.models.pipelines.base import Pipeline
 from workers.models.sandbox import Confinement
 from workers.models.store import Package
-from workers.models.tuned import Tuned
+from workers.models.tuned import Tuned, TunedStore
+from workers.settings import WorkerSettings
 
 # Loaded weights, arenas and activations together, relative to the files.
 MEMORY_FACTOR = 2
@@ -165,3 +166,16 @@ class SessionCache:
 
 def _is_busy(model: Model) -> bool:
     return isinstance(model, GenerationModel) and model.active > 0
+
+
+def open_sessions(settings: WorkerSettings, provider: str) -> SessionCache:
+    """Return an empty cache of models, with what was measured on this machine at hand."""
+    return SessionCache(
+        provider=provider,
+        threads=settings.threads,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        generations=settings.generations,
+        generation_memory_bytes=settings.generation_memory_bytes,
+        cuda_graphs=settings.cuda_graphs,
+        tuned=TunedStore(settings.state_dir).get,
+    )

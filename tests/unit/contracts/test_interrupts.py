@@ -21,6 +21,7 @@ class Interrupted(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Interrupted())
 from {program}.cli import main
+sys.argv = ["{program}", {command!r}]
 main()
 """
 # Typer is making commands of functions; nothing of ours runs yet.
@@ -45,10 +46,16 @@ def ended(code: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("program", "module"), [("market", "typer"), ("workers", "typer"), ("market", "httpx"), ("workers", "web3")]
+    ("program", "command", "module"),
+    [
+        ("market", "status", "typer"),
+        ("workers", "doctor", "typer"),
+        ("market", "status", "httpx"),
+        ("workers", "doctor", "web3"),
+    ],
 )
-def test_a_program_that_is_being_loaded_ends_quietly(program, module):
-    assert ended(DURING.format(program=program, module=module)) == (INTERRUPTED, "")
+def test_a_program_that_is_being_loaded_ends_quietly(program, command, module):
+    assert ended(DURING.format(program=program, command=command, module=module)) == (INTERRUPTED, "")
 
 
 @pytest.mark.parametrize("program", ["market", "workers"])

@@ -14,7 +14,9 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("modules", ["market.cli, market.jobs", "market.cli, market.gateway.server", "workers.cli"])
+@pytest.mark.parametrize(
+    "modules", ["market.cli, market.jobs", "market.cli, market.gateway.server", "workers.cli, workers.commands.doctor"]
+)
 def test_no_program_loads_it_or_collects_as_often_as_python_does(modules):
     run(
         f"import gc, {modules}\n"
