@@ -1,4 +1,4 @@
-"""One whole market for the module: real Redis, EVM node, gateway, jobs and worker processes, a real model."""
+"""One whole market for these tests: real Redis, EVM node, gateway, jobs and worker processes, a real model."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from market.sdk.papers import PaperStore
 DEPOSIT = 2_000_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     with LocalMarket(Options(folder, keep_state=False, settle_interval_seconds=2.0)) as found:
