@@ -34,9 +34,13 @@ install: .venv/.dev contracts/node_modules/.dev tests/parity/node_modules/.dev t
 test: check ## everything: checks, then contracts and all Python tests side by side (what CI runs)
 	@$(MAKE) --no-print-directory -j 2 python-tests solidity-aside
 
+# A third of the end-to-end tests' time is waiting, for blocks and for programs to end: one process more than two cores uses it.
+# Bytecode is kept even where the environment says otherwise: hundreds of programs are started.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(VENV)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
 # In the order of their names: by the number of their tests, as xdist has it, the longest files would come last.
 python-tests: install
-	$(VENV)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(PYTEST) tests
 
 # One property after the other, on one core, most of it for the last of them: it takes what the Python tests leave.
 solidity-aside: install
@@ -74,7 +78,7 @@ integration: install ## Python tests on real Redis, EVM node, models and process
 	$(VENV)/pytest -q tests/integration tests/conformance tests/e2e tests/properties
 
 test-postgres: install ## whole markets on PostgreSQL instead of SQLite; what `make test` has on both is not repeated
-	MARKET_TEST_DATABASE=postgresql $(VENV)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/integration tests/clients
+	MARKET_TEST_DATABASE=postgresql $(PYTEST) tests/e2e tests/integration tests/clients
 
 parity: install ## the same digests in Python, Solidity, eth_account and viem
 	$(VENV)/pytest -q tests/parity
