@@ -22,6 +22,7 @@ from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from tests.support import models, tiny_llm
 from tests.support.documents import ROOT, Reading, blocks
+from tests.support.keystores import quicken
 from tests.support.person import Person, until
 
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
@@ -159,8 +160,11 @@ def operate(local, tmp_path, placed, following):
     here = {"WORKER_ALLOW_FILE_URI": "true", "WORKER_ISOLATION": "limits", "WORKER_DRAIN_SECONDS": "1"}
     person = Person(tmp_path / "operator", placed, **here)
 
+    def drawn(person):
+        return person.folder / ".config" / "inference-market" / "worker.json"
+
     def address(person):
-        path = person.folder / ".config" / "inference-market" / "worker.json"
+        path = drawn(person)
         until(lambda: path.exists() and path.stat().st_size, "no key was drawn")
         return checksum(address_from_hex("0x" + json.loads(path.read_text())["address"].removeprefix("0x"), field="a"))
 
@@ -192,9 +196,11 @@ def operate(local, tmp_path, placed, following):
         other = Person(tmp_path / "another", placed, **here)
         for name in ("operator.json", "operator.pass"):
             (other.folder / name).write_bytes((person.folder / name).read_bytes())
+        quicken(other.folder / "operator.json", other.folder / "operator.pass")
         with other.keeps_running(following("worker init --yes")):
             worker = address(other)
             until(lambda: live(worker), "the second is not live")
+            quicken(drawn(other), drawn(other).with_suffix(".pass"))
             (other.folder / "worker.env").write_bytes(
                 (other.folder / ".config" / "inference-market" / "worker.env").read_bytes()
             )

@@ -23,6 +23,7 @@ from market.demo import minilm
 from market.demo.network import program
 from market.devnet import keys, services
 from market.devnet.process import free_port
+from tests.support.keystores import quicken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -83,6 +84,13 @@ def made(local, home, metrics_port):
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def quick(made, home):
+    """The key that was drawn, quick to open from now on."""
+    folder = home / "config" / "inference-market"
+    quicken(folder / "worker.json", folder / "worker.pass")
+
+
 def test_a_choice_that_is_not_to_be_had_leaves_nothing_behind(local, home):
     done = run(home, "init", "--yes", "--gateway", local.gateway_url, "--models", "gpt-9", status=2)
     assert "(model-not-listed)" in done.stderr
@@ -102,7 +110,7 @@ def test_init_draws_a_key_stakes_and_leaves_settings_that_the_other_commands_fin
     assert "--force" in again.stderr, "settings are not written over by mistake"
 
 
-def test_stake_moves_in_dollars_or_units_and_a_dry_run_sends_nothing(made, local, home):
+def test_stake_moves_in_dollars_or_units_and_a_dry_run_sends_nothing(quick, local, home):
     account = ("--operator-keystore", home / "operator.json")
     account += ("--operator-password-file", keys.password_file(local.data_dir))
     planned = json.loads(run(home, "unstake", "1.5", "--dry-run", "--json", *account).stdout)
