@@ -34,6 +34,8 @@ _WORDS = models.WORDS[3:]
 def opened(model: bytes, level=LEVEL.ORT_ENABLE_ALL, threads=1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, threads, 3
+    # Threads that wait for each other let others have the processor: it changes no number.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
