@@ -6,6 +6,8 @@ Decides what a number in JSON may become. Called by the JSON codec.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -26,8 +28,12 @@ STRUCT_TYPES = {
 }
 
 
-def fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest, where: str) -> Tensor:
+def fill(
+    spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest, where: str, *, truths: bool = True
+) -> Tensor:
     """Take a JSON list, flat or nested like the shape, as a tensor of a checked shape.
+
+    `truths` says whether true or false may stand in it.
 
     Raises:
         TensorData: too few or too many elements, ragged, or values that the datatype does not take.
@@ -56,6 +62,9 @@ def fill(spec: TensorSpec, shape: tuple[int, ...], raw: Any, manifest: Manifest,
     if array.ndim > 1 and array.shape != shape:
         raise WrongTensorShape(f"the nested data have shape {list(array.shape)}, not {list(shape)}.", field=where)
     flat = array.reshape(-1)
+    # numpy makes 1 and 0 of them, where they stand among numbers.
+    if truths and flat.dtype.kind in "iuf" and _has_truth(raw, array.ndim):
+        raise TensorData(f"{spec.name} takes numbers of {spec.datatype}, and some are true or false.", field=where)
     if spec.datatype == "UINT64" and flat.dtype.kind == "f":
         flat = _exact(_flatten(raw), spec, where)
     data = _cast(flat, spec, where).tobytes() if flat.size else b""
@@ -126,3 +135,10 @@ def _flatten(raw: list[Any]) -> list[Any]:
         else:
             waiting.pop()
     return flat
+
+
+def _has_truth(raw: list[Any], depth: int) -> bool:
+    items: Iterable[Any] = raw
+    for _ in range(depth - 1):
+        items = chain.from_iterable(items)
+    return bool in set(map(type, items))

@@ -156,6 +156,24 @@ def test_elements_must_fit_their_datatype(datatype: str, data: list, good: bool)
             decode_request(raw, m)
 
 
+@pytest.mark.parametrize("datatype", ["INT64", "UINT8", "FP16", "BF16", "FP64"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("rows", [1, 500])
+def test_truth_values_among_numbers_are_no_numbers(datatype: str, nested: bool, rows: int):
+    m = manifest(TensorSpec("x", datatype, (-1, 2)), batch_axis=None, max_elements=1_000)
+
+    def tensor(last: object) -> bytes:
+        data = [[0, 1]] * (rows - 1) + [[0, last]]
+        flat = data if nested else [item for row in data for item in row]
+        return body({"name": "x", "datatype": datatype, "shape": [rows, 2], "data": flat})
+
+    assert decode_request(tensor(1), m).tensors[0].shape == (rows, 2)
+    for value in (True, False):
+        with pytest.raises(TensorData, match="true or false") as refusal:
+            decode_request(tensor(value), m)
+        assert refusal.value.field == "inputs[0].data"
+
+
 def test_rows_must_agree_and_stay_within_the_batch():
     m = manifest(TensorSpec("a", "INT64", (-1,)), TensorSpec("b", "INT64", (-1,)), batch_axis=0, max_batch=2)
 
