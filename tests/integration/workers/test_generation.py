@@ -190,6 +190,13 @@ def test_a_single_likely_token_is_taken_whatever_the_seed(market):
         assert outputs(market.ask("A", seed=3, temperature=2.0, max_tokens=3, **parameters))["text"] == "BCD"
 
 
+@pytest.mark.parametrize("schema", [{}, {"json_schema": '{"type": "integer"}'}], ids=["free", "schema"])
+@pytest.mark.parametrize("top_k", [tiny_llm.VOCABULARY - 1, tiny_llm.VOCABULARY, tiny_llm.VOCABULARY + 1, 1 << 20])
+def test_as_many_likely_tokens_as_there_are_or_more_are_all(market, top_k, schema):
+    asked = {"temperature": 1, "seed": 5, "max_tokens": 5, **schema}
+    assert outputs(market.ask("A", top_k=top_k, **asked))["text"] == outputs(market.ask("A", **asked))["text"]
+
+
 def test_logprobs_are_the_logarithms_of_the_chosen_tokens_chances(market):
     found = outputs(greedy(market, "A", max_tokens=4, logprobs=True))
     assert found["logprobs"].shape == (4,)

@@ -33,13 +33,17 @@ _OTHER_MODELS = frozenset({"encoder", "vision", "speech", "vad", "embedding", "j
 
 @dataclass(frozen=True, slots=True)
 class GenaiConfig:
-    """What the worker needs to know of it; bytes of the attention cache per token, and the decoder's file beside it."""
+    """What the worker needs to know of it; bytes of the attention cache per token, and the decoder's file beside it.
+
+    `vocabulary` is how many tokens there are, 0 if it does not say.
+    """
 
     context_length: int
     cache_bytes_per_token: int
     decoder: str
     heads: int
     head_size: int
+    vocabulary: int = 0
 
 
 def read_config(data: bytes, manifest: Manifest) -> GenaiConfig:
@@ -75,12 +79,14 @@ def read_config(data: bytes, manifest: Manifest) -> GenaiConfig:
     per_token = 2 * 4 * numbers["num_hidden_layers"] * numbers["num_key_value_heads"] * numbers["head_size"]  # type: ignore[operator]
     if not isinstance(decoder.get("filename"), str):
         raise ModelUnusable("model.decoder.filename is missing.", field=FILENAME)
+    vocabulary = model.get("vocab_size")
     return GenaiConfig(
         int(model["context_length"]),
         int(per_token),
         decoder["filename"],
         int(decoder["num_key_value_heads"]),
         int(decoder["head_size"]),
+        vocabulary if type(vocabulary) is int and vocabulary > 0 else 0,
     )
 
 

@@ -36,7 +36,7 @@ PIECE_TOKENS = 128  # of a prompt, between the others' tokens
 
 
 class Host:
-    """Runs generations; `limits` are `context`, `active` and `tokens`, the last for all active ones together."""
+    """Runs generations; `limits` are `context`, `active`, `tokens` of all active ones together, and `vocabulary`."""
 
     def __init__(self, tokenizer: Any, way: Way, wire: Wire, limits: Mapping[str, int]) -> None:
         self._tokenizer = tokenizer
@@ -89,6 +89,8 @@ class Host:
             self._events.append(["refused", number, detail, "prompt"])
             return
         request = {**request, "max_tokens": min(request["max_tokens"], context - len(tokens))}
+        if 0 < self._limits["vocabulary"] <= request["top_k"]:
+            request["top_k"] = 0  # all; the runtime fails where it is told of more than there are
         one = Generation(request, self._tokenizer.create_stream(), StopScanner(request["stop"]), tokens)
         if one.budget > self._limits["tokens"]:
             detail = f"{one.budget} tokens; this worker's memory takes {self._limits['tokens']}."

@@ -86,7 +86,12 @@ class GenerationModel:
             "provider": provider,
             "together": together,
             "threads": threads,
-            "limits": {"context": context, "active": most_active, "tokens": tokens},
+            "limits": {
+                "context": context,
+                "active": most_active,
+                "tokens": tokens,
+                "vocabulary": found.vocabulary,
+            },
         }
         if confinement is not None:
             self._said["screen"] = [name for name in _names_beside(self.manifest) if name.endswith(".onnx")]
