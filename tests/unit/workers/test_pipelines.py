@@ -176,6 +176,19 @@ def test_images_are_scored_as_onnxruntime_does(tmp_path, kind):
     np.testing.assert_allclose(answer.outputs["scores"], [expected, expected], atol=1e-5)
 
 
+def test_sixteen_bits_of_grey_are_scored_as_eight(tmp_path):
+    pipeline = load(tmp_path, models.image_classifier_package, activation="none")
+    grey = np.arange(256).reshape(16, 16)
+    files = []
+    for pixels in (grey.astype("u1"), (grey * 257).astype("<u2")):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG")
+        files.append(data.getvalue())
+    assert [Image.open(io.BytesIO(data)).mode for data in files] == ["L", "I;16"]
+    (answer,) = ask(pipeline, images(*files))
+    np.testing.assert_array_equal(answer.outputs["scores"][0], answer.outputs["scores"][1])
+
+
 def test_the_middle_of_an_image_is_cut_out(tmp_path):
     pipeline = load(tmp_path, models.image_classifier_package, crop_percent=100, mean=[0.0] * 3, std=[1.0] * 3)
     wide = Image.new("RGB", (48, 16), (255, 0, 0))

@@ -144,7 +144,7 @@ class ImageClassificationPipeline(Pipeline[list[bytes]]):
                             f"image {number} has more than {MAX_PIXELS} pixels.",
                             field="image",
                         )
-                    return np.asarray(self._fit(picture.convert("RGB")))
+                    return np.asarray(self._fit(_rgb(picture)))
         except InputsRefused:
             raise
         except Image.DecompressionBombError as error:
@@ -166,3 +166,11 @@ class ImageClassificationPipeline(Pipeline[list[bytes]]):
         box = (left / wide * picture.width, top / high * picture.height)
         end = ((left + size) / wide * picture.width, (top + size) / high * picture.height)
         return picture.resize((size, size), self._resample, box=(*box, *end))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in eight bits a colour."""
+    if picture.mode == "I;16":
+        # Of 16 bits of grey, and of them alone, Pillow makes white of all that is above 255.
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
