@@ -10,6 +10,7 @@ import codecs
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from contracts.protocol.errors import TensorError
@@ -152,7 +153,7 @@ class Completion:
         values, tops = found
         texts = _token_texts(self._choices[index].pieces, len(values))
         if not self._call.chat:
-            offsets = [len("".join(texts[:at])) for at in range(len(texts))]
+            offsets = [0, *accumulate(map(len, texts))][: len(texts)]
             likeliest = [dict(row) for row in tops] if self._call.top else None
             return {"tokens": texts, "token_logprobs": values, "top_logprobs": likeliest, "text_offset": offsets}
         rows = [

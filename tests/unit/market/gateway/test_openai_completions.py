@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 
 from contracts.protocol.errors import Retry
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.messages import Result
 from contracts.protocol.tensors import Tensor
+from market.gateway.openai.completions import Completion
+from market.gateway.openai.generation import read_text
+from market.inference.model import Partial
 from market.sdk.papers import SignedReceipt
 from tests.support.gateway import app_of, payment
 from tests.support.generation import PROMPT_TOKENS, add_generator, chat_manifest, words
@@ -166,6 +172,26 @@ async def test_log_probabilities_come_with_the_tokens_texts(http):
     assert text == {
         "tokens": ["w0 ", "w1 ", "w2 "], "token_logprobs": [-0.5] * 3, "top_logprobs": None, "text_offset": [0, 3, 6],
     }  # fmt: skip
+
+
+def test_the_offsets_of_a_long_text_keep_nobody_waiting():
+    tokens, text = 30_000, b"word "
+    values = {
+        "text": np.array([text * tokens], dtype=object),
+        "finish_reason": np.array([b"length"], dtype=object),
+        "usage": np.array([1, tokens]),
+        "logprobs": np.zeros(tokens, "f4"),
+    }
+    answer = SimpleNamespace(
+        tensors=[Tensor.from_numpy(name, array) for name, array in values.items()], request_id=bytes(32)
+    )
+    completion = Completion(read_text({**TEXT, "logprobs": 0}))
+    for _ in range(tokens):
+        completion.collect(Partial(bytes(32), text, 1))
+    started = time.process_time()
+    (choice,) = completion.whole(answer)["choices"]
+    assert time.process_time() - started < 1.5
+    assert choice["logprobs"]["text_offset"] == list(range(0, tokens * len(text), len(text)))
 
 
 async def test_the_likeliest_tokens_come_as_openai_writes_them(http, world):
