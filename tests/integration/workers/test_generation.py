@@ -554,6 +554,13 @@ def test_a_schema_that_would_take_the_machine_is_refused_before_the_model_hears_
     assert outputs(market.final(good[0], seconds=5))["text"].startswith("BCD")
 
 
+def test_a_schema_that_proves_too_large_while_it_is_followed_is_not_the_workers_fault(market):
+    schema = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1_500)}}
+    result = market.ask("A", json_schema=json.dumps(schema), temperature=0, max_tokens=60)
+    assert (result.code, result.field, result.retry) == ("inputs-refused", "parameters.json_schema", Retry.NEVER)
+    assert market.work == []
+
+
 BROKEN = {
     "no model": ({"model.onnx": b"junk"}, ModelUnusable),
     "no tokenizer": ({"tokenizer.json": b"{}"}, ModelUnusable),

@@ -32,6 +32,8 @@ from workers.models.sandbox import limit_here
 from workers.models.screening import screen
 from workers.models.wire import Wire
 
+# What the runtime says where a grammar proves too large only while it is followed.
+_GRAMMARS_WORDS = ("Error committing tokens", "Error computing mask")
 PIECE_TOKENS = 128  # of a prompt, between the others' tokens
 
 
@@ -195,8 +197,12 @@ class Host:
             self._fail(number, error)
 
     def _fail(self, number: int, error: Exception) -> None:
+        one = self._active.get(number)
         self._drop(number)
-        self._events.append(["failed", number, _first_line(error), None])
+        if one is not None and one.request["json_schema"] is not None and str(error).startswith(_GRAMMARS_WORDS):
+            self._events.append(["refused", number, f"the schema: {_first_line(error)}", "parameters.json_schema"])
+        else:
+            self._events.append(["failed", number, _first_line(error), None])
 
 
 def open_way(said: Mapping[str, Any], provider: str) -> tuple[Any, Way, str]:
