@@ -9,6 +9,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+import structlog
+
 from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
@@ -22,7 +24,7 @@ from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
 from workers.models.isolated.model import IsolatedModel
 from workers.models.pipelines.base import Answer
-from workers.models.serving import Batches, Outcomes, Request, check_inputs, serve
+from workers.models.serving import Batches, Outcomes, Request, check_inputs, serve, stumbled
 from workers.models.sessions import SessionCache
 from workers.models.sizes import Size, SlowSizes
 from workers.papers import SignedWork
@@ -32,6 +34,8 @@ from workers.receipts import Signer, Unsigned, failed, veiled
 EARLY_SECONDS = 0.005
 
 _READ = telemetry.TOKENS.labels("read")
+
+log = structlog.get_logger(__name__)
 
 
 class Executor:
@@ -77,6 +81,10 @@ class Executor:
                 admitted = self._admit(job, inputs)
             except CodedError as error:
                 results[i] = failed(job, error)
+                continue
+            except Exception:
+                log.exception("unexpected", model=job.model_id.hex())
+                results[i] = failed(job, stumbled())
                 continue
             known = self._signer.again(admitted)
             if known is None:
@@ -163,6 +171,9 @@ class Executor:
                 self.generations.start(model, admitted, request)
             except CodedError as error:
                 refused[i] = error
+            except Exception:
+                log.exception("unexpected", model=admitted.job.model_id.hex())
+                refused[i] = stumbled()
         return refused
 
 

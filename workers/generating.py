@@ -79,7 +79,7 @@ class Generations:
         model.after_each_round(self.flush)
         try:
             one.start()
-        except JobError:
+        except Exception:
             self._running.discard(one)
             raise
         self._wake.set()
@@ -199,7 +199,7 @@ class _Generation:
                 if self._over:  # an earlier one has failed meanwhile
                     self._stop()
                     return
-        except JobError:
+        except Exception:
             self._over = True
             self._stop()
             raise

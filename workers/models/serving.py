@@ -49,7 +49,7 @@ def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
             refused[i] = error
         except Exception:
             log.exception("unexpected", model=model.package.model_id.hex())
-            refused[i] = _stumbled()
+            refused[i] = stumbled()
     if refused:
         yield refused, 0.0
     names = list(works)
@@ -76,7 +76,7 @@ def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Batches:
     except Exception as error:
         if not isinstance(error, ExecutionFailed):
             log.exception("unexpected", model=model.package.model_id.hex())
-            error = _stumbled()
+            error = stumbled()
         elif len(works) == 1:
             error = _blamed(model, error)
         if len(works) > 1:  # one of them is to blame: each alone then
@@ -102,7 +102,8 @@ def _blamed(model: Pipeline[Any], error: ExecutionFailed) -> JobError:
     return InputsRefused(error.detail, field="inputs")
 
 
-def _stumbled() -> ExecutionFailed:
+def stumbled() -> ExecutionFailed:
+    """Return what a client is told of a fault in the worker's own code."""
     return ExecutionFailed("the worker stumbled over these inputs.")
 
 

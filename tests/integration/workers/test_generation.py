@@ -21,6 +21,7 @@ from contracts.protocol.signing import recover
 from contracts.protocol.tensors import Tensor, decode_tensors
 from tests.support import demands, models, tiny_llm
 from tests.support.worker import DOMAIN, FEE, GATEWAY, ROYALTY, WORKER, FakeChain, make_job
+from workers import execution
 from workers.admission import Admission, Served
 from workers.errors import ModelUnusable, UnsafePackage
 from workers.execution import Executor
@@ -291,6 +292,21 @@ def test_bad_input_is_refused_and_costs_nothing(market, prompt, parameters, fiel
     assert words in result.detail
     assert outputs(market.final(good[0]))["text"].startswith("BCD")
     assert len(market.work) == 1
+
+
+def test_a_fault_in_starting_one_text_takes_no_other_with_it(market, monkeypatch):
+    good, bad = market.job("A", temperature=0), market.job("A", seed=7)
+    read = execution.read_request
+
+    def stumble(manifest, tensors, parameters, **more):
+        if parameters.get("seed") == 7:
+            raise ZeroDivisionError
+        return read(manifest, tensors, parameters, **more)
+
+    monkeypatch.setattr(execution, "read_request", stumble)
+    results = market.send(bad, good)
+    assert (results[0].ok, results[0].code) == (False, "execution-failed")
+    assert outputs(market.final(good[0]))["text"].startswith("BCD")
 
 
 def test_the_longest_prompt_leaves_room_for_one_token(market):

@@ -204,3 +204,19 @@ def test_slow_batches_are_told_early_and_once(executor, packaged, monkeypatch):
     told.clear()
     _, work = executor.run(jobs, early=lambda served, kept: told.append(served))
     assert (told, len(work)) == ([], 7)
+
+
+def test_a_fault_of_the_workers_own_takes_no_neighbour_with_it(executor, packaged, monkeypatch):
+    good, blob = make_job(packaged.manifest)
+    bad = dataclasses.replace(good, request_id=b"!" * 32)
+    check = executor._admission.check
+
+    def stumble(job, inputs):
+        if job is bad:
+            raise ZeroDivisionError
+        return check(job, inputs)
+
+    monkeypatch.setattr(executor._admission, "check", stumble)
+    results, work = executor.run([(bad, blob), (good, blob)])
+    assert [(r.ok, r.code) for r in results] == [(False, "execution-failed"), (True, "")]
+    assert len(work) == 1
