@@ -28,14 +28,14 @@ from workers.errors import JournalUnusable
 _SEQ = "substr(receipt, 105, 8)"
 # Rows are only ever appended. The indexes find what was answered to a request, or under a channel's number, however
 # long ago: the contracts punish two answers to one, though they be signed years apart and the request in two channels.
-# What grows with time, as ids and numbers do, costs an index little.
+# What grows with time, as ids and numbers do, costs an index little; each channel counts from one, so its id is part.
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS work (
     number INTEGER PRIMARY KEY, request_id BLOB NOT NULL, channel_id BLOB NOT NULL, receipt BLOB NOT NULL,
     worker_signature BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS work_by_request ON work (request_id);
-CREATE INDEX IF NOT EXISTS work_by_number ON work ({_SEQ});
+CREATE INDEX IF NOT EXISTS work_by_place ON work ({_SEQ}, channel_id);
 CREATE TABLE IF NOT EXISTS countersignatures (
     number INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES work (number), signature BLOB NOT NULL
 );
@@ -64,7 +64,9 @@ _REMEDIES = {
 _PRIMARY = 0xFF  # the rest of SQLite's code says which kind of the same
 # Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
 _RECENT = 20_000
-_IN_GROUP = 500  # SQLite bounds the parameters of a statement
+_IN_GROUP = 300  # SQLite bounds the parameters of a statement: three for each
+# A channel's id and a receipt's number in it.
+_Place = tuple[bytes, int]
 
 
 @value_class(frozen=True, slots=True)
@@ -73,7 +75,6 @@ class _Recent:
 
     number: int
     channel_id: bytes
-    seq: int
     cumulative: int
     asked: tuple[bytes, bytes]
     output_hash: bytes
@@ -181,47 +182,44 @@ class Journal:
                 self._recent[request_id].append(_recent(number, Receipt.from_bytes(receipt), receipt))
             self._next = number + 1
 
-    def _recall(self, request_ids: Sequence[bytes], seqs: Sequence[int] = ()) -> list[_Recent]:
-        """Note all that was ever answered to these requests; returns what was answered under these numbers."""
+    def _recall(self, request_ids: Sequence[bytes], places: Sequence[_Place] = ()) -> dict[_Place, list[_Recent]]:
+        """Note all that was ever answered to these requests; returns what was answered in each of these places."""
         fresh = [request_id for request_id in dict.fromkeys(request_ids) if request_id not in self._recent]
         self._recent.update((request_id, []) for request_id in fresh)
-        wanted, numbers = set(fresh), set(seqs)
-        numbered = []
-        for number, data in self._find(fresh, [seq.to_bytes(8, "big") for seq in numbers]):
+        wanted = set(fresh)
+        found: dict[_Place, list[_Recent]] = {place: [] for place in places}
+        for number, data in self._find(fresh, list(found)):
             receipt = Receipt.from_bytes(data)
             one = _recent(number, receipt, data)
             if receipt.request_id in wanted:
                 self._recent[receipt.request_id].append(one)
-            if receipt.seq in numbers:
-                numbered.append(one)
-        return numbered
+            if (receipt.channel_id, receipt.seq) in found:
+                found[receipt.channel_id, receipt.seq].append(one)
+        return found
 
-    def _find(self, request_ids: Sequence[bytes], seqs: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        for start in range(0, max(len(request_ids), len(seqs)), _IN_GROUP):
-            ids, numbers = request_ids[start : start + _IN_GROUP], seqs[start : start + _IN_GROUP]
+    def _find(self, request_ids: Sequence[bytes], places: Sequence[_Place]) -> Iterator[tuple[int, bytes]]:
+        for start in range(0, max(len(request_ids), len(places)), _IN_GROUP):
+            ids, here = request_ids[start : start + _IN_GROUP], places[start : start + _IN_GROUP]
             # One that compares with nothing would have all rows read.
-            either = " OR ".join(
-                f"{what} IN ({', '.join('?' * len(values))})"
-                for what, values in (("request_id", ids), (_SEQ, numbers))
-                if values
-            )
-            query = f"SELECT number, receipt FROM work WHERE {either}"  # noqa: S608  # our own words, and marks
-            yield from self._db.execute(query, (*ids, *numbers))
+            either = [f"request_id IN ({', '.join('?' * len(ids))})"] if ids else []
+            either += [f"({_SEQ} = ? AND channel_id = ?)"] * len(here)
+            values = [value for channel_id, seq in here for value in (seq.to_bytes(8, "big"), channel_id)]
+            query = "SELECT number, receipt FROM work WHERE " + " OR ".join(either)  # noqa: S608  # our own words
+            yield from self._db.execute(query, (*ids, *values))
 
     def _append(self, work: Sequence[SignedWork]) -> list[SignedWork]:
         refused: list[SignedWork] = []
         rows: list[tuple[int, bytes, bytes, bytes, bytes]] = []
         best: dict[bytes, SignedWork] = {}
-        numbered: dict[tuple[bytes, int], list[_Recent]] = {}
-        for earlier in self._recall([w.receipt.request_id for w in work], [w.receipt.seq for w in work]):
-            numbered.setdefault((earlier.channel_id, earlier.seq), []).append(earlier)
+        receipts = [one.receipt for one in work]
+        placed = self._recall([r.request_id for r in receipts], [(r.channel_id, r.seq) for r in receipts])
         for one in work:
             receipt = one.receipt
             known = best.get(receipt.channel_id)
             if known is None or one.voucher_amount > known.voucher_amount:
                 best[receipt.channel_id] = one
             same = self._recent[receipt.request_id]
-            beside = numbered.setdefault((receipt.channel_id, receipt.seq), [])
+            beside = placed[receipt.channel_id, receipt.seq]
             if any(earlier.contradicts(receipt) for earlier in (*same, *beside)):
                 refused.append(one)
                 continue
@@ -333,7 +331,7 @@ class Journal:
 
 def _recent(number: int, receipt: Receipt, data: bytes) -> _Recent:
     asked = (receipt.model_id, receipt.input_hash)
-    return _Recent(number, receipt.channel_id, receipt.seq, receipt.cumulative, asked, receipt.output_hash, hash(data))
+    return _Recent(number, receipt.channel_id, receipt.cumulative, asked, receipt.output_hash, hash(data))
 
 
 @contextmanager

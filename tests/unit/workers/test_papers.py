@@ -342,3 +342,17 @@ def test_no_look_at_the_past_reads_all_of_it(journal, executor, packaged):
     for query in looks:
         plan = [row[3] for row in journal._db.execute(f"EXPLAIN QUERY PLAN {query}")]
         assert not any(step.startswith("SCAN") for step in plan), query
+
+
+def test_a_number_is_looked_for_in_its_own_channel_alone(journal, executor, packaged, monkeypatch):
+    """Each channel counts from one: by its number alone a receipt would be compared with one of every channel."""
+    first = serve(executor, packaged.manifest)
+    others = [
+        asked_again(first, request_id=os.urandom(32), channel_id=os.urandom(32), output_hash=os.urandom(32))
+        for _ in range(50)
+    ]
+    assert journal.keep(others) == []
+    read = []
+    monkeypatch.setattr(papers, "_recent", lambda *given, made=papers._recent: read.append(given) or made(*given))
+    assert journal.keep([first]) == []
+    assert len(read) == 1, "itself, and none of the others"
