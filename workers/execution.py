@@ -9,8 +9,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
-
 from contracts.protocol.errors import CodedError
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Job, Result
@@ -34,8 +32,6 @@ from workers.receipts import Signer, Unsigned, failed, veiled
 EARLY_SECONDS = 0.005
 
 _READ = telemetry.TOKENS.labels("read")
-
-log = structlog.get_logger(__name__)
 
 
 class Executor:
@@ -82,9 +78,8 @@ class Executor:
             except CodedError as error:
                 results[i] = failed(job, error)
                 continue
-            except Exception:
-                log.exception("unexpected", model=job.model_id.hex())
-                results[i] = failed(job, stumbled())
+            except Exception as error:
+                results[i] = failed(job, stumbled(job.model_id, error))
                 continue
             known = self._signer.again(admitted)
             if known is None:
@@ -171,9 +166,8 @@ class Executor:
                 self.generations.start(model, admitted, request)
             except CodedError as error:
                 refused[i] = error
-            except Exception:
-                log.exception("unexpected", model=admitted.job.model_id.hex())
-                refused[i] = stumbled()
+            except Exception as error:
+                refused[i] = stumbled(admitted.job.model_id, error)
         return refused
 
 

@@ -47,9 +47,8 @@ def serve(model: Pipeline[Any], requests: Sequence[Request]) -> Batches:
             works[i] = model.prepare(request.tensors, request.parameters)
         except CodedError as error:
             refused[i] = error
-        except Exception:
-            log.exception("unexpected", model=model.package.model_id.hex())
-            refused[i] = stumbled()
+        except Exception as error:
+            refused[i] = stumbled(model.package.model_id, error)
     if refused:
         yield refused, 0.0
     names = list(works)
@@ -75,8 +74,7 @@ def _run_group(model: Pipeline[Any], works: Mapping[int, Any]) -> Batches:
         answers = [error] * len(works)
     except Exception as error:
         if not isinstance(error, ExecutionFailed):
-            log.exception("unexpected", model=model.package.model_id.hex())
-            error = stumbled()
+            error = stumbled(model.package.model_id, error)
         elif len(works) == 1:
             error = _blamed(model, error)
         if len(works) > 1:  # one of them is to blame: each alone then
@@ -102,8 +100,9 @@ def _blamed(model: Pipeline[Any], error: ExecutionFailed) -> JobError:
     return InputsRefused(error.detail, field="inputs")
 
 
-def stumbled() -> ExecutionFailed:
-    """Return what a client is told of a fault in the worker's own code."""
+def stumbled(model_id: bytes, fault: Exception) -> ExecutionFailed:
+    """Log a fault in the worker's own code, and return what a client is told of it."""
+    log.error("unexpected", model=model_id.hex(), exc_info=fault)
     return ExecutionFailed("the worker stumbled over these inputs.")
 
 

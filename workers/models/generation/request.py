@@ -10,7 +10,7 @@ from typing import Any
 from contracts.protocol.errors import TensorError
 from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, choices, output_tokens
-from contracts.protocol.tensors import Tensor
+from contracts.protocol.tensors import Tensor, utf8
 from workers.errors import InputsRefused
 from workers.models.generation.schemas import read_schema
 
@@ -198,18 +198,11 @@ def _stops(value: Any) -> tuple[str, ...]:
     for stop in stops:
         if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _refused("stop", f"expected texts of 1 to {MAX_STOP_CHARACTERS} characters.")
-        if not _is_unicode(stop):
-            raise _refused("stop", "a text has half a surrogate pair.")
+        try:
+            utf8(stop, "stop")
+        except TensorError as error:
+            raise _refused("stop", "a text has half a surrogate pair.") from error
     return tuple(stops)
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text can be written; JSON's escapes may name half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _real(parameters: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
