@@ -19,6 +19,8 @@ EXACT = "exact"
 BATCH = "batch-settlement"
 SIGN_IN = "sign-in-with-x"
 MIN_DEPOSIT_REQUESTS = 1_000
+# A channel is emptied in some dozens of refunds at most, whoever asks for them.
+_PARTS_OF_A_REST = 10
 
 
 class PaymentRefused(Exception):
@@ -134,3 +136,11 @@ def pack_price(pack: int, price: int) -> int:
 def min_deposit(price: int) -> int:
     """Return the deposit to ask of a channel: a transaction on chain should serve for a thousand requests."""
     return price * MIN_DEPOSIT_REQUESTS
+
+
+def least_refund(rest: int, pack: int) -> int:
+    """Return the least that is sent back of a channel's `rest`, at the gateway's gas: all of it, or a sum worth that.
+
+    Vouchers are public once they are claimed, so a stranger may ask, too.
+    """
+    return min(rest, max(pack, -(-rest // _PARTS_OF_A_REST)))

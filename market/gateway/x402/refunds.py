@@ -19,7 +19,7 @@ from market.gateway.x402.payloads import only_channel, payment_of, read_channel
 from market.gateway.x402.sign_in import SignedIn
 from market.gateway.x402.wire import PAYMENT_RESPONSE, encode, read_payment
 from market.payments.x402_channels import ChannelOutOfStep, PayerChannel, check_voucher
-from market.payments.x402_model import BATCH, PaymentRefused, Settled, identity
+from market.payments.x402_model import BATCH, PaymentRefused, Settled, identity, least_refund
 from market.payments.x402_ports import SettlementPending, X402Desk
 
 REFUND_SECONDS = 180.0
@@ -48,7 +48,7 @@ async def refund(desk: X402Desk, price: int, header: str) -> tuple[dict[str, Any
         raise ChannelOutOfStep(known)
     offer = terms.accepts(desk, price)[0]
     channel = seen(known, await asyncio.to_thread(desk.facilitator.verify, payment_of(offer, payload), offer))
-    amount = _amount(payload, channel)
+    amount = _amount(payload, channel, desk.pack)
     request_id = identity("refund", channel.channel_id, channel.refund_nonce.to_bytes(32, "big"))
     now = time.time()
     await asyncio.to_thread(
@@ -84,7 +84,7 @@ async def _send(desk: X402Desk, request_id: bytes, channel: PayerChannel, amount
     return settled, after
 
 
-def _amount(payload: Mapping[str, Any], channel: PayerChannel) -> int:
+def _amount(payload: Mapping[str, Any], channel: PayerChannel, pack: int) -> int:
     rest = channel.balance - max(channel.charged, channel.total_claimed)
     if rest <= 0:
         raise PaymentRefused(_INVALID + "refund_no_balance")
@@ -96,6 +96,12 @@ def _amount(payload: Mapping[str, Any], channel: PayerChannel) -> int:
         raise PaymentRefused(_INVALID + "refund_amount_invalid")
     if int(text) > rest:
         raise PaymentRefused(_INVALID + "refund_no_balance", f"{rest} can be refunded.")
+    least = least_refund(rest, pack)
+    if int(text) < least:
+        raise PaymentRefused(
+            _INVALID + "refund_amount_invalid",
+            f"{text} is not worth its transaction: ask for {least} or more of {rest}, or name no amount for all.",
+        )
     return int(text)
 
 

@@ -415,11 +415,38 @@ async def test_a_refund_is_no_request_that_could_be_had_again(shop):
     payment = shop.payer.batch(shop.desk, shop.payer.channel())
     await shop.pay(payment)
     payload = {key: payment["payload"][key] for key in ("channelConfig", "voucher")}
-    await refund(shop.desk, PRICE, header_of({**payment, "payload": {**payload, "type": "refund", "amount": "1"}}))
+    await refund(
+        shop.desk, PRICE, header_of({**payment, "payload": {**payload, "type": "refund", "amount": str(PACK)}})
+    )
     dear = {**payment, "payload": {**payload, "type": "voucher"}, "accepted": terms.accepts(shop.desk, 9 * PRICE)[0]}
     again = await shop.pay(dear, price=9 * PRICE)
     assert again.answer.repeated, "a request that nobody pays for"
     assert shop.chain.count("refund") == 1
+
+
+async def test_small_parts_are_not_refunded_at_the_gateways_gas_and_the_whole_rest_always_is(shop):
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    await shop.pay(payment)
+    payload = {key: payment["payload"][key] for key in ("channelConfig", "voucher")} | {"type": "refund"}
+
+    async def ask(**amount):
+        return await refund(shop.desk, PRICE, header_of({**payment, "payload": payload | amount}))
+
+    rest = 999 * PRICE
+    for small in ("1", str(PACK - 1)):
+        with pytest.raises(PaymentRefused, match="is not worth its transaction"):
+            await ask(amount=small)
+    assert not shop.chain.count("refund")
+    await ask(amount=str(PACK))
+    await ask(amount=str(rest - PACK - 5))
+    with pytest.raises(PaymentRefused, match="is not worth its transaction: ask for 5"):
+        await ask(amount="4")
+    body, _ = await ask()
+    assert body["amount"] == "5"
+    assert shop.chain.balance == PRICE
+    with pytest.raises(PaymentRefused, match="refund_no_balance"):
+        await ask()
+    assert shop.chain.count("refund") == 3
 
 
 async def test_what_was_charged_nothing_is_not_served_again_for_nothing(shop):

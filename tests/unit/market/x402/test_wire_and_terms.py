@@ -11,7 +11,7 @@ from contracts.protocol.pricing import Unit
 from market.gateway.x402 import terms
 from market.gateway.x402.payloads import only_authorization, only_channel
 from market.gateway.x402.wire import X402Headers, read_payment, x402_headers
-from market.payments.x402_model import Authorization, PaymentRefused, min_deposit, pack_price
+from market.payments.x402_model import Authorization, PaymentRefused, least_refund, min_deposit, pack_price
 from market.registry.model import Listing
 from tests.unit.market.x402.payers import MERCHANT, ORIGIN, PACK, PRICE, Payer, desk_of, header_of
 
@@ -70,6 +70,16 @@ def test_clients_of_version_1_read_the_body(desk):
 def test_packs_and_deposits_grow_with_the_price():
     assert (pack_price(100, 7), pack_price(100, 700)) == (100, 700)
     assert min_deposit(7) == 7_000
+
+
+def test_a_channel_is_emptied_in_some_dozens_of_refunds_whoever_asks():
+    for rest in (1, 99, 100, 101, 10_000, 10_000_001):
+        refunds, left = 0, rest
+        while left:
+            least = least_refund(left, 100)
+            assert least == left or least >= 100
+            refunds, left = refunds + 1, left - least
+        assert refunds <= 130
 
 
 def test_both_header_names_are_taken_and_the_new_one_first():
