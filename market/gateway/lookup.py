@@ -23,8 +23,10 @@ def runtime(request: Request) -> GatewayRuntime:
     return joined
 
 
-def find_listing(joined: GatewayRuntime, model: str, version: str | None = None) -> Listing:
-    """Return the active listing with this name or 0x model id.
+def find_listing(
+    joined: GatewayRuntime, model: str, version: str | None = None, *, inactive_too: bool = False
+) -> Listing:
+    """Return the active listing with this name or 0x model id; with `inactive_too` also one that was taken off.
 
     Raises:
         UnknownModel: there is none, or not in this version.
@@ -39,7 +41,7 @@ def find_listing(joined: GatewayRuntime, model: str, version: str | None = None)
             found = joined.registry.listing(from_hex(model, 32, field="model"))
         except InvalidHex:
             found = None
-    if found is None or not found.active:
+    if found is None or not (found.active or inactive_too):
         raise UnknownModel(f"no active listing is called {shorten(model)}.", field="model")
     return found
 
@@ -54,6 +56,24 @@ def require_manifest(joined: GatewayRuntime, listing: Listing) -> Manifest:
     if manifest is None:
         raise NoCapacity(f"no live worker offers {listing.name}.", field="model")
     return manifest
+
+
+def find_answered(joined: GatewayRuntime, model: str, version: str | None) -> Listing:
+    """Return the listing, active or not, of a request that may have been answered before.
+
+    Where a newer version has the name now and nobody serves it yet, it is the newest that was served.
+
+    Raises:
+        UnknownModel: there is none.
+    """
+    named = found = find_listing(joined, model, version, inactive_too=True)
+    if named.name == model and joined.offers.manifest(named.model_id) is None:
+        older = {one.superseded_by: one for one in joined.registry.listings() if one.superseded_by}
+        while found.model_id in older:
+            found = older.pop(found.model_id)
+            if joined.offers.manifest(found.model_id) is not None:
+                return found
+    return named
 
 
 def hash_of(text: str, field: str) -> bytes:

@@ -24,7 +24,7 @@ from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidVoucher, NoPayment, PaymentError
 from market.gateway import views
 from market.gateway.headers import PaymentHeaders
-from market.gateway.lookup import find_listing, require_manifest
+from market.gateway.lookup import find_answered, find_listing, require_manifest
 from market.gateway.tensors_json import InferenceBody
 from market.gateway.x402.counter import pay_by_x402
 from market.inference.model import Answer, InferenceRequest, Partial
@@ -159,7 +159,8 @@ async def _check(
     size: int,
 ) -> tuple[_Checked, PaymentHeaders]:
     """Read a request against its model; a payment by API key becomes one by the voucher that the key stands for."""
-    listing = find_listing(joined, model, version)
+    may_be_answered = payment.request_id is not None or _is_paid_by_x402(joined, payment)
+    listing = (find_answered if may_be_answered else find_listing)(joined, model, version)
     key = None
     if payment.bearer is not None and not _by_x402(joined, payment):
         capability = await joined.capabilities.authenticate(payment.bearer, (listing.name, hex0x(listing.model_id)))
@@ -253,6 +254,10 @@ def _by_x402(joined: GatewayRuntime, payment: PaymentHeaders) -> bool:
     if payment.voucher is not None or joined.x402 is None:
         return False
     return payment.bearer is None or (payment.x402 is not None and payment.x402.given)
+
+
+def _is_paid_by_x402(joined: GatewayRuntime, payment: PaymentHeaders) -> bool:
+    return payment.x402 is not None and payment.x402.given and _by_x402(joined, payment)
 
 
 def _tell_terms(joined: GatewayRuntime, checked: _Checked, payment: PaymentHeaders, error: PaymentError) -> None:

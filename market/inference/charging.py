@@ -101,8 +101,6 @@ class Cashier:
             charged=checked.receipt.price,
             cumulative=recorded.charged,
             request_id=running.request_id,
-            model=running.manifest,
-            listing=running.listing,
         )
 
     async def _make_durable(
@@ -172,16 +170,22 @@ class Cashier:
             # It runs out by itself; the failure that led here is what the client must hear of.
             log.warning("reservation-not-released", code=error.code)
 
-    async def repeat(self, running: Running, answered: StoredAnswer) -> Answer:
-        """Answer a request id again from the ledger; nothing is charged."""
+    async def repeat(
+        self, request: InferenceRequest, model_id: bytes, input_hash: bytes, answered: StoredAnswer
+    ) -> Answer:
+        """Answer a request id again from the ledger; nothing is charged.
+
+        Raises:
+            RequestIdReused: it was asked for another model or with other inputs, or its outputs are no longer kept.
+        """
         stored = answered.stored
         receipt = stored.receipt
-        if receipt.input_hash != running.input_hash or receipt.model_id != running.listing.model_id:
+        if receipt.input_hash != input_hash or receipt.model_id != model_id:
             raise RequestIdReused(field="Market-Request-Id")
         if answered.outputs is None:
             raise RequestIdReused("This request was answered and charged; its outputs are no longer kept.")
         tensors, parameters = decode_tensors(answered.outputs)
-        missing = set(running.request.requested_outputs) - {tensor.name for tensor in tensors}
+        missing = set(request.requested_outputs) - {tensor.name for tensor in tensors}
         if missing:
             raise RequestIdReused(f"It was asked without the output {min(missing)}.", field="Market-Request-Id")
         account = await self._ledger.account(receipt.channel_id)
@@ -194,7 +198,5 @@ class Cashier:
             charged=receipt.price,
             cumulative=receipt.cumulative if account is None else account.charged,
             request_id=receipt.request_id,
-            model=running.manifest,
-            listing=running.listing,
             repeated=True,
         )

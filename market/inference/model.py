@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor
 from contracts.protocol.typed_data import Receipt
 from contracts.protocol.values import value_class
 from market.payments.model import KeySpending, ParsedVoucher
-from market.registry.model import Listing
 from market.registry.offers import Quote
 
 __all__ = ["Answer", "InferenceRequest", "Partial", "PriceTerms", "Quote"]
@@ -77,8 +75,6 @@ class Answer:
     charged: int
     cumulative: int
     request_id: bytes
-    model: Manifest
-    listing: Listing
     repeated: bool = False
 
 

@@ -408,8 +408,6 @@ class PlainLane(ABC, Generic[_Reservations]):
                     receipt.price,
                     outcome.charged,
                     receipt.request_id,
-                    plain.manifest,
-                    plain.listing,
                 ),
             )
             answered.append(plain)

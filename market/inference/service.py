@@ -196,7 +196,9 @@ class InferenceService:
         Raises:
             UnknownModel: no active listing has this name or id.
         """
-        return self._offers.quotes(self._resolve(model_ref).model_id)
+        listing = self._find(model_ref)
+        _require_active(listing, model_ref)
+        return self._offers.quotes(listing.model_id)
 
     def stream(self, request: InferenceRequest, *, counted: bool = True) -> AsyncGenerator[Partial | Answer, None]:
         """Serve one generation piece by piece, the answer with the receipt last; close it when the reader is gone.
@@ -275,18 +277,28 @@ class InferenceService:
             self.timelines.keep(timeline, self._wall_clock())
 
     async def _infer(self, request: InferenceRequest, feed: TokenFeed | None, timeline: Timeline) -> Answer:
-        listing = self._resolve(request.model_ref)
+        listing = self._find(request.model_ref)
+        if request.request_id is None:
+            _require_active(listing, request.model_ref)
         if request.voucher is None:
             raise NoPayment
         facts = self._authorizer.check(request.voucher, own=request.is_paid_by_gateway)
         if self._rates is not None:
             await self._count(self._rates, request, facts)
-        manifest = self._offers.manifest(listing.model_id)
-        if manifest is None:
-            raise NoCapacity(f"No live worker offers {listing.name}.", field="model")
         blob = encode_tensors(request.tensors, request.parameters)
         large = len(blob) > HASH_IN_THREAD_BYTES
         input_hash = await asyncio.to_thread(content_hash, blob) if large else content_hash(blob)
+        timeline.channel_id = facts.channel_id
+        if request.request_id is not None:
+            timeline.request_id = request.request_id
+            # What was paid for is handed out whether or not it could be bought now.
+            stored = await self._ledger.answer(facts.channel_id, request.request_id)
+            if stored is not None:
+                return await self._repeat(request, listing, input_hash, stored)
+            _require_active(listing, request.model_ref)
+        manifest = self._offers.manifest(listing.model_id)
+        if manifest is None:
+            raise NoCapacity(f"No live worker offers {listing.name}.", field="model")
         generates = manifest.task == GENERATION
         limits = self._limits
         timeout_seconds = limits.generation_timeout_seconds if generates else limits.timeout_seconds
@@ -305,11 +317,7 @@ class InferenceService:
             feed=feed,
             timeline=timeline,
         )
-        timeline.request_id, timeline.channel_id = running.request_id, facts.channel_id
-        if request.request_id is not None:
-            stored = await self._ledger.answer(facts.channel_id, request.request_id)
-            if stored is not None:
-                return await self._repeat(running, stored)
+        timeline.request_id = running.request_id
         return await self._serve_once(running)
 
     async def close(self) -> None:
@@ -341,14 +349,16 @@ class InferenceService:
             stored = await self._ledger.answer(running.facts.channel_id, running.request_id)
             if stored is None:
                 raise RequestInProgress(field="Market-Request-Id") from None
-            return await self._repeat(running, stored)
+            return await self._repeat(running.request, running.listing, running.input_hash, stored)
 
-    async def _repeat(self, running: Running, stored: StoredAnswer) -> Answer:
+    async def _repeat(
+        self, request: InferenceRequest, listing: Listing, input_hash: bytes, stored: StoredAnswer
+    ) -> Answer:
         """Answer a request id again, by the version of the model that was asked then: the name may have moved on."""
         asked = self._registry.listing(stored.stored.receipt.model_id)
-        if asked is not None and asked.name == running.request.model_ref:
-            running.listing = asked
-        return await self._cashier.repeat(running, stored)
+        if asked is not None and asked.name == request.model_ref:
+            listing = asked
+        return await self._cashier.repeat(request, listing.model_id, input_hash, stored)
 
     async def _serve(
         self,
@@ -506,13 +516,23 @@ class InferenceService:
             stream=running.feed is not None,
         )
 
-    def _resolve(self, model_ref: str) -> Listing:
+    def _find(self, model_ref: str) -> Listing:
+        """Return a listing by name or model id, active or not."""
         listing = self._registry.listing_by_name(model_ref)
         if listing is None and model_ref.startswith("0x"):
             try:
                 listing = self._registry.listing(from_hex(model_ref, 32, field="model"))
             except InvalidHex:
                 listing = None
-        if listing is None or not listing.active:
-            raise UnknownModel(f"No active listing is called {model_ref!r}.", field="model")
+        if listing is None:
+            raise _unknown(model_ref)
         return listing
+
+
+def _require_active(listing: Listing, model_ref: str) -> None:
+    if not listing.active:
+        raise _unknown(model_ref)
+
+
+def _unknown(model_ref: str) -> UnknownModel:
+    return UnknownModel(f"No active listing is called {model_ref!r}.", field="model")

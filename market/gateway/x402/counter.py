@@ -15,7 +15,15 @@ from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import both
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
-from market.errors import CreditSpent, NoCapacity, NoPayment, PaymentError, PaymentRejected, PriceAboveLimit
+from market.errors import (
+    CreditSpent,
+    NoCapacity,
+    NoPayment,
+    PaymentError,
+    PaymentRejected,
+    PriceAboveLimit,
+    UnknownModel,
+)
 from market.gateway.x402 import terms
 from market.gateway.x402.door import Door, Paid, corrected
 from market.gateway.x402.wire import PAYMENT_REQUIRED
@@ -49,18 +57,29 @@ async def pay_by_x402(
         PaymentError: with PAYMENT-REQUIRED in its headers.
         MarketError: see the inference service.
     """
+
+    def inputs() -> bytes:
+        return content_hash(listing.model_id + encode_tensors(tensors, parameters))
+
     units = ceiling_units(manifest, tensors, parameters)
-    prices = prices_of(joined, listing, units, payment)
+    given = payment.x402 if payment.x402 is not None and payment.x402.given else None
+    try:
+        if not listing.active:
+            raise UnknownModel(f"no active listing is called {listing.name}.", field="model")
+        prices = prices_of(joined, listing, units, payment)
+    except (UnknownModel, NoCapacity, PriceAboveLimit) as error:
+        if given is None:
+            raise
+        try:
+            return await Door(desk, given, 0, 0, infer, inputs).again()
+        except PaymentRefused:
+            raise error from None
     price = prices[0]
     path = path or infer_path(listing)
     try:
-        if payment.x402 is None or not payment.x402.given:
+        if given is None:
             raise NoPayment
-
-        def inputs() -> bytes:
-            return content_hash(listing.model_id + encode_tensors(tensors, parameters))
-
-        return await Door(desk, payment.x402, price, prices[-1], infer, inputs).serve()
+        return await Door(desk, given, price, prices[-1], infer, inputs).serve()
     except PaymentRefused as refused:
         rejected = PaymentRejected(refused.detail, field=None if refused.reason == refused.detail else refused.reason)
         offers = corrected(terms.accepts(desk, price), refused)

@@ -106,6 +106,19 @@ class Door:
         self._infer = infer
         self._inputs = inputs
 
+    async def again(self) -> Paid:
+        """Answer a payment that was charged once more, where nothing can be bought now.
+
+        Raises:
+            PaymentRefused: it is none such.
+        """
+        if self._headers.payment is not None:
+            return await self._again(read_payment(self._headers.payment))
+        proof = self._signed_in()
+        if await apart(self._desk.book.charged, proof.request_id) is None:
+            raise PaymentRefused("invalid_payload", "It paid for nothing yet.")
+        return await self._from_credit(proof.request_id, proof.address, SIGN_IN, None)
+
     async def serve(self) -> Paid:
         """Serve the request.
 
@@ -116,9 +129,7 @@ class Door:
         """
         desk = self._desk
         if self._headers.payment is None:
-            assert self._headers.sign_in is not None, "the caller looks first"
-            now = time.time()
-            proof = sign_in.verify(self._headers.sign_in, origin=desk.origin, network=desk.merchant.network, now=now)
+            proof = self._signed_in()
             return await self._from_credit(proof.request_id, proof.address, SIGN_IN, None)
         paid = read_payment(self._headers.payment)
         try:
@@ -131,6 +142,11 @@ class Door:
         if offer["scheme"] == EXACT:
             return await self._exact(payment_of(offer, only_authorization(paid.payload)), offer)
         return await self._batch(payment_of(offer, only_channel(paid.payload, ("voucher", "deposit"))), offer)
+
+    def _signed_in(self) -> sign_in.SignedIn:
+        assert self._headers.sign_in is not None, "the caller looks first"
+        merchant, origin = self._desk.merchant, self._desk.origin
+        return sign_in.verify(self._headers.sign_in, origin=origin, network=merchant.network, now=time.time())
 
     async def _again(self, paid: ReadPayment) -> Paid:
         """Answer a payment that was charged once more, whatever is asked by now.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from contracts.protocol.receipts import unpack_receipt
+from contracts.protocol.tensors import content_hash, encode_tensors
 from contracts.protocol.typed_data import Receipt
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
@@ -18,20 +19,26 @@ from market.errors import (
     DatabaseUnreachable,
     HouseShort,
     InsufficientDeposit,
+    NoCapacity,
     PaymentUndecided,
     RequestIdReused,
     RequestInProgress,
+    UnknownModel,
     WorkerFailed,
 )
+from market.gateway.headers import PaymentHeaders
 from market.gateway.problems import status_of
 from market.gateway.x402 import terms
 from market.gateway.x402.background import settle_background
+from market.gateway.x402.counter import pay_by_x402
 from market.gateway.x402.door import Door
 from market.gateway.x402.refunds import refund
 from market.gateway.x402.wire import PAYMENT_RESPONSE, X402Headers, decode
 from market.payments.x402_channels import ChannelOutOfStep
 from market.payments.x402_model import PaymentRefused
 from market.payments.x402_ports import SettlementPending
+from market.registry.model import Listing
+from tests.support.money import manifest, tensor
 from tests.unit.market.x402.payers import (
     MERCHANT,
     PACK,
@@ -481,3 +488,39 @@ async def test_what_was_answered_is_answered_again_though_the_price_has_changed(
         with pytest.raises(RequestIdReused):
             await shop.pay(payment, price=price + 1, inputs=b"\x09" * 32)
     assert len(set(shop.worker.served)) == shop.chain.count("settle") == 1
+
+
+@pytest.mark.parametrize("scheme", ["exact", "batch", "sign-in"])
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_what_was_answered_is_answered_again_though_nobody_sells_it_now(shop, scheme, is_listed):
+    """And a payment that came to nothing buys nothing where there is nothing to be had."""
+    model = manifest()
+    listing = Listing(model.model_id, "tiny", bytes(20), 0, 1, 10, int(model.unit), "", is_listed)
+    joined = SimpleNamespace(offers=SimpleNamespace(quotes=lambda _: []))
+
+    async def pay(headers, rows=1):
+        asked = PaymentHeaders(None, None, None, None, x402=headers)
+        inputs = (tensor(rows),)
+        return await pay_by_x402(joined, shop.desk, listing, model, inputs, {}, asked, shop.worker.infer, None)
+
+    inputs = content_hash(model.model_id + encode_tensors((tensor(),), {}))
+    if scheme == "sign-in":
+        await shop.pay(shop.payer.exact(shop.desk), inputs=inputs)
+        paying_headers = [X402Headers(None, False, shop.payer.sign_in()) for _ in range(2)]
+    else:
+        made = shop.payer.exact if scheme == "exact" else lambda desk: shop.payer.batch(desk, shop.payer.channel())
+        paying_headers = [paying(made(shop.desk)) for _ in range(2)]
+    first = await shop.pay(paying_headers[0], inputs=inputs)
+    calls, served = list(shop.chain.calls), len(shop.worker.served)
+    again = await pay(paying_headers[0])
+    assert again.answer.repeated
+    assert again.answer.receipt == first.answer.receipt
+    for unanswered in (paying_headers[1], X402Headers(None, False, None)):
+        if scheme == "batch" and unanswered.given:
+            continue  # the client made it anew without an answer to the first: the same voucher
+        with pytest.raises(NoCapacity if is_listed else UnknownModel):
+            await pay(unanswered)
+    if scheme == "exact":
+        with pytest.raises(RequestIdReused):
+            await pay(paying_headers[0], rows=2)
+    assert (shop.chain.calls, len(shop.worker.served)) == (calls, served + 1)
