@@ -20,7 +20,8 @@ _ADMIT = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + t[2] / 1000
 local due = tonumber(redis.call('GET', KEYS[1]) or '0')
-if due < now then due = now end
+-- nothing is due later than this: Redis' clock was set back
+if due < now or due > now + ARGV[1] + ARGV[2] then due = now end
 if due - now > tonumber(ARGV[2]) then return string.format('%.0f', math.ceil(due - now - ARGV[2])) end
 due = due + ARGV[1]
 redis.call('SET', KEYS[1], string.format('%.3f', due), 'PX', math.ceil(due - now) + 1)

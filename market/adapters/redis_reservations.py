@@ -34,8 +34,16 @@ MAX_EXACT = 2**53 - 1
 # A channel is a hash (charged, reserved, ceiling, voucher, signature, seq, and one `h:<request id>` a hold with value
 # `<token>:<price or 'charged'>:<remember>[:<key hash>]`; `s:<key hash>` is what an API key spent, `r:<key hash>` what
 # it has reserved; `run` is the id of the server's run that it was brought up to date in, `at` when its newest number
-# was given) and a sorted set of its holds by expiry. Times are Redis's own.
-_EXPIRE = """
+# was given, `seen` when it was last asked about, to a second) and a sorted set of its holds by expiry. Times are by
+# Redis's own clock, which may be set. What passed between two looks at a channel counts as no less than nothing and no
+# more than _MOST_MS, by which a reservation outlives its request; of a longer step the rest moves every hold along. So
+# a clock that is set never frees what requests under way have set aside, nor keeps for long what a dead process left.
+_MOST_MS = 30_000
+_EXPIRE = (
+    """
+local most = """
+    + str(_MOST_MS)
+    + """
 local function now_ms() local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function text(n) return string.format('%.0f', n) end
 local function split(hold) return string.match(hold, '^(%x+):(%w+):(%d):?(%x*)$') end
@@ -53,13 +61,25 @@ local function drop(id, price, key)
   redis.call('HDEL', KEYS[1], 'h:' .. id) redis.call('ZREM', KEYS[2], id)
   give_back(price, key)
 end
+local function follow_clock(now)
+  local seen = redis.call('HGET', KEYS[1], 'seen')
+  local passed = seen and now - tonumber(seen) or 0
+  if seen and passed >= 0 and passed < 1000 then return end
+  redis.call('HSET', KEYS[1], 'seen', text(now))
+  local step = passed < 0 and passed or passed - math.min(passed, most)
+  if step == 0 then return end
+  local holds = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+  for i = 1, #holds, 2 do redis.call('ZADD', KEYS[2], text(tonumber(holds[i + 1]) + step), holds[i]) end
+end
 local function expire(now)
+  follow_clock(now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now))) do
     local _, price, _, key = split(redis.call('HGET', KEYS[1], 'h:' .. id))
     drop(id, price, key)
   end
 end
 """
+)
 
 # No server is up again within so many milliseconds; to ask for its run's id costs a tenth of a reservation.
 _STARTS_WITHIN_MS = 20

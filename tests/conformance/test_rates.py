@@ -4,6 +4,7 @@ import asyncio
 import secrets
 
 import pytest
+import redis as sync_redis
 
 from market.adapters.rates import RedisRates
 from market.errors import TooManyRequests
@@ -40,3 +41,15 @@ async def test_without_redis_each_counts_alone():
     alone = RedisRates("redis://127.0.0.1:1/0", b"g", LIMITS)
     assert await admitted([alone], 30, b"a") == 2 * BURST_SECONDS
     await alone.close()
+
+
+async def test_a_server_whose_clock_was_set_back_keeps_nobody_out(redis_url):
+    gateway = secrets.token_bytes(20)
+    rates = RedisRates(redis_url, gateway, LIMITS)
+    full = int(2 * BURST_SECONDS)
+    assert full <= await admitted([rates], 3 * full, b"a") <= full + 4
+    with sync_redis.Redis.from_url(redis_url) as client:
+        (name,) = client.keys(f"rate:{gateway.hex()}:*")
+        client.set(name, float(client.get(name)) + 3_600_000)
+    assert full <= await admitted([rates], 3 * full, b"a") <= full + 4
+    await rates.close()

@@ -440,3 +440,40 @@ async def test_what_ends_as_a_process_closes_has_ended(redis_url, ledger, claim,
     account = await other.account(channel_id)
     assert (account.charged, account.reserved) == (30, 0)
     await other.close()
+
+
+def set_clock(redis_url, channel_id, seconds):
+    """Let everything that a server wrote of a channel be as if its clock had been set on by so much just now."""
+    state = f"channel:{{{channel_id.hex()}}}"
+    with sync_redis.Redis.from_url(redis_url) as client:
+        for name in ("at", "seen"):
+            if (was := client.hget(state, name)) is not None:
+                client.hset(state, name, int(was) - int(seconds * 1_000))
+        for hold, until in client.zrange(f"{state}:holds", 0, -1, withscores=True):
+            client.zadd(f"{state}:holds", {hold: until - seconds * 1_000})
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("seconds", [31, 3_600, 86_000, -3_600, -10_000_000])
+async def test_a_server_whose_clock_is_set_frees_nothing_that_is_under_way(
+    redis_url, ledger, claim, channel_id, seconds
+):
+    adapter = RedisReservations(redis_url, ledger)
+    under_way = await adapter.reserve(claim(60, 1_000, request=1, limit=100, ttl_seconds=30.5))
+    left = await adapter.reserve(claim(40, 1_000, request=2, limit=100, ttl_seconds=30.5))
+    set_clock(redis_url, channel_id, seconds)
+    with pytest.raises(OverLimit):
+        await adapter.reserve(claim(1, 1_000, request=3, limit=100))
+    with pytest.raises(RequestInProgress):
+        await adapter.reserve(claim(1, 1_000, request=1, limit=100, token=3))
+    assert await adapter.commit(under_way, 60)
+    assert (await adapter.account(channel_id)).reserved == 40
+    if seconds < 0:
+        set_clock(redis_url, channel_id, 30)
+        with pytest.raises(OverLimit):
+            await adapter.reserve(claim(1, 1_000, request=3, limit=100))
+    # What nobody closes ends all the same, when half a minute and its last half second passed.
+    await asyncio.sleep(0.7)
+    await adapter.reserve(claim(40, 1_000, request=4, limit=100))
+    assert not await adapter.release(left)
+    await adapter.close()
