@@ -22,7 +22,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import httpx
 import onnxruntime_genai as og
 
-from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.pricing import Unit
 from market.demo.network import LocalMarket, Options
@@ -68,8 +67,7 @@ class Through:
 
     def __init__(self, local: LocalMarket, market: Market) -> None:
         kept = market.channel()
-        signature = local.wallet("client").sign_voucher(kept.channel_id, DEPOSIT, kept.domain)
-        headers = {"Market-Voucher": f"{hex0x(kept.channel_id)};{DEPOSIT};{hex0x(signature)}"}
+        headers = {"Market-Voucher": local.wallet("client").voucher_header(kept.channel, DEPOSIT, kept.domain)}
         self.http = httpx.Client(base_url=local.gateway_url, headers=headers, timeout=120)
 
     def run(self, tokens: int) -> tuple[float, float, str]:

@@ -16,7 +16,7 @@ from benchmarks.servers import OwnMarket, body_of, build_load_generator, pack_re
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.request_ids import new_request_id
-from contracts.protocol.typed_data import Voucher
+from contracts.protocol.typed_data import Channel
 from market.demo.network import MIN_PRICE
 
 SESSION, EACH, EMBED = range(3)
@@ -42,16 +42,15 @@ class Mixture:
         self._vouchers = self._each()
         self._files = 0
 
-    def _open(self) -> bytes:
+    def _open(self) -> Channel:
         own = self._own
         channel = own.local.chain.open_channel(own.wallet, own.local.accounts["gateway"].address, DEPOSIT)
         own.market.use_channel(channel, self._domain)
         own.market.wait_for_channel(channel.digest(self._domain), deposited=DEPOSIT)
-        return channel.digest(self._domain)
+        return channel
 
-    def _request(self, model: str, channel: bytes, ceiling: int, **headers: str) -> bytes:
-        signature = self._own.wallet.key.sign_digest(Voucher(channel, ceiling).digest(self._domain))
-        voucher = f"{hex0x(channel)};{ceiling};{hex0x(signature)}"
+    def _request(self, model: str, channel: Channel, ceiling: int, **headers: str) -> bytes:
+        voucher = self._own.wallet.voucher_header(channel, ceiling, self._domain)
         return request_bytes(f"/v2/models/{model}/infer", self._bodies[model], {"Market-Voucher": voucher, **headers})
 
     def _each(self) -> Iterator[bytes]:
@@ -80,7 +79,8 @@ class Mixture:
 
     def charged(self) -> int:
         """Return what the gateway says that all channels owe, in atomic units."""
-        return sum(int(self._own.market.get(f"/market/v1/channels/{hex0x(c)}")["charged"]) for c in self.channels)
+        ids = [hex0x(channel.digest(self._domain)) for channel in self.channels]
+        return sum(int(self._own.market.get(f"/market/v1/channels/{one}")["charged"]) for one in ids)
 
 
 def _kind(place: int) -> int:

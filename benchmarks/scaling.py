@@ -27,7 +27,7 @@ from benchmarks.servers import (
 )
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
-from contracts.protocol.typed_data import Channel, Voucher
+from contracts.protocol.typed_data import Channel
 from market.demo.network import MAX_PRICE, MIN_PRICE, STAKE, program
 from market.devnet import keys
 
@@ -182,9 +182,7 @@ def _server(own: OwnMarket, workload: Workload, channels: list[Channel]) -> Runn
     domain, amount = own.local.chain.domain, 10 * ATOMIC_PER_TOKEN
     requests = []
     for channel in channels:
-        channel_id = channel.digest(domain)
-        signature = own.wallet.key.sign_digest(Voucher(channel_id, amount).digest(domain))
-        voucher = f"{hex0x(channel_id)};{amount};{hex0x(signature)}"
+        voucher = own.wallet.voucher_header(channel, amount, domain)
         body = body_of("oip", workload)
         requests.append(request_bytes(f"/v2/models/{workload.name}/infer", body, {"Market-Voucher": voucher}))
     file = write_requests(own.local.data_dir / f"{len(channels)}.bin", requests)

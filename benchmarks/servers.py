@@ -22,7 +22,6 @@ from benchmarks.models import Workload
 from contracts.protocol.hexes import hex0x
 from contracts.protocol.money import ATOMIC_PER_TOKEN
 from contracts.protocol.request_ids import new_request_id
-from contracts.protocol.typed_data import Voucher
 from market.demo.network import MIN_PRICE, LocalMarket, Options
 from market.devnet.process import free_port
 from market.registry.offers import REFRESH_SECONDS
@@ -326,8 +325,7 @@ class OwnMarket:
         for number in range(1, vouchers + 1):
             # with one voucher it covers everything; else each covers its request and those sent beside it
             ceiling = amount if vouchers == 1 else min(amount, (number + 128) * MIN_PRICE)
-            signature = self.wallet.key.sign_digest(Voucher(channel_id, ceiling).digest(domain))
-            voucher = f"{hex0x(channel_id)};{ceiling};{hex0x(signature)}"
+            voucher = self.wallet.voucher_header(channel, ceiling, domain)
             named = {} if vouchers == 1 else {"Market-Request-Id": hex0x(new_request_id())}
             requests.append(request_bytes(path, body, {"Market-Voucher": voucher, **named, **(headers or {})}))
         file = write_requests(self._scratch / f"{name}.bin", requests)

@@ -211,7 +211,10 @@ class InvalidVoucher(PaymentError):
     """The Market-Voucher header cannot be read."""
 
     code = "invalid-voucher"
-    default_remedy = "Send Market-Voucher: <channel id 0x…>;<cumulative, decimal>;<signature 0x…, 65 bytes>."
+    default_remedy = (
+        "Send Market-Voucher: <channel id 0x…>;<cumulative, decimal>;<signature 0x…, 65 bytes>, and where the channel "
+        "asks for it ;<access 0x…, 65 bytes>."
+    )
 
 
 class InvalidSignature(PaymentError):
@@ -219,6 +222,16 @@ class InvalidSignature(PaymentError):
 
     code = "invalid-signature"
     default_remedy = "Sign Voucher(channelId, cumulativeAmount) with the channel's signer, for this chain and escrow."
+
+
+class AccessNeeded(PaymentError):
+    """The channel's signer must show that it asks: others come to have its vouchers."""
+
+    code = "access-needed"
+    default_remedy = (
+        "Sign ChannelAccess(channelId) with the channel's signer, for this chain and escrow, and send it as the fourth "
+        "part of Market-Voucher."
+    )
 
 
 class StaleVoucher(PaymentError):

@@ -26,10 +26,18 @@ const tensors = await load("protocol/tensors.ts");
 const big = (fields, names) => Object.fromEntries(names.map((name) => [name, /^0x/.test(fields[name]) ? fields[name] : BigInt(fields[name])]));
 
 test("channel, voucher and receipt have the digests of the vectors", () => {
-  const { Channel, Voucher, Receipt } = vectors.structs;
+  const { Channel, Voucher, Receipt, ChannelAccess } = vectors.structs;
   assert.equal(typed.channelId(big(Channel.fields, Object.keys(Channel.fields)), domain), Channel.digest);
   assert.equal(typed.voucherDigest(Voucher.fields.channelId, BigInt(Voucher.fields.cumulativeAmount), domain), Voucher.digest);
+  assert.equal(typed.accessDigest(ChannelAccess.fields.channelId, domain), ChannelAccess.digest);
   assert.equal(typed.receiptDigest(typed.receiptFromJson(Receipt.fields), domain), Receipt.digest);
+});
+
+test("a channel's salt says whether its vouchers need access beside them", () => {
+  const salt = typed.guardedSalt(2n ** 64n - 1n);
+  assert.equal(salt, 0x616363ffffffffffn);
+  assert.equal(typed.needsAccess({ salt }), true);
+  assert.equal(typed.needsAccess({ salt: 2n ** 64n - 1n }), false);
 });
 
 test("a receipt's header form is read back field by field", () => {

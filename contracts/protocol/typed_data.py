@@ -19,6 +19,9 @@ from contracts.protocol.values import value_class
 DOMAIN_NAME = "InferenceEscrow"
 DOMAIN_VERSION = "1"
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+# "acc", the upper three bytes of a channel's salt; below them 40 bits are left to be random.
+ACCESS_MARK = 0x616363
+ACCESS_MARK_SHIFT = 40
 _WIDTH = {"bytes32": 32, "address": 20, "uint128": 16, "uint64": 8, "uint32": 4}
 
 
@@ -194,12 +197,27 @@ def _typed(*solidity: str) -> Callable[[_T], _T]:
 
 @_typed("address", "address", "address", "uint64")
 class Channel(TypedStruct):
-    """Who pays whom under which key; its digest is the channel id."""
+    """Who pays whom under which key; its digest is the channel id.
+
+    A salt that begins with `ACCESS_MARK` says that nobody is served from the channel without `ChannelAccess`.
+    """
 
     payer: bytes
     signer: bytes
     gateway: bytes
     salt: int
+
+    @property
+    def needs_access(self) -> bool:
+        """Whether a voucher alone pays for nothing: others than its signer come to have it."""
+        return self.salt >> ACCESS_MARK_SHIFT == ACCESS_MARK
+
+
+@_typed("bytes32")
+class ChannelAccess(TypedStruct):
+    """The channel's signer shows the gateway that it asks: sent beside a voucher, and to the gateway alone."""
+
+    channel_id: bytes
 
 
 @_typed("bytes32", "uint128")
@@ -369,4 +387,5 @@ STRUCTS: tuple[type[TypedStruct], ...] = (
     KeyGrant,
     KeyRevocation,
     KeyListing,
+    ChannelAccess,
 )

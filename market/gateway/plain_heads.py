@@ -29,7 +29,7 @@ _KEPT = 2_048
 _MOST_BYTES = 1_024
 # What differs from one request of a client to its next: the rest of these two lines, behind the channel and the 0x.
 _OWN = re.compile(rb"(\r\nmarket-(?:voucher: ?0x[0-9a-f]{64};|request-id: ?0x))([^\r\n]*)", re.IGNORECASE)
-_SIGNED = re.compile(rb"([0-9]{1,19});0x([0-9a-fA-F]{130})")
+_SIGNED = re.compile(rb"([0-9]{1,19});0x([0-9a-fA-F]{130})(?:;0x([0-9a-fA-F]{130}))?")
 _ID = re.compile(rb"[0-9a-fA-F]{64}")
 # The pieces of a head that has each of the two lines once.
 _PIECES = 7
@@ -157,7 +157,8 @@ def _own(raw: bytes) -> tuple[bytes, ParsedVoucher, bytes] | None:
     amount = int(signed[1])
     if amount > MAX_CUMULATIVE:
         return None
-    voucher = ParsedVoucher(_bytes(channel[-65:-1]), amount, _bytes(signed[2]))
+    access = None if signed[3] is None else _bytes(signed[3])
+    voucher = ParsedVoucher(_bytes(channel[-65:-1]), amount, _bytes(signed[2]), access)
     return b"".join((before, one, between, other, after)), voucher, _bytes(name)
 
 

@@ -150,7 +150,7 @@ class PlainHttp:
 
     def _look_for_room(self, head: Head, listing: Listing, voucher: ParsedVoucher) -> None:
         """Find out whether requests are refused unread; what to answer is then in their head."""
-        refusal = self._lane.no_room(listing, head.blank, voucher)
+        refusal = self._lane.no_room(listing, head.blank, voucher, by_key=head.key_hash is not None)
         head.refusal = None if refusal is None else refusal_bytes(refusal, head.path, b"")
 
     def _refuse(

@@ -27,7 +27,10 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 
 PAYMENT_PARAMETERS = [
-    _header("Market-Voucher", "<channel id>;<cumulative>;<signature>: what pays for the request."),
+    _header(
+        "Market-Voucher",
+        "<channel id>;<cumulative>;<signature>: what pays; and ;<access> where the channel asks for it.",
+    ),
     _header("Market-Request-Id", "0x and 32 bytes; the same id is charged once."),
     _header("Market-Max-Price", "Highest price accepted, atomic token units."),
     _header("Market-Worker", "Address of the only worker accepted."),

@@ -104,7 +104,9 @@ class PlainLane(ABC, Generic[_Reservations]):
         ):
             return False
         try:
-            facts = parts.authorizer.check(request.voucher, own=request.is_paid_by_gateway)
+            facts = parts.authorizer.check(
+                request.voucher, own=request.is_paid_by_gateway, by_key=request.key is not None
+            )
             units = ceiling_units(manifest, request.tensors, request.parameters)
             plain = Plain(request, listing, manifest, facts, units, blob, done)
             if request.request_id is None:
@@ -226,17 +228,20 @@ class PlainLane(ABC, Generic[_Reservations]):
         else:
             tell(done, answer)
 
-    def no_room(self, listing: Listing, blank: InferenceRequest, voucher: ParsedVoucher) -> Overloaded | None:
+    def no_room(
+        self, listing: Listing, blank: InferenceRequest, voucher: ParsedVoucher, *, by_key: bool
+    ) -> Overloaded | None:
         """Return the refusal that awaits a plain request, still without tensors, where its workers have enough waiting.
 
         None where it must be read first: what is full for others may not be what one with wishes wants. Asked before
-        it is read: while more comes than can be served, most of the work must not go into refusing.
+        it is read: while more comes than can be served, most of the work must not go into refusing. `by_key` says that
+        the voucher is the one behind an API key.
         """
         parts = self._parts
         if blank.limits_workers or not parts.placement.is_crowded(listing.model_id):
             return None
         try:
-            payer = parts.authorizer.check(voucher).channel.payer
+            payer = parts.authorizer.check(voucher, by_key=by_key).channel.payer
             parts.placement.choose(listing, 1, blank, payer, {})
         except Overloaded as error:
             return error

@@ -282,7 +282,7 @@ class InferenceService:
             _require_active(listing, request.model_ref)
         if request.voucher is None:
             raise NoPayment
-        facts = self._authorizer.check(request.voucher, own=request.is_paid_by_gateway)
+        facts = self._authorizer.check(request.voucher, own=request.is_paid_by_gateway, by_key=request.key is not None)
         if self._rates is not None:
             await self._count(self._rates, request, facts)
         blob = encode_tensors(request.tensors, request.parameters)

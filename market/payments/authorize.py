@@ -47,22 +47,27 @@ class Authorizer:
         self._exposure_cap = exposure_cap
         self._vouchers = VoucherVerifier(domain)
 
-    def check(self, voucher: ParsedVoucher, *, own: bool = False) -> ChannelFacts:
-        """Return the channel's facts if the voucher is genuine and pays this gateway.
+    def check(self, voucher: ParsedVoucher, *, own: bool = False, by_key: bool = False) -> ChannelFacts:
+        """Return the channel's facts if the voucher is genuine, pays this gateway, and is sent by who may spend it.
 
-        `own` says that the gateway pays for the request itself: every voucher of its own channel is over all that the
-        channel holds, workers see it, and a settlement shows it to everybody.
+        Workers see a voucher, and a settlement shows it to everybody. So a channel that says so is spent from only by
+        who shows `ChannelAccess`, or asks by an API key (`by_key`); and the gateway's own channel, each voucher of
+        which is over all that it holds, only by the gateway itself (`own`).
 
         Raises:
             UnknownChannel, WrongGateway, InvalidSignature: as named.
+            AccessNeeded: the voucher alone does not do.
             GatewaysChannel: somebody else sends a voucher of the gateway's own channel.
         """
         facts = self._facts(voucher.channel_id)
-        if facts.channel.gateway != self._gateway:
+        channel = facts.channel
+        if channel.gateway != self._gateway:
             raise WrongGateway(field="Market-Voucher")
-        if facts.channel.signer == self._gateway and not own:
+        if channel.signer == self._gateway and not own:
             raise GatewaysChannel(field="Market-Voucher")
-        self._vouchers.verify(voucher, facts.channel.signer)
+        self._vouchers.verify(voucher, channel.signer)
+        if channel.needs_access and not (by_key or own):
+            self._vouchers.verify_access(voucher, channel.signer)
         return facts
 
     async def reserve(

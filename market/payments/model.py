@@ -13,11 +13,12 @@ from contracts.protocol.values import value_class
 
 @value_class(frozen=True, slots=True)
 class ParsedVoucher:
-    """A voucher as a client sent it: well formed, signature not yet checked."""
+    """A voucher as a client sent it: well formed, signatures not yet checked; `access` that of `ChannelAccess`."""
 
     channel_id: bytes
     cumulative_amount: int
     signature: bytes
+    access: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,11 +231,11 @@ def worker_headers(limits: Limits, *, hedge: bool = False) -> dict[str, str]:
     return {name: value for name, value in wishes.items() if value}
 
 
-def payment_headers(call: Call, channel_id: bytes, cumulative: int, signature: bytes) -> dict[str, str]:
-    """Return the headers that pay for a call."""
+def payment_headers(call: Call, voucher: str) -> dict[str, str]:
+    """Return the headers that pay for a call; `voucher` is `Wallet.voucher_header`."""
     headers = {
         "Content-Type": "application/json",
-        "Market-Voucher": f"{hex0x(channel_id)};{cumulative};{hex0x(signature)}",
+        "Market-Voucher": voucher,
         "Market-Request-Id": hex0x(call.request_id),
     }
     if call.header_bytes is not None:

@@ -251,8 +251,7 @@ class Kernel:
             )
             wallet, _ = yield from self.payer()
             ceiling = self.signed(kept)
-            signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
-            headers = {**payment_headers(exact, kept.channel_id, ceiling, signature), **wishes}
+            headers = {**payment_headers(exact, wallet.voucher_header(kept.channel, ceiling, kept.domain)), **wishes}
             again = yield from self._send_surely(Send("POST", exact.path, exact.body, headers))
             if again.status != OK:
                 raise refusal(again)
@@ -304,9 +303,9 @@ class Kernel:
             attempt, waits, required = 0, 0, 0
             while True:
                 ceiling = max(required, self._ceiling())
-                signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
+                voucher = wallet.voucher_header(kept.channel, ceiling, kept.domain)
                 self.papers.signed(kept.channel_id, ceiling)
-                headers = {**payment_headers(call, kept.channel_id, ceiling, signature), **wishes}
+                headers = {**payment_headers(call, voucher), **wishes}
                 reply = yield from self._send_surely(Send("POST", call.path, call.body, headers, call.stream))
                 if reply.status == OK:
                     return (yield from take(reply, kept))

@@ -68,9 +68,9 @@ class Payment:
             ceiling = ceiling if at_most is None else min(ceiling, at_most)
             if self._cover:
                 self._market.top_up(ceiling, partly=True)
-            signature = wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
+            voucher = wallet.voucher_header(kept.channel, ceiling, kept.domain)
             self._market.papers.signed(kept.channel_id, ceiling)
-            self._voucher = f"{hex0x(kept.channel_id)};{ceiling};{hex0x(signature)}"
+            self._voucher = voucher
             self._ceiling = ceiling
 
     def headers(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -176,6 +177,26 @@ def test_a_revoked_key_opens_nothing_any_more(local, market, made):
     assert (refused.status_code, refused.json()["code"]) == (401, "key-revoked")
     assert state(market, found)["state"] == "revoked"
     assert market("keys", "revoke", "nobody", code=1)["error"]["code"] == "key-not-found"
+
+
+def test_the_voucher_behind_the_keys_serves_no_worker(local, market, made):
+    """It goes with each job, and into the settlement's call data: who has it from there has no key."""
+    found = create(market, made, "--limit", "0.01")
+    assert infer(local, found["key"]).status_code == 200
+    (papers,) = (local.data_dir / "worker").glob("papers-*.db")
+    with sqlite3.connect(papers) as kept:
+        rows = kept.execute("SELECT channel_id, voucher_amount, voucher_signature FROM channels").fetchall()
+    channel, amount, signature = next(row for row in rows if hex0x(row[0]) == found["channelId"])
+    before = market("channel", "status")
+    assert int.from_bytes(amount, "big") > int(before["charged"])
+    voucher = f"{hex0x(channel)};{int.from_bytes(amount, 'big')};{hex0x(signature)}"
+    answer = httpx.post(
+        f"{local.gateway_url}/v2/models/{minilm.NAME}/infer",
+        json={"inputs": INPUTS},
+        headers={"Market-Voucher": voucher},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (402, "access-needed")
+    assert market("channel", "status") == before
 
 
 def owner_of(local):

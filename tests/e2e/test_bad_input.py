@@ -79,8 +79,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
             market.wait_for_channel(opened.digest(local.chain.domain), deposited=DEPOSIT)
             kept = market.channel()
             market.papers.signed(kept.channel_id, DEPOSIT)
-            signature = wallet.sign_voucher(kept.channel_id, DEPOSIT, kept.domain)
-            yield Doors(local, market, http, channel, f"{hex0x(kept.channel_id)};{DEPOSIT};{hex0x(signature)}")
+            yield Doors(local, market, http, channel, wallet.voucher_header(opened, DEPOSIT, kept.domain))
 
 
 @pytest.fixture

@@ -251,8 +251,7 @@ def voucher_for(local, market, amount: int) -> str:
     state = httpx.get(f"{local.gateway_url}/market/v1/channels/{hex0x(kept.channel_id)}").json()
     total = int(state["required"]) + amount
     market.papers.signed(kept.channel_id, total)
-    signature = market.wallet.sign_voucher(kept.channel_id, total, kept.domain)
-    return f"{hex0x(kept.channel_id)};{total};{hex0x(signature)}"
+    return market.wallet.voucher_header(kept.channel, total, kept.domain)
 
 
 def run(payer: Visit) -> str:

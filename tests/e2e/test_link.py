@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from contracts.protocol.hexes import hex0x
-from contracts.protocol.typed_data import Voucher
 from market.demo import minilm
 from market.demo.network import UNIT_PRICE, LocalMarket, Options, program
 from market.sdk.papers import PaperStore
@@ -65,8 +64,7 @@ def market(linked, tmp_path_factory):
 @pytest.fixture(scope="module")
 def paid(linked, market, http):
     kept = market.channel()
-    signature = market.wallet.key.sign_digest(Voucher(kept.channel_id, DEPOSIT).digest(kept.domain))
-    voucher = {"Market-Voucher": f"{hex0x(kept.channel_id)};{DEPOSIT};{hex0x(signature)}"}
+    voucher = {"Market-Voucher": market.wallet.voucher_header(kept.channel, DEPOSIT, kept.domain)}
 
     def send(request_id: bytes | None = None) -> httpx.Response:
         headers = {**voucher, "Market-Request-Id": hex0x(request_id or secrets.token_bytes(32))}

@@ -13,12 +13,12 @@ import pytest
 
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.money import split_price
-from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import Voucher
+from contracts.protocol.typed_data import Channel
 from market.demo import minilm
 from market.demo.network import ROYALTY_PPM, STAKE, UNIT_PRICE, LocalMarket, Options
 from market.sdk.errors import GatewayRefused
 from market.sdk.verify import verify_receipt
+from market.sdk.wallet import Wallet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -55,13 +55,12 @@ def state(http, market) -> dict:
     return http.get(f"/market/v1/channels/{hex0x(market.channel().channel_id)}").json()
 
 
-def voucher_header(market, cumulative: int, *, key: PrivateKey | None = None, channel_id: bytes | None = None) -> dict:
+def voucher_header(market, cumulative: int, *, by: Wallet | None = None, channel: Channel | None = None) -> dict:
     kept = market.channel()
-    if key is None and channel_id is None:
+    if by is None and channel is None:
         market.papers.signed(kept.channel_id, cumulative)
-    channel_id = channel_id or kept.channel_id
-    signature = (key or market.wallet.key).sign_digest(Voucher(channel_id, cumulative).digest(kept.domain))
-    return {"Market-Voucher": f"{hex0x(channel_id)};{cumulative};{hex0x(signature)}"}
+    header = (by or market.wallet).voucher_header(channel or kept.channel, cumulative, kept.domain)
+    return {"Market-Voucher": header}
 
 
 def changed(tensor: str, /, **changes: object) -> dict:
@@ -119,6 +118,24 @@ def test_a_repeated_request_id_is_charged_once(http, market):
     assert (other.status_code, other.json()["code"]) == (409, "request-id-reused")
 
 
+def test_what_workers_and_the_chain_show_of_a_voucher_pays_for_nothing(http, market):
+    before = state(http, market)
+    whole = voucher_header(market, int(before["charged"]) + UNIT_PRICE)["Market-Voucher"]
+    seen, _, access = whole.rpartition(";")
+    channel, amount, signature = seen.split(";")
+    url = f"/v2/models/{minilm.NAME}/infer"
+    named = {"Market-Request-Id": hex0x(secrets.token_bytes(32))}
+    for voucher, code in ((seen, "access-needed"), (f"{seen};{signature}", "invalid-signature")):
+        for more in ({}, named, {"Market-Hedge": "true"}):
+            refused = http.post(url, json=TOKENS, headers={"Market-Voucher": voucher, **more})
+            problem = refused.json()
+            assert (refused.status_code, problem["code"]) == (402, code), refused.text
+            assert (problem["field"], "ChannelAccess(channelId)" in problem["remedy"]) == ("Market-Voucher", True)
+    assert state(http, market) == before
+    paid = http.post(url, json=TOKENS, headers={"Market-Voucher": f"{channel};{amount};{signature};{access}"})
+    assert paid.status_code == 200, paid.text
+
+
 def test_metadata_and_health_follow_the_protocol(http, local):
     assert http.get("/v2/health/live").status_code == http.get("/v2/health/ready").status_code == 200
     for name in (minilm.NAME, hex0x(local.manifest.model_id)):
@@ -165,13 +182,13 @@ def test_an_unknown_model_is_named(http, market):
 def test_a_wrong_voucher_is_named_and_not_charged(http, market):
     before = state(http, market)
     charged = int(before["charged"])
-    stranger = PrivateKey.generate()
+    stranger = Wallet.generate()
     cases = {
         "invalid-voucher": ({"Market-Voucher": "0x12;1;0x34"}, 400),
-        "invalid-signature": (voucher_header(market, charged + UNIT_PRICE, key=stranger), 402),
+        "invalid-signature": (voucher_header(market, charged + UNIT_PRICE, by=stranger), 402),
         "stale-voucher": (voucher_header(market, 1), 402),
         "insufficient-voucher": (voucher_header(market, charged + UNIT_PRICE - 1), 402),
-        "unknown-channel": (voucher_header(market, 10**6, channel_id=b"\x01" * 32), 402),
+        "unknown-channel": (voucher_header(market, 10**6, channel=market.wallet.new_channel(bytes(20))), 402),
     }
     for code, (headers, status) in cases.items():
         answer = http.post(f"/v2/models/{minilm.NAME}/infer", json=TOKENS, headers=headers)
@@ -199,7 +216,7 @@ def test_an_exiting_channel_pays_nothing_more(local, market, http):
     while http.get(f"/market/v1/channels/{hex0x(channel_id)}").json()["exitAt"] == 0:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    headers = voucher_header(market, UNIT_PRICE, channel_id=channel_id)
+    headers = voucher_header(market, UNIT_PRICE, channel=channel)
     answer = http.post(f"/v2/models/{minilm.NAME}/infer", json=TOKENS, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (402, "channel-exiting")
 
@@ -209,7 +226,7 @@ def test_a_channel_cannot_pay_more_than_it_holds(local, market, http):
     channel = local.chain.open_channel(wallet, local.accounts["gateway"].address, UNIT_PRICE - 1)
     channel_id = channel.digest(local.chain.domain)
     market.wait_for_channel(channel_id, deposited=UNIT_PRICE - 1)
-    headers = voucher_header(market, UNIT_PRICE, channel_id=channel_id)
+    headers = voucher_header(market, UNIT_PRICE, channel=channel)
     answer = http.post(f"/v2/models/{minilm.NAME}/infer", json=TOKENS, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (402, "insufficient-deposit")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from contracts.protocol.hexes import checksum, hex0x
+from contracts.protocol.hexes import checksum
 from contracts.protocol.sealed import key_of
 from contracts.protocol.sealing import WorkersKey, open_answer, seal_request
 from contracts.protocol.signing import PrivateKey
@@ -111,7 +111,6 @@ def test_nothing_of_it_lies_in_the_gateways_files(local, market):
 def post(local, market, body, tail, **headers):
     kept = market.catch_up()
     ceiling = kept.charged + 50_000
-    voucher = market.wallet.sign_voucher(kept.channel_id, ceiling, kept.domain)
     market.papers.signed(kept.channel_id, ceiling)
     head = json.dumps(body).encode()
     return httpx.post(
@@ -120,7 +119,7 @@ def post(local, market, body, tail, **headers):
         headers={
             "Content-Type": "application/octet-stream",
             "Inference-Header-Content-Length": str(len(head)),
-            "Market-Voucher": f"{hex0x(kept.channel_id)};{ceiling};{hex0x(voucher)}",
+            "Market-Voucher": market.wallet.voucher_header(kept.channel, ceiling, kept.domain),
             **headers,
         },
         timeout=30,

@@ -10,7 +10,6 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from contracts.protocol.hexes import checksum, hex0x
-from contracts.protocol.typed_data import Voucher
 from market.adapters.link_hub import CLOSE_BUSY, CLOSE_REFUSED
 from market.demo import minilm
 from market.demo.network import GAS_MONEY_WEI, STAKE, UNIT_PRICE, LocalMarket, Options, program
@@ -154,8 +153,7 @@ def opened(local, url, gateway, amount):
         seen = seen + 1 if answer.is_success else 0
         assert time.monotonic() < deadline, "the deposit is not seen"
         time.sleep(0.05)
-    signature = wallet.key.sign_digest(Voucher(channel_id, amount).digest(local.chain.domain))
-    return channel_id, {"Market-Voucher": f"{hex0x(channel_id)};{amount};{hex0x(signature)}"}
+    return channel_id, {"Market-Voucher": wallet.voucher_header(channel, amount, local.chain.domain)}
 
 
 def ask(url, headers, *, request_id=None, worker=None):

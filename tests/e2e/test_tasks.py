@@ -113,9 +113,8 @@ def test_a_bad_image_costs_nothing(market):
 
 def voucher(market, amount):
     wallet, kept = market.payer()
-    signature = wallet.sign_voucher(kept.channel_id, amount, kept.domain)
     market.papers.signed(kept.channel_id, amount)  # the papers hold every receipt against what was signed
-    return {"Market-Voucher": f"0x{kept.channel_id.hex()};{amount};0x{signature.hex()}"}
+    return {"Market-Voucher": wallet.voucher_header(kept.channel, amount, kept.domain)}
 
 
 def test_a_chat_is_streamed_as_openais_clients_read_it(market, local):

@@ -9,7 +9,6 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from contracts.protocol.hexes import hex0x
 from market.cli import app
 from market.demo import minilm
 from market.demo.network import LocalMarket, Options
@@ -96,9 +95,8 @@ def told(market, request_id):
 
 def test_one_trace_from_the_client_to_the_settlement(local, market, otlp):
     wallet, kept = market.payer()
-    signature = wallet.sign_voucher(kept.channel_id, 500_000, kept.domain)
     headers = {
-        "Market-Voucher": f"{hex0x(kept.channel_id)};500000;{hex0x(signature)}",
+        "Market-Voucher": wallet.voucher_header(kept.channel, 500_000, kept.domain),
         "traceparent": f"00-{TRACE_ID}-{PARENT}-01",
     }
     market.papers.signed(kept.channel_id, 500_000)
@@ -140,13 +138,12 @@ def test_one_trace_from_the_client_to_the_settlement(local, market, otlp):
 def test_a_refused_request_tells_why(local, market, otlp):
     request_id = "0x" + "ab" * 32
     wallet, kept = market.payer()
-    signature = wallet.sign_voucher(kept.channel_id, 500_000, kept.domain)
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["A man is eating food."]}
     answer = httpx.post(
         f"{local.gateway_url}/v2/models/minilm-text/infer",
         json={"inputs": [tensor]},
         headers={
-            "Market-Voucher": f"{hex0x(kept.channel_id)};500000;{hex0x(signature)}",
+            "Market-Voucher": wallet.voucher_header(kept.channel, 500_000, kept.domain),
             "Market-Max-Price": "1",
             "Market-Request-Id": request_id,
         },

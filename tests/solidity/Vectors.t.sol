@@ -253,10 +253,18 @@ contract VectorsTest is Test {
         );
     }
 
+    function test_ChannelAccess() public view {
+        _check(
+            "ChannelAccess",
+            TypedData.CHANNEL_ACCESS,
+            keccak256(abi.encode(TypedData.CHANNEL_ACCESS, _word("ChannelAccess", "channelId")))
+        );
+    }
+
     /// @dev I9, for every field of every struct: the contracts compute the changed example's digest, and it is another.
     function test_EveryFieldChangesTheDigest() public {
         string[] memory names = vm.parseJsonKeys(_json, ".changed");
-        assertEq(names.length, 13, "every struct");
+        assertEq(names.length, 14, "every struct");
         for (uint256 i = 0; i < names.length; ++i) {
             _field = "";
             bytes32 original = vm.parseJsonBytes32(_json, _key(names[i], ".digest"));
@@ -295,7 +303,7 @@ contract VectorsTest is Test {
     function test_EverySignatureIsTheSigners() public view {
         address expected = vm.parseJsonAddress(_json, ".signer");
         string[] memory names = vm.parseJsonKeys(_json, ".structs");
-        assertEq(names.length, 13, "every struct has its test here");
+        assertEq(names.length, 14, "every struct has its test here");
         for (uint256 i = 0; i < names.length; ++i) {
             bytes32 digest = vm.parseJsonBytes32(_json, _key(names[i], ".digest"));
             bytes memory signature = vm.parseJsonBytes(_json, _key(names[i], ".signature"));

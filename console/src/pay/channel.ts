@@ -9,7 +9,16 @@ import { ask, read, Refused, type Channel as ChannelState, type Status } from ".
 import { money } from "../format.ts";
 import { ESCROW, TOKEN } from "../protocol/abi.ts";
 import { view, type ChainReader } from "../protocol/chain.ts";
-import { channelId, refundDigest, voucherDigest, type Channel, type Domain } from "../protocol/typed.ts";
+import {
+  accessDigest,
+  channelId,
+  guardedSalt,
+  needsAccess,
+  refundDigest,
+  voucherDigest,
+  type Channel,
+  type Domain,
+} from "../protocol/typed.ts";
 import { emit } from "./signal.ts";
 import { said, type Wallet } from "./wallet.ts";
 
@@ -64,20 +73,18 @@ export function forget(id: Hex): void {
   save(load().filter((kept) => kept.id !== id));
 }
 
-/** Signs a ceiling with the session key, and remembers it before it leaves. */
+/** Signs a ceiling with the session key, and remembers it before it leaves; returns the `Market-Voucher` header. */
 export async function signVoucher(kept: Kept, cumulative: bigint): Promise<string> {
-  const signature = await sign({
-    hash: voucherDigest(kept.id, cumulative, domain(kept)),
-    privateKey: kept.sessionKey,
-    to: "hex",
-  });
+  const signed = (hash: Hex) => sign({ hash, privateKey: kept.sessionKey, to: "hex" });
+  const signature = await signed(voucherDigest(kept.id, cumulative, domain(kept)));
+  const access = needsAccess(preimage(kept)) ? `;${await signed(accessDigest(kept.id, domain(kept)))}` : "";
   const all = load();
   const stored = all.find((one) => one.id === kept.id);
   if (stored && BigInt(stored.signed) < cumulative) {
     stored.signed = cumulative.toString();
     save(all);
   }
-  return `${kept.id};${cumulative};${signature}`;
+  return `${kept.id};${cumulative};${signature}${access}`;
 }
 
 export type Tell = (step: string) => void;
@@ -89,7 +96,7 @@ export async function open(wallet: Wallet, status: Status, amount: bigint, tell:
     payer: wallet.address,
     signer: privateKeyToAddress(sessionKey),
     gateway: status.gateway as Address,
-    salt: bytesToBigInt(crypto.getRandomValues(new Uint8Array(8))),
+    salt: guardedSalt(bytesToBigInt(crypto.getRandomValues(new Uint8Array(8)))),
   };
   const escrow = status.escrow as Address;
   const kept: Kept = {

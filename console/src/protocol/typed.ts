@@ -83,6 +83,24 @@ export const voucherDigest = (id: Hex, cumulativeAmount: bigint, domain: Domain)
     message: { channelId: id, cumulativeAmount },
   });
 
+/** What shows a gateway that the signer of a channel asks; see contracts/protocol/typed_data.py. */
+export const accessDigest = (id: Hex, domain: Domain): Hex =>
+  hashTypedData({
+    domain: viemDomain(domain),
+    types: { ChannelAccess: [{ name: "channelId", type: "bytes32" }] },
+    primaryType: "ChannelAccess",
+    message: { channelId: id },
+  });
+
+const ACCESS_MARK = 0x616363n;
+const ACCESS_MARK_SHIFT = 40n;
+
+/** A random salt of a channel whose vouchers are good only beside `ChannelAccess`: others come to have them. */
+export const guardedSalt = (drawn: bigint): bigint =>
+  (ACCESS_MARK << ACCESS_MARK_SHIFT) | BigInt.asUintN(Number(ACCESS_MARK_SHIFT), drawn);
+
+export const needsAccess = (channel: Channel): boolean => channel.salt >> ACCESS_MARK_SHIFT === ACCESS_MARK;
+
 /** Reads a receipt's JSON form: hex as it is, numbers from decimal strings. */
 export function receiptFromJson(data: Record<string, string>): Receipt {
   const found: Record<string, string | bigint> = {};

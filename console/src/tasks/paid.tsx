@@ -114,8 +114,8 @@ export function Snippets({ calls }: { calls: Record<string, string> }): JSX.Elem
       )}
       {text.includes("MARKET_VOUCHER") && (
         <p class="after quiet">
-          <code>MARKET_VOUCHER</code> is a voucher that covers the price: channel id, total, signature. An API key does as well, in
-          the header <code>Authorization: Bearer</code>.
+          <code>MARKET_VOUCHER</code> is a voucher that covers the price: channel id, total, signature, access. An API key does as
+          well, in the header <code>Authorization: Bearer</code>.
         </p>
       )}
     </Card>

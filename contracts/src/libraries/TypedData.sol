@@ -37,6 +37,7 @@ library TypedData {
     );
     bytes32 internal constant KEY_REVOCATION = keccak256("KeyRevocation(bytes32 channelId,bytes32 keyHash)");
     bytes32 internal constant KEY_LISTING = keccak256("KeyListing(bytes32 channelId,uint64 issuedAt)");
+    bytes32 internal constant CHANNEL_ACCESS = keccak256("ChannelAccess(bytes32 channelId)");
 
     function digest(bytes32 domainSeparator, bytes32 structHash) internal pure returns (bytes32) {
         return MessageHashUtils.toTypedDataHash(domainSeparator, structHash);

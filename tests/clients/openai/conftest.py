@@ -61,8 +61,7 @@ class Paying:
     def header(self, amount: int = DEPOSIT) -> dict[str, str]:
         kept = self.market.channel()
         self.market.papers.signed(kept.channel_id, amount)
-        signature = self.local.wallet("client").sign_voucher(kept.channel_id, amount, kept.domain)
-        return {"Market-Voucher": f"{hex0x(kept.channel_id)};{amount};{hex0x(signature)}"}
+        return {"Market-Voucher": self.local.wallet("client").voucher_header(kept.channel, amount, kept.domain)}
 
     def client(self, **changes) -> openai.OpenAI:
         given = {"default_headers": self.header(), "api_key": "none", "max_retries": 0}

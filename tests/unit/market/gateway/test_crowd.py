@@ -51,10 +51,10 @@ async def test_it_refuses_unread_and_in_the_same_words(crowd, monkeypatch):
     served, looked = worker.served, 0
     look = world.lane.no_room
 
-    def counted(*arguments):
+    def counted(*arguments, **named):
         nonlocal looked
         looked += 1
-        return look(*arguments)
+        return look(*arguments, **named)
 
     monkeypatch.setattr(world.lane, "no_room", counted)
     monkeypatch.setattr(plain_http, "_LOOK_SECONDS", 60.0)

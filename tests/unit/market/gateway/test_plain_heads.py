@@ -55,7 +55,19 @@ def test_what_is_its_own_is_read_anew(monkeypatch):
     assert (voucher.signature, request_id) == (b"\1" * 65, bytes(32))
 
 
+def test_access_is_read_anew_too(monkeypatch):
+    heads = warm()
+    monkeypatch.setattr(heads, "_read", None)
+    _, voucher, *_ = said(heads, whole(signature=f"{'01' * 65};0x{'02' * 65}"))
+    assert (voucher.signature, voucher.access) == (b"\1" * 65, b"\2" * 65)
+    assert said(heads, BASE)[1].access is None
+
+
 OTHERS = {
+    "with access": whole(signature=f"{SIGNATURE};0x{SIGNATURE}"),
+    "access too short": whole(signature=f"{SIGNATURE};0x{SIGNATURE[2:]}"),
+    "access missing": whole(signature=f"{SIGNATURE};"),
+    "five parts": whole(signature=f"{SIGNATURE};0x{SIGNATURE};0x{SIGNATURE}"),
     "another channel": whole(channel="22" * 32),
     "another model": whole(model="other"),
     "upper case": whole(channel="AB" * 32, voucher="MARKET-VOUCHER", named="market-request-ID"),

@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from contracts.protocol.typed_data import ACCESS_MARK, ACCESS_MARK_SHIFT, ChannelAccess
 from market.adapters.memory_ledger import MemoryLedger
 from market.adapters.memory_reservations import MemoryReservations
 from market.errors import (
+    AccessNeeded,
     ChannelExiting,
     ExposureLimit,
     InsufficientDeposit,
@@ -15,7 +17,7 @@ from market.errors import (
 )
 from market.payments.authorize import Authorizer
 from market.payments.model import ChannelFacts
-from tests.support.money import CHANNEL, CHANNEL_ID, DOMAIN, GATEWAY, PAYER, channel_of, voucher
+from tests.support.money import CHANNEL, CHANNEL_ID, DOMAIN, GATEWAY, PAYER, SIGNER, channel_of, voucher
 
 FACTS = ChannelFacts(CHANNEL_ID, CHANNEL, deposited=1_000, settled=0, exiting=0)
 
@@ -53,6 +55,26 @@ def test_channel_of_another_gateway():
     facts = ChannelFacts(channel.digest(DOMAIN), channel, 1_000, 0, 0)
     with pytest.raises(WrongGateway):
         authorizer(facts=facts).check(voucher(5, channel_id=facts.channel_id))
+
+
+def test_a_channel_that_says_so_is_spent_from_by_its_signer_and_by_keys_alone():
+    channel = channel_of(ACCESS_MARK << ACCESS_MARK_SHIFT | 7)
+    channel_id = channel.digest(DOMAIN)
+    facts = ChannelFacts(channel_id, channel, 1_000, 0, 0)
+    of, seen = authorizer(facts=facts), voucher(5, channel_id=channel_id)
+    with pytest.raises(AccessNeeded) as refused:
+        of.check(seen)
+    assert (refused.value.field, bool(refused.value.remedy)) == ("Market-Voucher", True)
+    access = SIGNER.sign_digest(ChannelAccess(channel_id).digest(DOMAIN))
+    assert of.check(replace(seen, access=access)) == facts
+    # Once shown it is not known for good: each request shows it.
+    with pytest.raises(AccessNeeded):
+        of.check(seen)
+    with pytest.raises(InvalidSignature):
+        of.check(replace(seen, access=seen.signature))
+    with pytest.raises(InvalidSignature):
+        of.check(replace(voucher(5, channel_id=channel_id, key=PAYER), access=access))
+    assert of.check(seen, by_key=True) == facts
 
 
 async def test_up_to_the_deposit_and_not_beyond():

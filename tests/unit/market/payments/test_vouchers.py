@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from contracts.protocol.hexes import hex0x
-from market.errors import InvalidSignature, InvalidVoucher
+from contracts.protocol.typed_data import ChannelAccess, Voucher
+from market.errors import AccessNeeded, InvalidSignature, InvalidVoucher
 from market.payments import vouchers
 from market.payments.vouchers import MAX_CUMULATIVE, VoucherVerifier, parse_voucher
 from tests.support.money import CHANNEL_ID, DOMAIN, PAYER, SIGNER, voucher
@@ -12,6 +15,11 @@ CHANNEL, SIGNATURE = "0x" + "ab" * 32, "0x" + "cd" * 65
 def test_header_is_read():
     parsed = parse_voucher(f" {CHANNEL} ; 15 ;{SIGNATURE}")
     assert (parsed.channel_id, parsed.cumulative_amount, parsed.signature) == (b"\xab" * 32, 15, b"\xcd" * 65)
+    assert parsed.access is None
+
+
+def test_access_stands_behind_the_signature():
+    assert parse_voucher(f"{CHANNEL};15;{SIGNATURE}; 0x{'ef' * 65}").access == b"\xef" * 65
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,8 @@ def test_header_is_read():
         CHANNEL,
         f"{CHANNEL};1",
         f"{CHANNEL};1;{SIGNATURE};",
+        f"{CHANNEL};1;{SIGNATURE};{SIGNATURE[:-2]}",
+        f"{CHANNEL};1;{SIGNATURE};{SIGNATURE};{SIGNATURE}",
         f"{CHANNEL[:-1]};1;{SIGNATURE}",
         f"{CHANNEL};1;{SIGNATURE[:-2]}",
         f"{CHANNEL};-1;{SIGNATURE}",
@@ -93,6 +103,35 @@ def test_forgeries_are_refused_and_never_remembered(recoveries):
         verifier.verify(genuine, PAYER.address)
     verifier.verify(genuine, SIGNER.address)
     assert len(recoveries) == 12
+
+
+def with_access(signature: bytes | None, channel_id: bytes = CHANNEL_ID):
+    return replace(voucher(10, channel_id=channel_id), access=signature)
+
+
+def test_access_is_the_signers_own_and_costs_one_recovery(recoveries):
+    verifier = VoucherVerifier(DOMAIN)
+    genuine = SIGNER.sign_digest(ChannelAccess(CHANNEL_ID).digest(DOMAIN))
+    with pytest.raises(AccessNeeded):
+        verifier.verify_access(with_access(None), SIGNER.address)
+    assert recoveries == []
+    for _ in range(5):
+        verifier.verify_access(with_access(genuine), SIGNER.address)
+    assert len(recoveries) == 1
+    for forged in (
+        PAYER.sign_digest(ChannelAccess(CHANNEL_ID).digest(DOMAIN)),
+        SIGNER.sign_digest(ChannelAccess(b"\x01" * 32).digest(DOMAIN)),
+        SIGNER.sign_digest(Voucher(CHANNEL_ID, 10).digest(DOMAIN)),  # what a worker has
+        bytes(65),
+    ):
+        with pytest.raises(InvalidSignature):
+            verifier.verify_access(with_access(forged), SIGNER.address)
+    with pytest.raises(InvalidSignature):
+        verifier.verify_access(with_access(genuine), PAYER.address)
+    with pytest.raises(InvalidSignature):
+        verifier.verify_access(with_access(genuine, b"\x01" * 32), SIGNER.address)
+    verifier.verify_access(with_access(genuine), SIGNER.address)
+    assert len(recoveries) == 7
 
 
 def test_memory_is_bounded(recoveries):

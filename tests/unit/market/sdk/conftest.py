@@ -12,9 +12,10 @@ import pytest
 from contracts.protocol.hexes import checksum, from_hex, hex0x
 from contracts.protocol.money import split_price
 from contracts.protocol.receipts import pack_receipt
-from contracts.protocol.signing import PrivateKey, recover
+from contracts.protocol.signing import PrivateKey
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
-from contracts.protocol.typed_data import Channel, Domain, Receipt, Voucher
+from contracts.protocol.typed_data import Channel, Domain, Receipt
+from market.payments.vouchers import VoucherVerifier, parse_voucher
 from market.sdk.client import Market
 from market.sdk.papers import PaperStore
 from market.sdk.wallet import Wallet
@@ -57,15 +58,19 @@ class FakeGateway:
         return self.infer(request)
 
     def infer(self, request: httpx.Request) -> httpx.Response:
-        channel_id, amount, signature = request.headers["Market-Voucher"].split(";")
-        voucher = Voucher(from_hex(channel_id, 32, field="c"), int(amount))
-        assert recover(voucher.digest(DOMAIN), from_hex(signature, 65, field="s")) == self.channel.signer
+        voucher = parse_voucher(request.headers["Market-Voucher"])
+        verifier, amount = VoucherVerifier(DOMAIN), voucher.cumulative_amount
+        verifier.verify(voucher, self.channel.signer)
+        if self.channel.needs_access:
+            verifier.verify_access(voucher, self.channel.signer)
+        else:
+            assert voucher.access is None
         body = orjson.loads(request.content)
         inputs = [
             Tensor.from_numpy(t["name"], np.array(t["data"], dtype="<f4").reshape(t["shape"])) for t in body["inputs"]
         ]
         price = self.unit_price * inputs[0].shape[0]
-        if int(amount) < self.charged + price:
+        if amount < self.charged + price:
             problem = {"code": "insufficient-voucher", "detail": "too little.", "retry": "never"}
             return httpx.Response(402, json={**problem, "required": str(self.charged + price)})
         self.charged += price

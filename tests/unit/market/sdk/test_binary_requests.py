@@ -22,7 +22,7 @@ def test_bytes_that_are_no_text_follow_the_json():
     ]
     assert made.body[made.header_bytes :] == tensor.data
     assert made.input_hash == content_hash(encode_tensors([tensor], {"k": 1}))
-    headers = payment_headers(made, bytes(32), 1, bytes(65))
+    headers = payment_headers(made, "0x…")
     assert headers["Inference-Header-Content-Length"] == str(made.header_bytes)
     assert headers["Content-Type"] == "application/octet-stream"
 
@@ -31,4 +31,4 @@ def test_texts_stay_json():
     made = call("grün", b"ok")
     assert made.header_bytes is None
     assert json.loads(made.body)["inputs"][0]["data"] == ["grün", "ok"]
-    assert "Inference-Header-Content-Length" not in payment_headers(made, bytes(32), 1, bytes(65))
+    assert "Inference-Header-Content-Length" not in payment_headers(made, "0x…")

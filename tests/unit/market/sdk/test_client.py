@@ -10,7 +10,7 @@ import pytest
 
 from contracts.bindings.errors import WrongChain
 from contracts.protocol.signing import PrivateKey
-from contracts.protocol.typed_data import Domain
+from contracts.protocol.typed_data import Channel, Domain
 from market.sdk.client import Market
 from market.sdk.errors import (
     ClientError,
@@ -178,6 +178,15 @@ def test_a_channel_of_other_contracts_is_not_the_one_in_use(gateway, papers):
             market.channel()
         papers.keep_channel(gateway.channel, DOMAIN)
         assert market.channel().domain == DOMAIN
+
+
+def test_a_channel_of_before_is_paid_from_by_its_vouchers_alone(gateway, papers):
+    wallet = Wallet.generate()
+    gateway.channel = Channel(wallet.address, wallet.address, gateway.key.address, salt=7)
+    with Market("http://g", wallet, papers=papers, transport=httpx.MockTransport(gateway.handle)) as market:
+        market.use_channel(gateway.channel, DOMAIN)
+        market.infer("m", X)
+    assert gateway.calls[-1].headers["Market-Voucher"].count(";") == 2
 
 
 def test_a_chain_with_other_contracts_gets_no_top_up(gateway, papers):

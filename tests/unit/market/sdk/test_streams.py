@@ -54,7 +54,7 @@ class Streamer:
                 return httpx.Response(404, json={"code": "receipt-not-found", "detail": "no."})
             return httpx.Response(200, json=self.stored)
         assert path == "/v1/chat/completions"
-        channel_id, amount, _ = request.headers["Market-Voucher"].split(";")
+        channel_id, amount, *_ = request.headers["Market-Voucher"].split(";")
         if int(amount) < PRICE:
             problem = {"error": {"code": "insufficient-voucher", "message": "less."}, "required": str(PRICE)}
             return httpx.Response(402, json=problem)
