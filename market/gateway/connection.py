@@ -63,10 +63,29 @@ _GARBLED = _last_words(
         remedy="Send HTTP/1.1, or https:// where the gateway's address says so, with one Content-Length or chunks.",
     )
 )
+_CODED = _last_words(
+    InvalidRequest(
+        "the body is sent in a transfer coding that this gateway does not read.",
+        field="Transfer-Encoding",
+        remedy="Send it in chunks alone, or with Content-Length; Content-Encoding may say gzip or deflate.",
+    ),
+    501,
+)
+_NO_WEBSOCKET = _last_words(
+    InvalidRequest(
+        "this asks for a WebSocket in a way that cannot be read.",
+        field="Upgrade",
+        remedy="Send a GET without a body, with fewer and shorter headers.",
+    )
+)
 _LARGE_HEAD = _last_words(HeadersTooLarge(f"the headers are larger than {MAX_HEAD_BYTES} bytes.", field="headers"))
 
 
 class _HeadTooLargeError(Exception):
+    """Tells the parser to stop."""
+
+
+class _TransferCodedError(Exception):
     """Tells the parser to stop."""
 
 
@@ -282,7 +301,9 @@ class Connection(HttpToolsProtocol):
             too_large = self._unread_bytes > MAX_HEAD_BYTES
         except httptools.HttpParserError as error:
             too_large = isinstance(error.__context__, _HeadTooLargeError)
-            if not too_large:
+            if isinstance(error.__context__, _TransferCodedError):
+                self._end(_CODED)
+            elif not too_large:
                 self.logger.warning("Invalid HTTP request received.")
                 self._end(_GARBLED)
         if too_large:
@@ -407,7 +428,11 @@ class Connection(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEAD_BYTES:
             raise _HeadTooLargeError
-        super().on_header(name, value.rstrip(b" \t"))
+        value = value.rstrip(b" \t")
+        if name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+            # The parser takes what ends in chunks: a body of gzip would be read as if it were none.
+            raise _TransferCodedError
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its headers are there; the body has its own time."""
@@ -428,6 +453,11 @@ class Connection(HttpToolsProtocol):
         """Leave the connection to the WebSocket's own protocol and limits."""
         self._has_arrived()
         super().handle_websocket_upgrade()
+        protocol: Any = self.transport.get_protocol()
+        if not protocol.handshake_initiated:
+            # A body, or more headers than it reads: it would say nothing, and keep the connection for ever.
+            self.transport.write(_NO_WEBSOCKET)
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         """It is complete."""

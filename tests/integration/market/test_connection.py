@@ -366,6 +366,36 @@ def test_what_is_no_request_is_told_so_by_a_code(address, data):
     assert said["remedy"]
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity", "x"])
+def test_other_transfer_codings_than_chunks_are_not_taken_for_none(address, coding):
+    line = f"Transfer-Encoding: {coding}"
+    chunks = request(b"", line).replace(b"Content-Length: 0\r\n", b"") + b"2\r\n{}\r\n0\r\n\r\n"
+    status, said = refused(address, chunks)
+    assert (status, said["code"], said["field"]) == (501, "invalid-request", "Transfer-Encoding")
+    assert answers(address, request())[0].startswith(b"200")
+
+
+WEBSOCKET = ["GET /market/v1/link HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket"]
+KEYED = [*WEBSOCKET, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*WEBSOCKET, "Content-Length: 2"],
+        [*KEYED, "Content-Length: 2"],
+        [*KEYED, "Transfer-Encoding: chunked"],
+        [*KEYED, "X: " + "a" * 20_000],
+        [*KEYED, *(f"X{number}: a" for number in range(300))],
+    ],
+    ids=["no key", "a length", "chunks", "a long header", "many headers"],
+)
+def test_who_asks_for_a_websocket_so_that_it_cannot_be_read_is_refused_and_not_kept(address, lines):
+    status, said = refused(address, "\r\n".join([*lines, "", ""]).encode())
+    assert (status, said["code"], said["field"]) == (400, "invalid-request", "Upgrade")
+    assert answers(address, request())[0].startswith(b"200")
+
+
 def test_a_body_that_breaks_off_leaves_no_trace_in_the_log(address, caplog):
     chunks = request(b"", "Transfer-Encoding: chunked", path="/a").replace(b"Content-Length: 0\r\n", b"")
     status, _ = refused(address, chunks + b"zz\r\n")
