@@ -19,6 +19,8 @@ from contracts.protocol.messages import MAX_PACK_BYTES
 MAX_FRAME_BYTES = 1 << 20
 CHUNK_BYTES = 512 << 10
 MAX_MESSAGE_BYTES = MAX_PACK_BYTES
+# Twice as many as the longest message is cut into: parts cost memory, however small they are.
+MAX_PARTS = 2 * MAX_MESSAGE_BYTES // CHUNK_BYTES
 TAG_BYTES = 16
 _FIRST, _LAST = 1, 2
 
@@ -182,6 +184,9 @@ class Outbox:
     size: int = 0
     _kept: list[_Kept] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def put(self, kind: Kind, payload: bytes, expires_at: float) -> list[Frame]:
         """Number a message, cut into parts where it is long; returns its frames."""
         made = []
@@ -253,6 +258,8 @@ class Inbox:
         self._size += len(frame.payload)
         if self._size > MAX_MESSAGE_BYTES:
             raise LinkRefused(f"a message above {MAX_MESSAGE_BYTES} bytes.", field="payload")
+        if len(self._parts) > MAX_PARTS:
+            raise LinkRefused(f"a message in more than {MAX_PARTS} parts.", field="payload")
         if not frame.flags & _LAST:
             return None
         whole = b"".join(self._parts)

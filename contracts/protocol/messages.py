@@ -26,6 +26,8 @@ ANNOUNCE_INTERVAL_SECONDS = 2
 REPLY_TTL_SECONDS = 120
 INLINE_LIMIT_BYTES = 65_536
 MAX_PACK_BYTES = 64 << 20
+# As many as a node has jobs in hand; a list of millions of nothings would take a gateway seconds to read.
+MAX_RESULTS = 16_384
 PROCESS_BYTES = 8
 
 
@@ -199,7 +201,7 @@ def decode_results(data: bytes) -> list[Result]:
         MessageError: malformed.
     """
     out = []
-    for row in _rows(_load(data, None)):
+    for row in _rows(_load(data, None, most=MAX_RESULTS)):
         result = _make(Result, row)
         retry = _RETRIES.get(result.retry)
         if retry is None:
@@ -341,11 +343,11 @@ def _dump(value: Any) -> bytes:
     return bytes(msgpack.packb(value, use_bin_type=True))
 
 
-def _load(data: bytes, length: int | None) -> list[Any]:
+def _load(data: bytes, length: int | None, *, most: int = MAX_PACK_BYTES) -> list[Any]:
     if len(data) > MAX_PACK_BYTES:
         raise MessageError(f"{len(data)} bytes, {MAX_PACK_BYTES} allowed.")
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=most)
     except Exception as error:
         raise MessageError("not msgpack.") from error
     if not isinstance(value, list) or (length is not None and len(value) != length):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -47,6 +48,11 @@ CLOSE_SLOW, CLOSE_REPLACED, CLOSE_EXPIRED, CLOSE_BUSY = 4408, 4409, 4410, 4429
 CLOSE_GOING_AWAY = 1001
 MAX_REASON_BYTES = 120
 MAX_GREETING = 64
+# One address must not stand in the door for all.
+MAX_GREETING_BY_ADDRESS = 16
+# What a node is sent beyond these without acknowledging it, its window many times over, would be kept for it for long.
+MAX_UNACKNOWLEDGED = 4_096
+MAX_UNACKNOWLEDGED_BYTES = 256 << 20
 WATCH_SECONDS = 0.5
 ANNOUNCE_AT_MOST_EVERY_SECONDS = 0.5
 MAX_ANNOUNCED_OFFERS = 256
@@ -98,7 +104,7 @@ class LinkHub:
         self._wall_clock = wall_clock
         self._sessions: dict[bytes, LinkSession] = {}
         self._bars = MemoryBars(clock) if bars is None else bars
-        self._greeting = 0
+        self._greeting: Counter[str] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
         self._reader: LinkReader | None = None
 
@@ -157,6 +163,8 @@ class LinkHub:
                 self.end(session, CLOSE_EXPIRED, "the session's key has expired")
             elif session.connection is None and now - session.cut_at > RESUME_SECONDS:
                 self.end(session, CLOSE_SLOW, "cut for too long")
+            elif len(session.outbox) > MAX_UNACKNOWLEDGED or session.outbox.size > MAX_UNACKNOWLEDGED_BYTES:
+                self.end(session, CLOSE_SLOW, "too much is not acknowledged")
 
     def end(self, session: LinkSession, code: int, reason: str) -> None:
         """End a session for good; whoever waits for its jobs is told."""
@@ -180,10 +188,11 @@ class LinkHub:
 
     async def serve(self, channel: Channel, peer: str = "") -> None:
         """Serve one connection from its first message to its end."""
-        if self._greeting >= MAX_GREETING:
+        address = peer.rpartition(":")[0]
+        if self._greeting.total() >= MAX_GREETING or self._greeting[address] >= MAX_GREETING_BY_ADDRESS:
             await _close(channel, CLOSE_BUSY, "too many at the door")
             return
-        self._greeting += 1
+        self._greeting[address] += 1
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 session, keys = await self._greet(channel)
@@ -197,7 +206,9 @@ class LinkHub:
         except ChannelClosed:
             return
         finally:
-            self._greeting -= 1
+            self._greeting[address] -= 1
+            if not self._greeting[address]:
+                del self._greeting[address]
         await self._serve(session, channel, keys)
 
     async def _greet(self, channel: Channel) -> tuple[LinkSession, Keys]:

@@ -5,6 +5,7 @@ import base64
 import json
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import msgpack
@@ -32,7 +33,7 @@ from tests.conformance.test_celery_dispatch import job
 from tests.support import raw_node
 from tests.support.certificates import self_signed
 from tests.support.linked import NOBODY_KEY, LinkedLane, LinkServer, Node
-from tests.support.money import GATEWAY
+from tests.support.money import DOMAIN, GATEWAY
 from tests.support.raw_node import refused
 
 pytestmark = pytest.mark.integration
@@ -235,6 +236,76 @@ async def test_who_does_not_read_holds_up_nobody_and_no_memory(lane):
     done = await asyncio.gather(*stuck, running, return_exceptions=True)
     assert all(isinstance(one, DeadlineExceeded) for one in done)
     node.socket.transport.abort()
+
+
+async def test_who_answers_and_never_acknowledges_is_not_kept_everything_for(lane, monkeypatch):
+    monkeypatch.setattr(link_hub, "MAX_UNACKNOWLEDGED_BYTES", 8 << 20)
+    node = await RawNode(lane).open()
+
+    async def work():
+        with suppress(ConnectionClosed):
+            while True:
+                frame = await node.receive()
+                if frame.kind == Kind.PACK:
+                    jobs = decode_pack(frame.payload).jobs
+                    rows = [Result(one.request_id, one.attempt, ok=True, outputs=b"") for one in jobs]
+                    await node.send(Kind.RESULTS, encode_results(rows))
+
+    working = asyncio.create_task(work())
+    answered = 0
+    for _ in range(40):
+        asked = lane.dispatcher.run(job("link", inputs=b"x" * (400 << 10), seconds=5), HOSTILE.address)
+        answered += not isinstance((await asyncio.gather(asked, return_exceptions=True))[0], Exception)
+        await asyncio.sleep(0.05)
+    assert await node.closed() == link_hub.CLOSE_SLOW
+    assert 16 <= answered < 40
+    assert not lane.hub.has(HOSTILE.address)
+    await working
+    assert lane.hub.session(VICTIM).connection is not None
+
+
+@pytest.mark.parametrize("part", [b"", b"x"])
+async def test_a_message_in_parts_without_end_ends_the_link(lane, part):
+    node = await RawNode(lane).open()
+    with suppress(ConnectionClosed):
+        await node.send(Kind.RESULTS, b"x", flags=1)
+        for _ in range(2_000):
+            await node.send(Kind.RESULTS, part, flags=0)
+    assert await node.closed() == link_hub.CLOSE_BROKEN
+
+
+async def test_a_reply_of_countless_results_is_not_read(lane):
+    node = await RawNode(lane).open()
+    await node.send(Kind.RESULTS, msgpack.packb([[]] * 500_000))
+    assert await node.closed() == link_hub.CLOSE_BROKEN
+
+
+async def test_one_address_does_not_stand_in_the_door_for_all(monkeypatch):
+    monkeypatch.setattr(link_hub, "MAX_GREETING_BY_ADDRESS", 3)
+    monkeypatch.setattr(link_hub, "HANDSHAKE_SECONDS", 0.5)
+    hub = link_hub.LinkHub(key=GATEWAY, domain=DOMAIN, in_standing=lambda _: True)
+
+    class Silent:
+        def __init__(self):
+            self.code = None
+
+        async def send(self, data):
+            del data
+
+        async def receive(self):
+            return await asyncio.get_running_loop().create_future()
+
+        async def close(self, code, reason):
+            del reason
+            self.code = code
+
+    async def knock(peer):
+        await hub.serve(channel := Silent(), peer)
+        return channel.code
+
+    codes = await asyncio.gather(*(knock(f"192.0.2.1:{port}") for port in range(5)), knock("[::1]:1"), knock("::1:2"))
+    assert sorted(codes) == [link_hub.CLOSE_SLOW] * 5 + [link_hub.CLOSE_BUSY] * 2
+    assert not hub._greeting
 
 
 async def test_a_second_connection_with_the_same_key_takes_over(lane):
