@@ -17,6 +17,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import decode_tensors
 from market.errors import DeadlineExceeded, MarketError, RequestIdReused
 from market.inference.countersign import Countersigner
+from market.inference.kept import keep, kept, pieces
 from market.inference.model import Answer, InferenceRequest
 from market.inference.papers import PapersDesk
 from market.inference.streaming import Spawn, TokenFeed
@@ -88,7 +89,8 @@ class Cashier:
             MarketError: nothing was charged, the money was given back; `DuplicateCharge` if its id was charged before.
         """
         named = running.request.request_id is not None
-        outputs = checked.blob if named else None
+        cuts = () if running.feed is None else running.feed.cuts
+        outputs = keep(checked.blob, checked.outputs, cuts) if named else None
         durable = self._make_durable(running, checked, reservation, live, outputs)
         with stage("charge"):
             recorded, gateway_signature = await asyncio.shield(self._spawn(durable))
@@ -184,7 +186,8 @@ class Cashier:
             raise RequestIdReused(field="Market-Request-Id")
         if answered.outputs is None:
             raise RequestIdReused("This request was answered and charged; its outputs are no longer kept.")
-        tensors, parameters = decode_tensors(answered.outputs)
+        blob, cuts = kept(answered.outputs)
+        tensors, parameters = decode_tensors(blob)
         missing = set(request.requested_outputs) - {tensor.name for tensor in tensors}
         if missing:
             raise RequestIdReused(f"It was asked without the output {min(missing)}.", field="Market-Request-Id")
@@ -199,4 +202,5 @@ class Cashier:
             cumulative=receipt.cumulative if account is None else account.charged,
             request_id=receipt.request_id,
             repeated=True,
+            pieces=pieces(receipt.request_id, tensors, cuts),
         )

@@ -60,11 +60,22 @@ class InferenceRequest:
         return self.payer is not None or not self.audited
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The next piece of a streamed text, and how many tokens it is; `index` says of which text, of several."""
+
+    request_id: bytes
+    text: bytes
+    tokens: int
+    index: int = 0
+
+
 @value_class(frozen=True, slots=True)
 class Answer:
     """Outputs with the receipt that both worker and gateway signed.
 
     `charged` is the price of this request, `cumulative` the channel's charged total after it, both atomic units.
+    `pieces` are those of a repeated generation with log probabilities, which is not streamed again.
     """
 
     tensors: tuple[Tensor, ...]
@@ -76,16 +87,7 @@ class Answer:
     cumulative: int
     request_id: bytes
     repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """The next piece of a streamed text, and how many tokens it is; `index` says of which text, of several."""
-
-    request_id: bytes
-    text: bytes
-    tokens: int
-    index: int = 0
+    pieces: tuple[Partial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

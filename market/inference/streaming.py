@@ -17,6 +17,7 @@ from contracts.protocol.errors import ProtocolError
 from contracts.protocol.messages import Job, Result
 from contracts.protocol.tensors import Tensor, decode_tensors, unpack_bytes
 from market.errors import MarketError, ReceiptMismatch
+from market.inference.kept import Cut
 from market.inference.model import Answer, Partial
 from market.inference.ports import Dispatcher
 
@@ -41,6 +42,7 @@ class TokenFeed:
     """What one generation has streamed; `stop` is called once, with the job and the tokens after which it shall end.
 
     Without `counted` nothing counts as sent before all of it is. `texts` is how many it gives, one token after another.
+    `cuts` are its pieces that have tokens.
     """
 
     def __init__(self, stop: Callable[[Job, int], object], *, counted: bool = True, texts: int = 1) -> None:
@@ -50,6 +52,7 @@ class TokenFeed:
         self._unread: deque[Partial] = deque()
         self._wake = asyncio.Event()
         self._streamed = [bytearray() for _ in range(texts)]
+        self.cuts: list[Cut] = []
         self._received = 0
         self._handed = 0
         self._sent = 0
@@ -90,11 +93,15 @@ class TokenFeed:
         if not 0 <= partial.index < len(self._streamed):
             self._fail("The worker streams another text than was asked for.")
             return
-        self._streamed[partial.index] += partial.text
+        streamed = self._streamed[partial.index]
+        start = len(streamed)
+        streamed += partial.text
         most = 0 if self._job is None else self._job.units
         if self._received > most or sum(map(len, self._streamed)) > most * MAX_TOKEN_BYTES:
             self._fail("The worker streams more than the request asked for.")
             return
+        if partial.tokens:
+            self.cuts.append((partial.index, partial.tokens, start, len(partial.text)))
         if self._stopped_at is not None:
             return
         self._unread.append(partial)

@@ -73,8 +73,7 @@ class Completion:
         Raises:
             WorkerFailed: the answer is not one of a generation.
         """
-        outputs = _outputs(answer, self._call.n)
-        self._name(answer.request_id)
+        outputs = self._take(answer)
         chunks: list[dict[str, Any]] = []
         for index, choice in enumerate(self._choices):
             text = outputs.texts[index][choice.given :]
@@ -123,8 +122,7 @@ class Completion:
         Raises:
             WorkerFailed: the answer is not one of a generation.
         """
-        outputs = _outputs(answer, self._call.n)
-        self._name(answer.request_id)
+        outputs = self._take(answer)
         return {
             "id": self._id,
             "object": "chat.completion" if self._call.chat else "text_completion",
@@ -141,6 +139,13 @@ class Completion:
         )
         reason, logprobs = outputs.reasons[index], self._logprobs(index, outputs)
         return {"index": index, "finish_reason": reason, "logprobs": logprobs, **written}
+
+    def _take(self, answer: Answer) -> _Outputs:
+        outputs = _outputs(answer, self._call.n)
+        self._name(answer.request_id)
+        for piece in answer.pieces:
+            self.collect(piece)
+        return outputs
 
     def _name(self, request_id: bytes) -> None:
         if not self._id:

@@ -13,9 +13,10 @@ import pytest
 from contracts.protocol.errors import Retry
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.messages import Result
-from contracts.protocol.tensors import Tensor
+from contracts.protocol.tensors import Tensor, encode_tensors
 from market.gateway.openai.completions import Completion
 from market.gateway.openai.generation import read_text
+from market.inference.kept import keep, kept, pieces
 from market.inference.model import Partial
 from market.sdk.papers import SignedReceipt
 from tests.support.gateway import app_of, payment
@@ -183,7 +184,7 @@ def test_the_offsets_of_a_long_text_keep_nobody_waiting():
         "logprobs": np.zeros(tokens, "f4"),
     }
     answer = SimpleNamespace(
-        tensors=[Tensor.from_numpy(name, array) for name, array in values.items()], request_id=bytes(32)
+        tensors=[Tensor.from_numpy(name, array) for name, array in values.items()], request_id=bytes(32), pieces=()
     )
     completion = Completion(read_text({**TEXT, "logprobs": 0}))
     for _ in range(tokens):
@@ -209,6 +210,38 @@ async def test_the_likeliest_tokens_come_as_openai_writes_them(http, world):
 
 
 SEVERAL = PROMPT_TOKENS + 3 + 3 + 2
+
+
+@BOTH
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("streamed", [(False, False), (True, False), (False, True), (True, True)])
+async def test_an_answer_given_once_more_says_of_which_tokens_its_logprobs_are(world, path, body, n, streamed):
+    asked = {**body, "n": n, "logprobs": True if path == ROUTES[0][0] else 0}
+
+    def read(answer, stream):
+        if not stream:
+            return [one["logprobs"] for one in answer.json()["choices"]]
+        found = [choice for event in events(answer) for choice in event["choices"]]
+        return [choice["logprobs"] for choice in found if choice["finish_reason"]]
+
+    async with client_of(world, payment() | {"Market-Request-Id": "0x" + "77" * 32}) as http:
+        first, again = [await http.post(path, json={**asked, "stream": stream}) for stream in streamed]
+    said = read(first, streamed[0])
+    assert read(again, streamed[1]) == said
+    tokens = [[one["token"] for one in row["content"]] if "content" in row else row["tokens"] for row in said]
+    assert ["".join(row) for row in tokens] == [words(3)] * (n - (n > 1)) + [words(2)] * (n > 1)
+    assert world.generator.served == 1
+
+
+def test_a_stream_that_was_ended_early_is_cut_as_far_as_it_goes():
+    """Its reader took two tokens of three; what is signed is a beginning of what was streamed."""
+    texts = Tensor.from_numpy("text", np.array([b"w0 w1 "], dtype=object))
+    chances = Tensor.from_numpy("logprobs", np.zeros(2, "f4"))
+    outputs, cuts = [chances, texts], [(0, 1, 0, 3), (0, 1, 3, 3), (0, 1, 6, 3)]
+    blob, found = kept(keep(encode_tensors(outputs), outputs, cuts))
+    assert (blob, found) == (encode_tensors(outputs), cuts)
+    assert [piece.text for piece in pieces(bytes(32), outputs, found)] == [b"w0 ", b"w1 ", b""]
+    assert kept(keep(encode_tensors([texts]), [texts], cuts)) == (encode_tensors([texts]), [])
 
 
 @BOTH
