@@ -39,6 +39,10 @@ _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade):", re
 # Most libraries send a body in a segment of its own. A small one is waited for, since it is on its way; after a while
 # uvicorn has what is there, and the client its usual time.
 _AWAITED_SECONDS = 0.05
+# Whoever takes less than this of an answer in so long is cut off: what waits for a reader lies in memory, and holds one
+# of the connections, also one that is to be closed.
+UNREAD_SECONDS = 60.0
+_LEAST_READ_BYTES = 4_096
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
 
@@ -193,6 +197,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._unread_bytes = 0
         self._declining = False
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client, unless there are too many; it must send a request soon."""
@@ -201,8 +206,7 @@ class Connection(HttpToolsProtocol):
         limits = self._limits
         held = len(self.connections)
         if held > limits.most or (held > limits.most_by_address and self._of_this_address() > limits.most_by_address):
-            transport.write(_FULL)
-            transport.close()
+            self._close(_FULL)
             return
         self._must_arrive(limits.header_seconds)
 
@@ -210,10 +214,47 @@ class Connection(HttpToolsProtocol):
         """The client is gone."""
         self._has_arrived()
         self._take_part()
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
+        for timer in (self._resting, self._unread):
+            if timer is not None:
+                timer.cancel()
+        self._resting = self._unread = None
         super().connection_lost(exc)
+
+    def _close(self, words: bytes = b"") -> None:
+        """Close once what was written is read, or is not for long."""
+        if words:
+            self.transport.write(words)
+        self.transport.close()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        if self._unread is None:
+            left = self.transport.get_write_buffer_size()
+            self._unread = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, left)
+
+    def _look_at_reader(self, before: int) -> None:
+        self._unread = None
+        if not (self.flow.write_paused or self.transport.is_closing()):
+            return
+        if before - self.transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def pause_writing(self) -> None:
+        """More waits for the client than it takes at once."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def on_response_complete(self) -> None:
+        """An answer of uvicorn is written, and the connection perhaps closed behind it."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The connection has rested long enough."""
+        self._close()
 
     def _of_this_address(self) -> int:
         clients = [getattr(other, "client", None) for other in self.connections]
@@ -236,9 +277,7 @@ class Connection(HttpToolsProtocol):
             # It is we who do not read; the client has all its time once we do.
             self._must_arrive(seconds)
             return
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_LATE)
-        self.transport.close()
+        self._close(_LATE if self.cycle is None or self.cycle.response_complete else b"")
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -340,9 +379,7 @@ class Connection(HttpToolsProtocol):
             # The application must not write behind this.
             cycle.disconnected = True
             cycle.message_event.set()
-        if not begun:
-            self.transport.write(words)
-        self.transport.close()
+        self._close(b"" if begun else words)
 
     def _should_upgrade(self) -> bool:
         """Tell whether a WebSocket begins: by a GET, for which its own protocol would wait for ever."""
@@ -371,10 +408,10 @@ class Connection(HttpToolsProtocol):
             task.add_done_callback(self.tasks.discard)
 
     def _write(self, response: bytes) -> None:
-        self.transport.write(response)
         if self._closing:
-            self.transport.close()
+            self._close(response)
             return
+        self.transport.write(response)
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         # One timer for as long as a client goes on asking this way, not one for each of its requests.
@@ -456,8 +493,7 @@ class Connection(HttpToolsProtocol):
         protocol: Any = self.transport.get_protocol()
         if not protocol.handshake_initiated:
             # A body, or more headers than it reads: it would say nothing, and keep the connection for ever.
-            self.transport.write(_NO_WEBSOCKET)
-            self.transport.close()
+            self._close(_NO_WEBSOCKET)
 
     def on_message_complete(self) -> None:
         """It is complete."""

@@ -1,6 +1,7 @@
 """A request that arrives whole takes the short way, in pieces uvicorn's: a client must not be able to tell."""
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from market.gateway import connection as under_test
 from market.gateway.connection import MAX_HEAD_BYTES, Connection, ConnectionLimits, body_to_come, read_whole
 
 pytestmark = pytest.mark.integration
@@ -74,6 +76,7 @@ def hasty():
 
 def serving(limits: ConnectionLimits, **uvicorns):
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 131_072)  # as the gateway's own
     config = uvicorn.Config(
         app, http=partial(Connection, Told(), limits), loop="uvloop", lifespan="off", log_config=None, **uvicorns
     )
@@ -475,6 +478,46 @@ def test_a_slow_client_is_shown_out_after_a_request_that_was_answered_too(strict
         late = ended(client)
         assert b"408" in late
         assert b"invalid-request" in late
+
+
+def connections() -> int:
+    found = [one for one in gc.get_objects() if isinstance(one, Connection)]
+    return sum(one.transport is not None and one in one.connections for one in found)
+
+
+@pytest.mark.parametrize("path", ["/a", PATH])
+@pytest.mark.parametrize("more", [(), ("Connection: close",)], ids=["kept alive", "to be closed"])
+def test_who_does_not_read_its_answer_is_cut_off(hasty, monkeypatch, path, more):
+    monkeypatch.setattr(under_test, "UNREAD_SECONDS", 0.5)
+    before = connections()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(hasty)
+        # Its answer is twice as long, and more than the kernel takes.
+        client.sendall(request(b"x" * 4_000_000, *more, path=path))
+        until = time.monotonic() + 10
+        while connections() == before and time.monotonic() < until:
+            time.sleep(0.01)
+        assert connections() == before + 1
+        while connections() > before and time.monotonic() < until:
+            time.sleep(0.05)
+        assert connections() == before, "it and its answer are held for ever"
+
+
+def test_who_reads_slowly_has_the_whole_answer(hasty, monkeypatch):
+    monkeypatch.setattr(under_test, "UNREAD_SECONDS", 0.5)
+    found = 0
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(hasty)
+        client.settimeout(5)
+        client.sendall(request(b"x" * 2_500_000, "Connection: close", path="/a"))
+        began = time.monotonic()
+        while piece := client.recv(65_536):
+            found += len(piece)
+            time.sleep(0.005)
+    assert found > 5_000_000
+    assert time.monotonic() - began > 1.5
 
 
 def test_one_address_holds_its_share_of_the_connections_and_no_more(strict):
