@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS = 10.0
 _CONCURRENT_CALLS = 4_096
+# Who does not speak HTTP/2, and a connection without calls, is shown out; clients open another by themselves.
+_HANDSHAKE_SECONDS = 10.0
+_IDLE_SECONDS = 300.0
 # A message holds names and lengths beside the tensors.
 _OVERHEAD_BYTES = 64 * 1024
 
@@ -39,6 +42,8 @@ async def serve_grpc(joined: GatewayRuntime) -> AsyncIterator[int | None]:
             ("grpc.max_receive_message_length", settings.max_body_bytes + _OVERHEAD_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", round(1_000 * _HANDSHAKE_SECONDS)),
+            ("grpc.max_connection_idle_ms", round(1_000 * _IDLE_SECONDS)),
         ),
         maximum_concurrent_rpcs=_CONCURRENT_CALLS,
     )

@@ -32,6 +32,8 @@ from market.gateway.serving import serve
 log = structlog.get_logger(__name__)
 
 STREAM_IN_FLIGHT = 16
+# A stream in which nothing runs and nothing comes holds one of the calls that are taken at once.
+STREAM_IDLE_SECONDS = 300.0
 EXTENSIONS = ("model_repository", "market")
 OFFERED = (
     "ServerLive",
@@ -172,7 +174,7 @@ class InferenceServicer:
 
         reader = asyncio.create_task(read())
         try:
-            while (task := await started.get()) is not None:
+            while (task := await _next(started, context)) is not None:
                 answer = await task
                 running.discard(task)
                 slots.release()
@@ -228,6 +230,21 @@ class InferenceServicer:
     async def _admit(self, caller: _Caller) -> None:
         if self._doorman is not None:
             await admitted(self._doorman, *caller)
+
+
+async def _next(started: asyncio.Queue[asyncio.Task[Any] | None], context: Any) -> asyncio.Task[Any] | None:
+    """Return a stream's next request under way, None at its end; ends one that rests for too long."""
+    try:
+        async with asyncio.timeout(STREAM_IDLE_SECONDS):
+            return await started.get()
+    except TimeoutError:
+        rests = InvalidRequest(
+            f"nothing came for {STREAM_IDLE_SECONDS:g} s.",
+            field="stream",
+            remedy="Open another when there is a request.",
+        )
+        await _abort(context, rests, _Code.DEADLINE_EXCEEDED)
+        raise
 
 
 def _serialize(message: Any) -> bytes:

@@ -24,6 +24,7 @@ from market.errors import InsufficientVoucher, NoPayment, WorkerFailed
 from market.gateway.app import create_app
 from market.gateway.body import pack_content
 from market.gateway.grpc import messages as m
+from market.gateway.grpc import server, service
 from market.gateway.infer_http import InferPath
 from market.inference.model import Answer
 from market.registry.model import Listing
@@ -395,6 +396,39 @@ def test_a_client_that_leaves_a_stream_stops_its_requests(channel):
     time.sleep(0.4)
     assert len(CHARGES) == before
     assert call(channel, "ModelInfer", message(), m.ModelInferResponse).raw_output_contents
+
+
+def test_a_stream_at_rest_is_ended_and_one_at_work_is_not(channel, monkeypatch):
+    monkeypatch.setattr(service, "STREAM_IDLE_SECONDS", 0.1)
+    gone = threading.Event()
+
+    def requests():
+        yield message(np.full((1, 4), 200.0), request_id="slow")
+        gone.wait(5)
+
+    answers = stream(channel, requests())
+    assert next(answers).infer_response.id == "slow"
+    with pytest.raises(grpc.RpcError) as ended:
+        next(answers)
+    gone.set()
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(ended.value.trailing_metadata())["market-code"] == "invalid-request"
+
+
+@pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])
+async def test_a_grpc_connection_that_asks_for_nothing_is_closed(monkeypatch, said):
+    monkeypatch.setattr(server, "_HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(server, "_IDLE_SECONDS", 1.0)
+
+    def held(port):
+        with socket.create_connection(("127.0.0.1", port), timeout=8) as client:
+            client.sendall(said)
+            while client.recv(65_536):
+                pass
+        return False
+
+    async with server.serve_grpc(Runtime()) as port:
+        assert not await asyncio.to_thread(held, port), "it is kept"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
