@@ -27,6 +27,7 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 
 from contracts.protocol.errors import CodedError
+from contracts.redis_url import celery_url
 from market.bootstrap.jobs import Jobs, build_jobs
 from market.settings import MarketSettings
 from market.telemetry import JOB_DONE_AT, JOB_FAILURES, SETTLEMENTS, serve_metrics
@@ -99,7 +100,7 @@ def queue_name(gateway: bytes) -> str:
 def configure(redis_url: str, queue: str) -> None:
     """Set broker, queue and beat."""
     app.conf.update(
-        broker_url=redis_url,
+        broker_url=celery_url(redis_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_default_queue=queue,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from celery import Celery
 
 from contracts.protocol.messages import worker_queue
+from contracts.redis_url import celery_url
 from workers.settings import WorkerSettings
 
 # A pack belongs to the worker from the moment it is taken (ADR 15): kombu's imitation of acknowledgements costs two
@@ -36,11 +37,3 @@ def configure(settings: WorkerSettings, worker: bytes) -> str:
         worker_hijack_root_logger=False,
     )
     return queue
-
-
-def celery_url(redis_url: str) -> str:
-    """Return the broker's URL as Celery writes it, which differs for a Unix socket."""
-    if not redis_url.startswith("unix://"):
-        return redis_url
-    path, _, query = redis_url.removeprefix("unix://").partition("?")
-    return f"redis+socket://{path}?virtual_host={query.removeprefix('db=') or '0'}"

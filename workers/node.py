@@ -26,6 +26,7 @@ from contracts.protocol.money import format_amount
 from contracts.protocol.sealing import WorkersKey
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
+from contracts.redis_url import is_unix
 from workers.admission import Admission, Served
 from workers.chain import CachedChainFacts
 from workers.errors import (
@@ -238,7 +239,7 @@ def open_redis(settings: WorkerSettings) -> redis.Redis:
             settings.redis_url,
             socket_connect_timeout=5,
             socket_timeout=15,
-            **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
+            **({} if is_unix(settings.redis_url) else {"socket_keepalive": True}),
             health_check_interval=15,
             protocol=2,
         )

@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from contracts.redis_url import is_unix
 from market.errors import RedisUnreachable
 
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -26,9 +27,9 @@ def open_redis(url: str, *, max_connections: int = 64) -> Redis:
         max_connections=max_connections,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=COMMAND_TIMEOUT_SECONDS,
-        socket_keepalive=True,
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[],
+        **({} if is_unix(url) else {"socket_keepalive": True}),
     )
 
 

@@ -13,13 +13,13 @@ from tests.support.databases import SERVERS, open_database
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """A real server of our own, without what an environment variable might name."""
+    """A real server of our own by its port, as one elsewhere is reached; whole markets of the tests use its socket."""
     folder = Path(tempfile.mkdtemp(prefix="conformance-"))
     patch = pytest.MonkeyPatch()
     patch.delenv("MARKET_REDIS_URL", raising=False)
     try:
         with Supervisor(folder / "logs", folder) as supervisor:
-            yield start_redis(supervisor, folder)
+            yield start_redis(supervisor, folder, by_socket=False)
     finally:
         patch.undo()
         shutil.rmtree(folder, ignore_errors=True)

@@ -39,6 +39,7 @@ def dead(scheme: str) -> str:
     [
         ({"rpc_url": dead("http")}, ChainUnreachable, "MARKET_RPC_URL"),
         ({"redis_url": dead("redis")}, RedisUnreachable, "MARKET_REDIS_URL"),
+        ({"redis_url": "unix:///no/such.sock"}, RedisUnreachable, "MARKET_REDIS_URL"),
         ({"redis_url": "http://127.0.0.1:1"}, ConfigurationError, "MARKET_REDIS_URL"),
         ({"redis_url": "redis://127.0.0.1:port/0"}, ConfigurationError, "MARKET_REDIS_URL"),
         ({"database_url": "sqlite:////no/such/folder/market.db"}, DatabaseUnreachable, "MARKET_DATABASE_URL"),

@@ -6,7 +6,7 @@ from contracts.protocol.hashing import sha256
 from contracts.protocol.hexes import checksum
 from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import Domain
-from workers.app import celery_url
+from contracts.redis_url import celery_url
 from workers.errors import GatewayNotReady, StartError
 from workers.link import node
 from workers.settings import WorkerSettings
