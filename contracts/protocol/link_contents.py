@@ -6,6 +6,7 @@ worker behind it checks the jobs, the gateway the results. Does no input or outp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -47,6 +48,13 @@ class Stop(_Message):
     attempt: str
     tokens: int
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """See `_Message.from_bytes`."""
+        made = super().from_bytes(data)
+        _check_name(made.request_id, made.attempt)
+        return made
+
 
 @dataclass(frozen=True)
 class Renewal(_Message):
@@ -66,11 +74,12 @@ class Bye(_Message):
 
 @dataclass(frozen=True, slots=True)
 class ForwardedJob:
-    """What a node must know of a job to pass it on; the worker behind it reads the rest."""
+    """What a node must know of a job to pass it on, with its inputs' `size`; the worker behind it reads the rest."""
 
     request_id: bytes
     attempt: str
     deadline_at: float
+    size: int
 
 
 class ForwardedPack:
@@ -112,10 +121,17 @@ def _forwarded(row: Any) -> ForwardedJob:
     if len(row) != len(_JOB) or not isinstance(row[_INPUTS], bytes) or row[_INPUTS_REF] is not None:
         raise LinkRefused("a job without its inputs.", field="inputs")
     request_id, attempt, deadline_at = row[_REQUEST_ID], row[_ATTEMPT], row[_DEADLINE]
+    _check_name(request_id, attempt)
+    deadline_at = float(deadline_at)
+    if not math.isfinite(deadline_at):
+        raise LinkRefused("a job without a deadline.", field="deadline_at")
+    return ForwardedJob(request_id, attempt, deadline_at, len(row[_INPUTS]))
+
+
+def _check_name(request_id: Any, attempt: Any) -> None:
     named = isinstance(request_id, bytes) and len(request_id) == 32 and isinstance(attempt, str)
     if not named or len(attempt) > MAX_ATTEMPT_CHARS:
         raise LinkRefused("a job without an id.", field="request_id")
-    return ForwardedJob(request_id, attempt, float(deadline_at))
 
 
 class ForwardedResults:

@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import secrets
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 import redis as sync_redis
 
 from contracts.protocol.celery_message import read_task_message
+from contracts.protocol.link_contents import Stop
+from contracts.protocol.link_frames import LinkRefused
 from contracts.protocol.messages import Pack, Result, decode_pack, encode_pack, encode_results, worker_queue
 from tests.conformance.test_celery_dispatch import job
 from tests.support.linked import NOBODY_KEY, LinkedLane
 from tests.support.money import GATEWAY
+from workers.link import bridge as under_test
 from workers.link.bridge import Bridge
 
 pytestmark = pytest.mark.integration
@@ -190,3 +195,40 @@ async def test_a_job_does_not_wait_until_a_reply_is_forgotten(redis_url, monkeyp
         while node.link.unacknowledged():  # a moment after its reply is forgotten
             await asyncio.sleep(0.01)
     await lane.close()
+
+
+async def test_a_gateway_fills_a_nodes_broker_up_to_a_bound(redis_url, monkeypatch):
+    """Its jobs' inputs lie there until they are answered or their time is over."""
+    monkeypatch.setattr(under_test, "MAX_BYTES_IN_HAND", 1_000_000)
+    bridge = Bridge(redis_url, worker=secrets.token_bytes(20), gateway=GATEWAY.address)
+    await bridge.recover()
+    first, second = [job("link", inputs=b"x" * 400_000) for _ in range(2)]
+    over = job("link", inputs=b"x" * 400_000, seconds=-11.0)
+    for one in (first, over):
+        await bridge.forward(encode_pack(Pack((one,))))
+        await bridge.forward(encode_pack(Pack((one,))))
+    assert (bridge._bytes_in_hand, bridge.repeated_jobs) == (800_000, 2)
+    await bridge.forward(encode_pack(Pack((second,))))
+    assert (bridge.in_hand(), bridge._bytes_in_hand) == (2, 800_000)
+    with pytest.raises(LinkRefused):
+        await bridge.forward(encode_pack(Pack((job("link", inputs=b"x" * 300_000),))))
+    await bridge._hand_out(encode_results([Result(first.request_id, "0", ok=True, outputs=b"")]))
+    await bridge.forward(encode_pack(Pack((job("link", inputs=b"x" * 300_000),))))
+    assert (bridge.in_hand(), bridge._bytes_in_hand) == (2, 700_000)
+    await bridge.close()
+
+
+@pytest.mark.parametrize("deadline_at", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_a_job_without_a_deadline_is_refused_and_ends_no_node(redis_url, deadline_at, size):
+    bridge = Bridge(redis_url, worker=WORKER, gateway=GATEWAY.address)
+    with pytest.raises(LinkRefused):
+        await bridge.forward(encode_pack(Pack((replace(job("link", inputs=bytes(size)), deadline_at=deadline_at),))))
+    await bridge.close()
+
+
+@pytest.mark.parametrize("stop", [Stop(b"x", "0", 1), Stop(bytes(32), "a" * 1_000_000, 1), Stop(bytes(33), "0", 1)])
+def test_a_stop_names_a_job(stop):
+    """Each is a key of the node's broker."""
+    with pytest.raises(LinkRefused):
+        Stop.from_bytes(stop.to_bytes())

@@ -38,6 +38,8 @@ SEEN_SECONDS = 900
 LISTEN_SECONDS = 1
 COMMAND_SECONDS = 15.0
 MAX_JOBS_IN_HAND = 16_384
+# Of inputs; many times what a gateway's packs hold that wait for their answers.
+MAX_BYTES_IN_HAND = 1 << 30
 GRACE_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
@@ -71,7 +73,9 @@ class Bridge:
         self._unsure = False
         self._ahead = 0
         self._settling = asyncio.Lock()
-        self._in_hand: dict[tuple[bytes, str], float] = {}
+        # Until when, and the size of its inputs.
+        self._in_hand: dict[tuple[bytes, str], tuple[float, int]] = {}
+        self._bytes_in_hand = 0
         self._large: set[tuple[bytes, str]] = set()
         # What was handed out and not yet acknowledged, in the order of the list `sent`: the names of its blobs.
         self._handed_out: deque[list[str]] = deque()
@@ -95,7 +99,8 @@ class Bridge:
     def in_hand(self) -> int:
         """Return how many jobs have come whose results have not, and may still."""
         now = time.time()
-        self._in_hand = {key: until for key, until in self._in_hand.items() if until > now}
+        self._in_hand = {key: held for key, held in self._in_hand.items() if held[0] > now}
+        self._bytes_in_hand = sum(size for _, size in self._in_hand.values())
         self._large &= self._in_hand.keys()
         return len(self._in_hand)
 
@@ -118,11 +123,12 @@ class Bridge:
         if known:
             self.repeated_jobs += len(known)
             pack.drop(known)
-        if (
-            len(self._in_hand) + len(pack.jobs) > MAX_JOBS_IN_HAND
-            and self.in_hand() + len(pack.jobs) > MAX_JOBS_IN_HAND
-        ):
-            raise LinkRefused(f"more than {MAX_JOBS_IN_HAND} jobs at once.", field="jobs")
+        if not self._has_room_for(pack):
+            self.in_hand()
+            if not self._has_room_for(pack):
+                raise LinkRefused(
+                    f"more than {MAX_JOBS_IN_HAND} jobs, or {MAX_BYTES_IN_HAND} bytes, at once.", field="jobs"
+                )
         now = time.time()
         fresh = [names[job.request_id, job.attempt] for job in pack.jobs]
         commands: list[Command] = []
@@ -135,11 +141,23 @@ class Bridge:
             commands += [("SADD", key, *fresh), ("EXPIRE", key, 2 * SEEN_SECONDS)]
         commands.append(("LPUSH", self._queue, task_message(TASK_RUN, pack.to_bytes(self._reply_to), self._queue)))
         for job in pack.jobs:
-            self._in_hand[job.request_id, job.attempt] = min(job.deadline_at, now + SEEN_SECONDS) + GRACE_SECONDS
+            until = min(job.deadline_at, now + SEEN_SECONDS) + GRACE_SECONDS
+            self._let_go((job.request_id, job.attempt))  # called again, it holds it once
+            self._in_hand[job.request_id, job.attempt] = until, job.size
+            self._bytes_in_hand += job.size
         self._doubtful = True
         await self._sending.together(*commands, seconds=COMMAND_SECONDS)
         self._doubtful = False
         self._seen.update(fresh)
+
+    def _has_room_for(self, pack: ForwardedPack) -> bool:
+        more = sum(job.size for job in pack.jobs)
+        return (
+            len(self._in_hand) + len(pack.jobs) <= MAX_JOBS_IN_HAND and self._bytes_in_hand + more <= MAX_BYTES_IN_HAND
+        )
+
+    def _let_go(self, key: tuple[bytes, str]) -> None:
+        self._bytes_in_hand -= self._in_hand.pop(key, (0.0, 0))[1]
 
     async def file_papers(self, data: bytes) -> None:
         """Queue papers that came without jobs.
@@ -254,7 +272,7 @@ class Bridge:
         self._handed_out.append(names)
         used = []
         for key in results.finished:
-            self._in_hand.pop(key, None)
+            self._let_go(key)
             if key in self._large:
                 self._large.discard(key)
                 used.append(_input_key(*key))
