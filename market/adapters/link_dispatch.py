@@ -39,6 +39,7 @@ JOBS_SENT_ANEW = 64
 # Results whose job another process has not brought here yet.
 EARLY_RESULTS = 256
 EARLY_RESULT_BYTES = 1 << 20
+EARLY_RESULTS_BYTES = 16 << 20
 GUEST_GRACE_SECONDS = 5.0
 # Beside the link's own kinds: the process that was asked has no link to the worker.
 NOT_HERE = 255
@@ -78,6 +79,7 @@ class LinkDispatcher(PackingDispatcher):
         self._relay = relay
         self._guests: dict[_Key, _Guest] = {}
         self._early: OrderedDict[_Key, tuple[bytes, Result]] = OrderedDict()
+        self._early_bytes = 0
         hub.join(self)
         if relay is not None:
             relay.join(self)
@@ -179,7 +181,7 @@ class LinkDispatcher(PackingDispatcher):
         for job in pack.jobs:
             key = (job.request_id, job.attempt)
             self._guests[key] = _Guest(process, worker, job)
-            known = self._early.pop(key, None)
+            known = self._take_early(key)
             if known is not None and known[0] == worker:
                 early.append(known[1])
         self._put(session, pack)
@@ -192,14 +194,22 @@ class LinkDispatcher(PackingDispatcher):
         guest = self._guests.get(key)
         if guest is None or guest.worker != worker or self._relay is None:
             if result.final and len(result.outputs or b"") <= EARLY_RESULT_BYTES:
+                self._take_early(key)
                 self._early[key] = (worker, result)
-                if len(self._early) > EARLY_RESULTS:
-                    self._early.popitem(last=False)
+                self._early_bytes += len(result.outputs or b"")
+                while len(self._early) > EARLY_RESULTS or self._early_bytes > EARLY_RESULTS_BYTES:
+                    self._take_early(next(iter(self._early)))
             return False
         if result.final:
             del self._guests[key]
         self._relay.post(guest.process, Kind.RESULTS, worker, encode_results([result]))
         return True
+
+    def _take_early(self, key: _Key) -> tuple[bytes, Result] | None:
+        known = self._early.pop(key, None)
+        if known is not None:
+            self._early_bytes -= len(known[1].outputs or b"")
+        return known
 
     def _home(self, worker: bytes) -> str | None:
         return None if self._relay is None else self._relay.home(worker)

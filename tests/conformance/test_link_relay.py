@@ -25,7 +25,7 @@ from contracts.protocol.messages import (
 )
 from contracts.protocol.signing import PrivateKey
 from market.adapters.lane_router import JoinedAnnouncements
-from market.adapters.link_dispatch import LinkDispatcher
+from market.adapters.link_dispatch import EARLY_RESULT_BYTES, EARLY_RESULTS, EARLY_RESULTS_BYTES, LinkDispatcher
 from market.adapters.link_hub import LinkHub
 from market.adapters.link_relay import LinkRelay
 from market.inference.papers import DUE_SECONDS, PapersDesk
@@ -263,3 +263,21 @@ async def test_a_result_counts_only_from_the_worker_that_was_asked(shared):
     a.relay.post(b.relay._process, Kind.RESULTS, b"\x99" * 20, b"not even results")
     worker.may_answer.set()
     assert (await task).outputs == b"done"
+
+
+async def test_results_that_come_before_their_jobs_are_kept_within_bounds(redis_url):
+    """A worker may send as many as it likes until it is barred, and again after a minute."""
+    process, worker = Process(redis_url, secrets.token_hex(4)), secrets.token_bytes(20)
+    again = secrets.token_bytes(32)
+    for number in range(400):
+        name = again if number % 7 == 0 else secrets.token_bytes(32)
+        outputs = bytes(EARLY_RESULT_BYTES - number % 2)
+        process.lane.on_results(worker, encode_results([Result(name, "0", ok=True, outputs=outputs)]))
+    kept = [len(result.outputs) for _, result in process.lane._early.values()]
+    assert sum(kept) == process.lane._early_bytes <= EARLY_RESULTS_BYTES
+    assert len(kept) >= EARLY_RESULTS_BYTES // EARLY_RESULT_BYTES
+    for _ in range(2 * EARLY_RESULTS):
+        result = Result(secrets.token_bytes(32), "0", ok=True, outputs=b"x")
+        process.lane.on_results(worker, encode_results([result]))
+    assert (len(process.lane._early), process.lane._early_bytes) == (EARLY_RESULTS, EARLY_RESULTS)
+    await process.relay.close()
