@@ -74,7 +74,9 @@ class MarketSettings(BaseSettings):
     )
     max_connections: int = Field(4_096, gt=0, description="HTTP connections held at once; more are refused with 503.")
     max_connections_by_address: int = Field(
-        0, ge=0, description="The same for one address; 0 sets no limit of its own, as behind a proxy."
+        0,
+        ge=0,
+        description="The same for one address, and its gRPC calls at once; 0 sets no limit of its own, as behind a proxy.",
     )
     rate_by_address: float = Field(
         0.0, ge=0, description="Requests a second that one client address may make, ten seconds' worth at once; 0: any."

@@ -7,6 +7,7 @@ by `market.gateway.grpc.server`; the work is done by the handler that HTTP uses 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.metadata import version as package_version
 from typing import Any
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from contracts.protocol.errors import CodedError
 from market.bootstrap.gateway import GatewayRuntime
-from market.errors import InvalidRequest, NoRoute
+from market.errors import CapacityError, InvalidRequest, NoRoute
 from market.gateway import views
 from market.gateway.doorman import admitted, doorman_of, forwarded_for
 from market.gateway.grpc import messages
@@ -94,6 +95,7 @@ class InferenceServicer:
         self._joined = joined
         self._doorman = doorman_of(joined.rates, joined.settings)
         self._version = package_version("inference-market")
+        self._calls: Counter[str] = Counter()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers; they parse requests themselves, so that bad bytes are the caller's error."""
@@ -146,6 +148,7 @@ class InferenceServicer:
 
     async def _infer(self, data: bytes, context: Any) -> Any:
         try:
+            self._begin(context)
             message, headers = await self._run(data, _metadata(context), _caller(context))
         except CodedError as error:
             await _abort(context, error)
@@ -157,6 +160,10 @@ class InferenceServicer:
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answer in the order of the requests, several of them running at once; a refusal ends only its request."""
+        try:
+            self._begin(context)
+        except CodedError as error:
+            await _abort(context, error)
         metadata, caller = _metadata(context), _caller(context)
         slots = asyncio.Semaphore(STREAM_IN_FLIGHT)
         started: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
@@ -216,6 +223,7 @@ class InferenceServicer:
     def _plain(self, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def call(data: bytes, context: Any) -> Any:
             try:
+                self._begin(context)
                 await self._admit(_caller(context))
                 try:
                     message = request.FromString(data)
@@ -226,6 +234,28 @@ class InferenceServicer:
                 await _abort(context, error)
 
         return call
+
+    def _begin(self, context: Any) -> None:
+        """Count a call of an address until it is over, its answer read: a client's window may be shut for ever.
+
+        Raises:
+            CapacityError: the address has its share of calls under way.
+        """
+        most = self._joined.settings.max_connections_by_address
+        if not most:
+            return
+        address, _ = _caller(context)
+        if self._calls[address] >= most:
+            raise CapacityError(
+                f"{most} calls of {address} are under way.", remedy="Read the answers, or wait for those under way."
+            )
+        self._calls[address] += 1
+        context.add_done_callback(lambda _: self._over(address))
+
+    def _over(self, address: str) -> None:
+        self._calls[address] -= 1
+        if not self._calls[address]:
+            del self._calls[address]
 
     async def _admit(self, caller: _Caller) -> None:
         if self._doorman is not None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import socket
+import struct
 import threading
 import time
 import zlib
@@ -429,6 +430,48 @@ async def test_a_grpc_connection_that_asks_for_nothing_is_closed(monkeypatch, sa
 
     async with server.serve_grpc(Runtime()) as port:
         assert not await asyncio.to_thread(held, port), "it is kept"
+
+
+class Unread:
+    """Calls from an address of its own whose answers may not be sent: the window for them stays shut."""
+
+    def __init__(self, port, calls):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=("127.0.0.2", 0))
+        window = struct.pack(">HI", 4, 0)
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self._frame(4, 0, 0, window))
+        for number in range(calls):
+            fields = {":method": "POST", ":scheme": "http", ":path": f"/{m.SERVICE}/ServerLive", ":authority": "x"}
+            fields |= {"content-type": "application/grpc", "te": "trailers"}
+            head = b"".join(
+                bytes([0, len(name)]) + name.encode() + bytes([len(text)]) + text.encode()
+                for name, text in fields.items()
+            )
+            stream_id = 1 + 2 * number
+            self.socket.sendall(self._frame(1, 4, stream_id, head) + self._frame(0, 1, stream_id, bytes(5)))
+
+    @staticmethod
+    def _frame(kind, flags, stream_id, payload):
+        return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream_id) + payload
+
+    def read_until(self, words):
+        found = b""
+        while words not in found:
+            found += self.socket.recv(65_536)
+
+
+async def test_calls_whose_answers_nobody_reads_leave_room_for_other_addresses(monkeypatch):
+    monkeypatch.setattr(server, "_CONCURRENT_CALLS", 3)
+    joined = Runtime()
+    joined.settings = MarketSettings(grpc_port=0, max_connections_by_address=2)
+    async with server.serve_grpc(joined) as port:
+        for _ in range(3):  # they count no more once their connection is gone
+            unread = await asyncio.to_thread(Unread, port, 4)
+            await asyncio.to_thread(unread.read_until, b"capacity-error")
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as other:
+                live = other.unary_unary(f"/{m.SERVICE}/ServerLive")
+                assert await live(b"", timeout=5)
+            unread.socket.close()
+            await asyncio.sleep(0.3)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
