@@ -76,7 +76,7 @@ class MarketSettings(BaseSettings):
     max_connections_by_address: int = Field(
         0,
         ge=0,
-        description="The same for one address, and its gRPC calls at once; 0 sets no limit of its own, as behind a proxy.",
+        description="The same for one address, and its gRPC calls; 0 sets no limit of its own, as behind a proxy.",
     )
     rate_by_address: float = Field(
         0.0, ge=0, description="Requests a second that one client address may make, ten seconds' worth at once; 0: any."
