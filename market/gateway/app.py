@@ -94,6 +94,7 @@ def create_app(runtime: GatewayRuntime) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.runtime = runtime
+    app.state.written = {}
     app.add_middleware(_Heads)
     app.include_router(routes_oip.router)
     app.include_router(routes_openai.router)

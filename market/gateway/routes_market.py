@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from contracts.protocol.hexes import checksum
@@ -20,12 +21,14 @@ from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
 from market.gateway.lookup import address_of, find_listing, hash_of, runtime
 from market.gateway.problems import all_errors, status_of, title_of
+from market.gateway.written import written_once
 from market.registry.model import Listing
 from market.telemetry import LIVE_WORKERS, METRICS
 
 router = APIRouter(prefix="/market/v1", tags=["Market"])
 plain = APIRouter(tags=["Operations"])
 MAX_PAGE = 1_000
+_MODELS = TypeAdapter(list[schemas.Model])
 
 
 @router.get("/status", response_model=schemas.Status)
@@ -53,9 +56,17 @@ async def status(request: Request) -> Any:
 @router.get("/models", response_model=list[schemas.Model])
 async def models(request: Request, owner: str | None = None) -> Any:
     """List every listing, or one owner's, with its live offers and how they served in the last hour."""
-    joined = runtime(request)
-    wanted = None if owner is None else address_of(owner, field="owner")
-    return [_model(joined, found) for found in joined.registry.listings() if wanted in (None, found.owner)]
+    if owner is None:
+        return written_once(request, _all_models)
+    return _models(runtime(request), address_of(owner, field="owner"))
+
+
+def _all_models(joined: GatewayRuntime) -> bytes:
+    return _MODELS.dump_json(_MODELS.validate_python(_models(joined)), by_alias=True)
+
+
+def _models(joined: GatewayRuntime, owner: bytes | None = None) -> list[dict[str, Any]]:
+    return [_model(joined, found) for found in joined.registry.listings() if owner in (None, found.owner)]
 
 
 @router.get("/models/{model}", response_model=schemas.Model)

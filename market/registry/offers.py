@@ -164,6 +164,11 @@ class LiveOffers:
             known.start = next(self._starts)
             known.processes.append(announcement.process)
 
+    @property
+    def view(self) -> object:
+        """A token of the newest view: another one after each refresh."""
+        return self._offers
+
     def offers(self, model_id: bytes) -> Sequence[LiveOffer]:
         """Return the live offers for a model."""
         soon = self._wall_clock() + EXPIRY_MARGIN_SECONDS

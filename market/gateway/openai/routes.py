@@ -33,6 +33,7 @@ from market.gateway.openai.rerank import read_rerank, rerank_answer
 from market.gateway.routes_oip import PAYMENT_PARAMETERS, PROBLEMS
 from market.gateway.serving import Streamed, serve, serve_stream
 from market.gateway.tensors_json import InferenceBody, parse_json
+from market.gateway.written import written_once
 from market.inference.model import Answer
 from market.registry.model import Listing
 
@@ -64,11 +65,9 @@ def _streams(described: str) -> dict[int | str, dict[str, Any]]:
 
 
 @router.get("/models", response_model=schemas.ModelList)
-async def models(request: Request) -> Any:
+async def models(request: Request) -> Response:
     """List the models; `ready` ones have a live worker."""
-    joined = runtime(request)
-    listed = [_model(joined, found) for found in joined.registry.listings() if found.active]
-    return {"object": "list", "data": listed}
+    return written_once(request, _models)
 
 
 @router.get("/models/{model:path}", response_model=schemas.Model, responses={404: {"model": schemas.Refusal}})
@@ -209,6 +208,11 @@ async def _chunks(
 def _answered(body: Mapping[str, Any], answer: Answer, headers: Mapping[str, str]) -> Response:
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(content, media_type="application/json", headers={**answer_headers(answer), **headers})
+
+
+def _models(joined: GatewayRuntime) -> bytes:
+    listed = [_model(joined, found) for found in joined.registry.listings() if found.active]
+    return orjson.dumps({"object": "list", "data": listed})
 
 
 def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import asyncio
 import time
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import (
     InvalidRequest,
     NoCapacity,
@@ -23,6 +25,7 @@ from market.errors import (
     PaymentRejected,
 )
 from market.gateway.lookup import find_listing, require_manifest, runtime
+from market.gateway.written import written_once
 from market.gateway.x402 import refunds, sign_in, terms
 from market.gateway.x402.counter import NOT_CACHED, challenge, infer_path, price_of
 from market.gateway.x402.wire import PAYMENT_REQUIRED, x402_headers
@@ -63,7 +66,11 @@ async def ask_price(request: Request, model: str, version: str | None = None) ->
 @router.get("/.well-known/x402")
 async def endpoints(request: Request) -> Any:
     """List the endpoints that are paid by x402, with what one unit costs at each."""
-    joined, desk = runtime(request), _desk(request)
+    desk = _desk(request)
+    return written_once(request, lambda joined: orjson.dumps(_endpoints(joined, desk)))
+
+
+def _endpoints(joined: GatewayRuntime, desk: X402Desk) -> dict[str, Any]:
     resources = []
     for listing in joined.registry.listings():
         manifest = joined.offers.manifest(listing.model_id) if listing.active else None

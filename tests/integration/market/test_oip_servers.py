@@ -72,7 +72,7 @@ class Runtime:
             listing=lambda model_id: LISTING if model_id == LISTING.model_id else None,
             listing_by_name=lambda name: LISTING if name == "twice" else None,
         )
-        self.offers = SimpleNamespace(manifest=lambda _: MANIFEST, quotes=lambda _: [])
+        self.offers = SimpleNamespace(manifest=lambda _: MANIFEST, quotes=lambda _: [], view=None)
         self.inference, self.x402, self.rates = Doubles(), None, None
         self.gateway, self.domain, self.contracts = bytes(20), Domain(1, bytes(20)), {"token": bytes(20)}
 

@@ -1,0 +1,25 @@
+"""Lists that everybody may ask for, unpaid, are written once for each view of the offers, which changes once a second.
+
+A thousand models take the event loop a tenth of a second to describe: asked for again and again, it would do nothing
+else. Called by the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import Request
+from starlette.responses import Response
+
+from market.bootstrap.gateway import GatewayRuntime
+from market.gateway.lookup import runtime
+
+
+def written_once(request: Request, write: Callable[[GatewayRuntime], bytes]) -> Response:
+    """Answer a route without parameters with the JSON that `write` gives for the newest view."""
+    joined, kept = runtime(request), request.app.state.written
+    view = joined.offers.view
+    known = kept.get(request.url.path)
+    if known is None or known[0] is not view:
+        known = kept[request.url.path] = view, write(joined)
+    return Response(known[1], media_type="application/json")
