@@ -200,6 +200,7 @@ class Channel(Schema):
     signer: str
     gateway: str
     salt: str
+    needs_access: bool = Field(description="Whether a voucher is good only beside the signer's ChannelAccess.")
     deposited: str = Amount
     settled: str = Amount
     exit_amount: str = Amount

@@ -132,6 +132,7 @@ def test_what_workers_and_the_chain_show_of_a_voucher_pays_for_nothing(http, mar
             assert (refused.status_code, problem["code"]) == (402, code), refused.text
             assert (problem["field"], "ChannelAccess(channelId)" in problem["remedy"]) == ("Market-Voucher", True)
     assert state(http, market) == before
+    assert before["needsAccess"] is True
     paid = http.post(url, json=TOKENS, headers={"Market-Voucher": f"{channel};{amount};{signature};{access}"})
     assert paid.status_code == 200, paid.text
 
