@@ -34,6 +34,7 @@ from market.adapters.rates import MemoryRates, RedisRates
 from market.adapters.redis_announcements import RedisAnnouncements
 from market.adapters.redis_lease import ReservationsLease
 from market.adapters.redis_reservations import RedisReservations
+from market.aside import looking
 from market.bootstrap.audits import build_audit_queue, build_auditor
 from market.bootstrap.services import open_services
 from market.bootstrap.x402 import build_x402
@@ -118,7 +119,7 @@ class GatewayRuntime:
 
     async def settlement_of(self, stored: StoredReceipt) -> dict[str, Any] | None:
         """Return where a receipt was settled, with its Merkle proof."""
-        return await asyncio.to_thread(self.proofs.of, stored)
+        return await looking(self.proofs.of, stored)
 
     async def _follow_registry(self) -> None:
         stale = True

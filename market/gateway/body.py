@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive
 
+from market.aside import reading
 from market.errors import InvalidRequest, PayloadTooLarge
 
 # gzip and zlib ("deflate" on the wire) both; zlib tells them apart by their first bytes
@@ -42,7 +43,7 @@ async def pack_content(content: bytes, encoding: str) -> bytes | None:
         return None
     if len(content) < _IN_THREAD_BYTES:
         return _pack(content, encoding)
-    return await asyncio.to_thread(_pack, content, encoding)
+    return await reading(_pack, content, encoding)
 
 
 def _pack(content: bytes, encoding: str) -> bytes:
@@ -103,7 +104,7 @@ async def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
         if unpacker.unconsumed_tail and len(unpacked) <= max_bytes:
             # A thousandth of what becomes of it may have been sent: the loop must not unpack megabytes.
             left = max_bytes + 1 - len(unpacked)
-            unpacked += await asyncio.to_thread(unpacker.decompress, unpacker.unconsumed_tail, left)
+            unpacked += await reading(unpacker.decompress, unpacker.unconsumed_tail, left)
     except zlib.error as error:
         raise InvalidRequest(f"the body is not {encoding}.", field="body") from error
     if len(unpacked) > max_bytes:

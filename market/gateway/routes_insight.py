@@ -6,13 +6,13 @@ Nothing here changes state or costs money, and no answer looks at more than a bo
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
 from contracts.protocol.hexes import hex0x
+from market.aside import looking, reading
 from market.errors import ChainReadRefused, ChainUnreachable, InvalidRequest
 from market.gateway import schemas_insight as schemas
 from market.gateway import views
@@ -89,7 +89,7 @@ async def quote(request: Request, model: str) -> Any:
         max_bytes=settings.max_body_bytes,
         timeout_seconds=settings.body_timeout_seconds,
     )
-    decoded = await asyncio.to_thread(decode_request, body, manifest, request.headers.get(HEADER_LENGTH))
+    decoded = await reading(decode_request, body, manifest, request.headers.get(HEADER_LENGTH))
     return payment_terms(joined, listing, manifest, decoded.tensors, decoded.parameters)
 
 
@@ -115,14 +115,14 @@ async def activity(
         who["model_id"] = find_listing(joined, model).model_id
     since = int(time.time()) - hours * 3_600
     since -= since % step_seconds
-    return views.past(await asyncio.to_thread(joined.statistics.past, who, since=since, step_seconds=step_seconds))
+    return views.past(await looking(joined.statistics.past, who, since=since, step_seconds=step_seconds))
 
 
 @router.get("/standing", response_model=schemas.Standing)
 async def standing(request: Request) -> Any:
     """Tell what waits to be settled, what the reserve holds, and how far behind the chain this gateway is."""
     joined = runtime(request)
-    backlog = await asyncio.to_thread(joined.statistics.backlog)
+    backlog = await looking(joined.statistics.backlog)
     reserve = joined.registry.reserve(joined.gateway)
     indexed = joined.registry.cursor()
     try:

@@ -6,7 +6,6 @@ state or costs money.
 
 from __future__ import annotations
 
-import asyncio
 from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from contracts.protocol.hexes import checksum
+from market.aside import looking
 from market.bootstrap.gateway import GatewayRuntime
 from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
@@ -139,7 +139,7 @@ async def receipt(request: Request, request_id: str, channel: str | None = None)
 async def settlements(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE) -> Any:
     """List this gateway's settlements on chain, the oldest first."""
     joined = runtime(request)
-    booked = await asyncio.to_thread(joined.statistics.batches)
+    booked = await looking(joined.statistics.batches)
     found = joined.registry.settlements(joined.gateway)[-limit:]
     return [views.settlement(one, booked.get(one.epoch)) for one in found]
 
@@ -148,7 +148,7 @@ async def settlements(request: Request, limit: Annotated[int, Query(ge=1, le=MAX
 async def settlement(request: Request, epoch: int) -> Any:
     """Return one settlement."""
     joined = runtime(request)
-    booked = await asyncio.to_thread(joined.statistics.batches)
+    booked = await looking(joined.statistics.batches)
     for found in joined.registry.settlements(joined.gateway):
         if found.epoch == epoch:
             return views.settlement(found, booked.get(epoch))

@@ -6,7 +6,6 @@ HTTP path, the OpenAPI route and the gRPC service.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor
+from market.aside import reading
 from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidVoucher, NoPayment, PaymentError
 from market.gateway import views
@@ -167,7 +167,7 @@ async def _check(
         key, payment = capability.spending, replace(payment, voucher=capability.voucher)
     manifest = require_manifest(joined, listing)
     with stage("decode"):
-        body = decode(manifest) if size <= _DECODE_APART_BYTES else await asyncio.to_thread(decode, manifest)
+        body = decode(manifest) if size <= _DECODE_APART_BYTES else await reading(decode, manifest)
     return _Checked(model, version, listing, manifest, body, key), payment
 
 

@@ -27,6 +27,7 @@ from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
 from market.adapters.database.tables_keys import api_keys
 from market.adapters.grouping import GroupThread
+from market.aside import looking
 from market.errors import InsufficientVoucher, KeyLimit
 from market.payments.model import Account, Charge, Earning, Evidence, Recorded, StoredAnswer, StoredReceipt
 from market.payments.ports import DuplicateCharge
@@ -201,14 +202,14 @@ class DatabaseLedger:
         c = t.receipts.c
         wanted = (c.channel_id == channel_id) & (c.position > after)
         query = _PLACED.where(wanted).order_by(c.position).limit(limit)
-        return await asyncio.to_thread(self._receipts, query)
+        return await looking(self._receipts, query)
 
     async def batch(self, epoch: int, *, after: int = -1, limit: int = 100) -> Sequence[StoredReceipt]:
         """See `Ledger.batch`."""
         c = t.settled_receipts.c
         wanted = (t.receipts.c.gateway == self._gateway) & (c.epoch == epoch) & (c.leaf_index > after)
         query = _PLACED.where(wanted).order_by(c.leaf_index).limit(limit)
-        return await asyncio.to_thread(self._receipts, query)
+        return await looking(self._receipts, query)
 
     async def earned(self, payee: bytes) -> int:
         """See `Ledger.earned`."""
@@ -216,7 +217,7 @@ class DatabaseLedger:
 
     async def earnings(self, payee: bytes) -> Sequence[Earning]:
         """See `Ledger.earnings`."""
-        return await asyncio.to_thread(self._earnings, payee)
+        return await looking(self._earnings, payee)
 
     async def keep_evidence(self, evidence: Evidence) -> None:
         """See `Ledger.keep_evidence`."""
