@@ -18,6 +18,7 @@ from contracts.protocol.typed_data import Receipt
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.rows import RowInsert
 from market.adapters.database.tables_audits import audit_secrets, audit_statements, audited_workers, audits
+from market.aside import looking
 from market.inference.audit_model import Audit, AuditSecret, Counted, Statement, WorkerAudits
 from market.verification.audit_verdict import Outcome, strikes_convict
 
@@ -40,7 +41,7 @@ class DatabaseAuditBook:
 
     async def secrets(self, now: float, limit: int = 100) -> Sequence[AuditSecret]:
         """See `AuditBook.secrets`."""
-        return await asyncio.to_thread(self._secrets, now, limit)
+        return await looking(self._secrets, now, limit)
 
     async def workers(self) -> Mapping[bytes, WorkerAudits]:
         """See `AuditBook.workers`."""
@@ -60,7 +61,7 @@ class DatabaseAuditBook:
 
     async def find(self, number: int) -> Audit | None:
         """See `AuditBook.find`."""
-        found = await asyncio.to_thread(self._read, audits.c.number == number, 1)
+        found = await looking(self._read, audits.c.number == number, 1)
         return found[0] if found else None
 
     async def audits(self, worker: bytes | None = None, *, before: int | None = None, limit: int = 100) -> list[Audit]:
@@ -71,7 +72,7 @@ class DatabaseAuditBook:
         if worker is not None:
             s = audit_statements.c
             condition &= audits.c.number.in_(sa.select(s.number).where(s.worker == worker))
-        return await asyncio.to_thread(self._read, condition, limit)
+        return await looking(self._read, condition, limit)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
