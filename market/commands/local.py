@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -93,7 +94,7 @@ def up(
 
             def text() -> None:
                 print_fields(fields)
-                where = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {data_dir}"
+                where = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {quote(str(data_dir))}"
                 console.print(
                     f"\nIn a second terminal:\n  market status{where}\n  market channel open 5{where}", soft_wrap=True
                 )

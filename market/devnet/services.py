@@ -173,4 +173,4 @@ def _chain_answers(url: str) -> bool:
 
 def database_url(data_dir: Path) -> str:
     """Return `MARKET_DATABASE_URL`, or a SQLite file under `data_dir`."""
-    return os.environ.get("MARKET_DATABASE_URL") or f"sqlite:///{data_dir / 'market.db'}"
+    return os.environ.get("MARKET_DATABASE_URL") or f"sqlite:///{quote(str(data_dir / 'market.db'))}"

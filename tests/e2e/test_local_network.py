@@ -65,7 +65,7 @@ def call(folder: Path, *arguments: str, status: int = 0):
 
 
 def test_a_second_terminal_works_and_state_outlives_a_restart(tmp_path):
-    folder = tmp_path / "network"
+    folder = tmp_path / "a network, 50%20 ü?#"
     process = start_up(folder)
     try:
         assert call(folder, "status")["models"][0]["name"] == "minilm"
