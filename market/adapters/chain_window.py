@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
+import orjson
 
 from contracts.protocol.hexes import checksum
 from market.errors import ChainReadRefused, ChainUnreachable, Overloaded
@@ -19,6 +20,7 @@ from market.errors import ChainReadRefused, ChainUnreachable, Overloaded
 MAX_AT_ONCE = 8
 MAX_CALL_DATA = 16_384
 MAX_LOG_BLOCKS = 50_000
+MAX_ANSWER_BYTES = 16 << 20
 _TIMEOUT_SECONDS = 10.0
 _HEAD_KEPT_SECONDS = 1.0
 _METHODS = ("eth_chainId", "eth_blockNumber", "eth_call", "eth_getLogs")
@@ -72,6 +74,8 @@ class ChainWindow:
             raise Overloaded("as many chain reads as are allowed are under way.")
         self._asked += 1
         try:
+            if method == "eth_getLogs":
+                await self._check_range(cleaned[0])
             return await self._send(method, cleaned)
         finally:
             self._asked -= 1
@@ -81,7 +85,15 @@ class ChainWindow:
             self._client = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, transport=self._transport)
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
-            answer = (await self._client.post(self._url, json=body)).json()
+            async with self._client.stream("POST", self._url, json=body) as response:
+                found = b""
+                async for piece in response.aiter_bytes():
+                    found += piece
+                    if len(found) > MAX_ANSWER_BYTES:
+                        raise ChainReadRefused(
+                            f"the answer is larger than {MAX_ANSWER_BYTES} bytes.", remedy="Ask for fewer blocks."
+                        )
+            answer = orjson.loads(found)
         except (httpx.HTTPError, ValueError) as error:
             raise ChainUnreachable from error
         if not isinstance(answer, dict) or not ("result" in answer or "error" in answer):
@@ -114,14 +126,18 @@ class ChainWindow:
         if not addresses:
             raise ChainReadRefused("name a contract of this market.", field="params.address")
         first, last = _block(wanted.get("fromBlock", "latest")), _block(wanted.get("toBlock", "latest"))
-        if first not in _TAGS:
-            end = int(last, 16) if last not in _TAGS else self._head[1]
-            if end - int(first, 16) > MAX_LOG_BLOCKS:
-                raise ChainReadRefused(f"more than {MAX_LOG_BLOCKS} blocks.", field="params.fromBlock")
         topics = wanted.get("topics", [])
         if not isinstance(topics, list) or len(topics) > 4 or not all(t is None or _is_hex(t, 66) for t in topics):
             raise ChainReadRefused("expected at most four topics, each one hash or null.", field="params.topics")
         return [{"address": addresses, "fromBlock": first, "toBlock": last, "topics": topics}]
+
+    async def _check_range(self, wanted: Mapping[str, Any]) -> None:
+        first, last = wanted["fromBlock"], wanted["toBlock"]
+        if first in _TAGS:
+            return
+        end = int(last, 16) if last not in _TAGS else await self.head()
+        if end - int(first, 16) > MAX_LOG_BLOCKS:
+            raise ChainReadRefused(f"more than {MAX_LOG_BLOCKS} blocks.", field="params.fromBlock")
 
     def _known(self, address: Any, field: str) -> None:
         if not isinstance(address, str) or address.lower() not in self._contracts:

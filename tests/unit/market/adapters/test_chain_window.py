@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from contracts.protocol.hexes import checksum
-from market.adapters.chain_window import MAX_AT_ONCE, ChainWindow
+from market.adapters.chain_window import MAX_AT_ONCE, MAX_LOG_BLOCKS, ChainWindow
 from market.errors import ChainReadRefused, ChainUnreachable, Overloaded
 
 ESCROW, STRANGER = checksum(b"\x0e" * 20), checksum(b"\x0f" * 20)
@@ -45,6 +45,28 @@ async def test_logs_are_passed_on_for_a_bounded_range(window, node):
     assert await window.ask("eth_getLogs", [wanted]) == {"result": "0x10"}
     with pytest.raises(ChainReadRefused, match="more than"):
         await window.ask("eth_getLogs", [{**wanted, "toBlock": "0xffffff"}])
+
+
+async def test_a_range_without_an_end_ends_at_the_newest_block(window, node):
+    """Also where nobody has asked for that yet, or only long ago."""
+    node.answer["result"] = hex(MAX_LOG_BLOCKS + 10)
+    for last in ({}, {"toBlock": "latest"}, {"toBlock": "finalized"}):
+        window._head = (float("-inf"), 0)
+        for first in (0, 9):
+            with pytest.raises(ChainReadRefused, match="more than"):
+                await window.ask("eth_getLogs", [{"address": ESCROW, "fromBlock": hex(first), **last}])
+    assert {one["method"] for one in node.seen} == {"eth_blockNumber"}
+    await window.ask("eth_getLogs", [{"address": ESCROW, "fromBlock": hex(10)}])
+    assert node.seen[-1]["method"] == "eth_getLogs"
+
+
+async def test_an_answer_that_is_too_large_is_not_read(window, node, monkeypatch):
+    monkeypatch.setattr("market.adapters.chain_window.MAX_ANSWER_BYTES", 10_000)
+    node.answer["result"] = "0x" + "00" * 5_000
+    with pytest.raises(ChainReadRefused, match="larger than"):
+        await window.ask("eth_call", [{"to": ESCROW, "data": "0x"}])
+    node.answer["result"] = "0x" + "00" * 4_000
+    assert await window.ask("eth_call", [{"to": ESCROW, "data": "0x"}]) == {"result": node.answer["result"]}
 
 
 @pytest.mark.parametrize(
