@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from contracts.protocol.messages import Papers
 from contracts.protocol.receipts import is_receipt_signed_by
+from contracts.protocol.request_ids import REQUEST_ID_BYTES, time_prefix
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
 from contracts.protocol.values import value_class
@@ -28,14 +30,15 @@ from workers.errors import JournalUnusable
 _SEQ = "substr(receipt, 105, 8)"
 # Rows are only ever appended. The indexes find what was answered to a request, or under a channel's number, however
 # long ago: the contracts punish two answers to one, though they be signed years apart and the request in two channels.
-# What grows with time, as ids and numbers do, costs an index little; each channel counts from one, so its id is part.
+# What grows with time, as ids and a channel's numbers do, costs an index little.
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS work (
     number INTEGER PRIMARY KEY, request_id BLOB NOT NULL, channel_id BLOB NOT NULL, receipt BLOB NOT NULL,
     worker_signature BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS work_by_request ON work (request_id);
-CREATE INDEX IF NOT EXISTS work_by_place ON work ({_SEQ}, channel_id);
+DROP INDEX IF EXISTS work_by_place;
+CREATE INDEX IF NOT EXISTS work_by_channel ON work (channel_id, {_SEQ});
 CREATE TABLE IF NOT EXISTS countersignatures (
     number INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES work (number), signature BLOB NOT NULL
 );
@@ -64,6 +67,9 @@ _REMEDIES = {
 _PRIMARY = 0xFF  # the rest of SQLite's code says which kind of the same
 # Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
 _RECENT = 20_000
+_CHANNELS = 10_000  # whose highest numbers are remembered, two megabytes
+_SOON_SECONDS = 60
+_BEYOND_ALL = b"\xff" * (REQUEST_ID_BYTES + 1)
 _IN_GROUP = 300  # SQLite bounds the parameters of a statement: three for each
 # A channel's id and a receipt's number in it.
 _Place = tuple[bytes, int]
@@ -121,10 +127,14 @@ class Journal:
         self._lock = threading.Lock()
         # By request id, which may have been used in several channels; of an id that is here, everything is.
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
+        # A number of each channel above which the journal has none.
+        self._highest: dict[bytes, int] = {}
         with _naming(path):
             self._db = _open(path)
             (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
             self._next = max(1, (newest or 0) + 1 - _RECENT)
+            # Between these two ids the file has none that is not in `_recent`.
+            self._gap = self._find_gap()
             self._catch_up()
 
     def close(self) -> None:
@@ -171,31 +181,71 @@ class Journal:
             elif len(left) < len(noted):
                 self._recent[request_id] = left
 
+    def _find_gap(self) -> tuple[bytes, bytes]:
+        """Return two ids, about the time that it is, between which none is of a row before the next to be read."""
+        soon = time_prefix(time.time() + _SOON_SECONDS)
+        query = "SELECT request_id FROM work WHERE request_id {} ? AND number < ? ORDER BY request_id {} LIMIT 1"
+        below = self._db.execute(query.format("<", "DESC"), (soon, self._next)).fetchone()
+        above = self._db.execute(query.format(">=", "ASC"), (soon, self._next)).fetchone()
+        return (below or (b"",))[0], (above or (_BEYOND_ALL,))[0]
+
     def _catch_up(self) -> None:
         """Take note of what other processes of this worker have served: a message brings papers for all of them."""
         query = "SELECT number, request_id, receipt FROM work WHERE number >= ? ORDER BY number"
         rows = self._db.execute(query, (self._next,)).fetchall()
-        known = {request_id for _, request_id, _ in rows if request_id in self._recent}
         self._recall([request_id for _, request_id, _ in rows])
-        for number, request_id, receipt in rows:
-            if request_id in known:
-                self._recent[request_id].append(_recent(number, Receipt.from_bytes(receipt), receipt))
+        for number, request_id, data in rows:
+            receipt = Receipt.from_bytes(data)
+            self._recent[request_id].append(_recent(number, receipt, data))
+            self._note_number(receipt)
             self._next = number + 1
 
     def _recall(self, request_ids: Sequence[bytes], places: Sequence[_Place] = ()) -> dict[_Place, list[_Recent]]:
         """Note all that was ever answered to these requests; returns what was answered in each of these places."""
         fresh = [request_id for request_id in dict.fromkeys(request_ids) if request_id not in self._recent]
         self._recent.update((request_id, []) for request_id in fresh)
-        wanted = set(fresh)
+        below, above = self._gap
+        wanted = {request_id for request_id in fresh if not below < request_id < above}
         found: dict[_Place, list[_Recent]] = {place: [] for place in places}
-        for number, data in self._find(fresh, list(found)):
+        taken = [(channel_id, seq) for channel_id, seq in found if seq <= self._highest_of(channel_id)]
+        for number, data in self._find(list(wanted), taken):
             receipt = Receipt.from_bytes(data)
             one = _recent(number, receipt, data)
-            if receipt.request_id in wanted:
+            if receipt.request_id in wanted and number < self._next:
                 self._recent[receipt.request_id].append(one)
             if (receipt.channel_id, receipt.seq) in found:
                 found[receipt.channel_id, receipt.seq].append(one)
         return found
+
+    def _highest_of(self, channel_id: bytes) -> int:
+        """Return a number above which nothing was answered in a channel, -1 if nothing was at all."""
+        known = self._highest.get(channel_id)
+        if known is None:
+            query = f"SELECT max({_SEQ}) FROM work WHERE channel_id = ?"  # noqa: S608  # our own words
+            (data,) = self._db.execute(query, (channel_id,)).fetchone()
+            known = self._highest[channel_id] = -1 if data is None else int.from_bytes(data, "big")
+            if len(self._highest) > _CHANNELS:
+                del self._highest[next(iter(self._highest))]
+        return known
+
+    def _note_number(self, receipt: Receipt) -> None:
+        known = self._highest.get(receipt.channel_id)
+        if known is not None and receipt.seq > known:
+            self._highest[receipt.channel_id] = receipt.seq
+
+    def _forget_oldest(self) -> None:
+        """Keep the newest answers in memory; where the others stand, the gap ends."""
+        below, above = self._gap
+        while len(self._recent) > _RECENT:
+            request_id, _ = self._recent.popitem(last=False)
+            if not below < request_id < above:
+                continue
+            # A client may draw its ids as it likes: one that is ahead of its time must not close the gap for all.
+            if request_id < time_prefix(time.time() + _SOON_SECONDS):
+                below = request_id
+            else:
+                above = request_id
+        self._gap = below, above
 
     def _find(self, request_ids: Sequence[bytes], places: Sequence[_Place]) -> Iterator[tuple[int, bytes]]:
         for start in range(0, max(len(request_ids), len(places)), _IN_GROUP):
@@ -230,9 +280,9 @@ class Journal:
             same.append(fresh)
             beside.append(fresh)
             rows.append((self._next, receipt.request_id, receipt.channel_id, data, one.worker_signature))
+            self._note_number(receipt)
             self._next += 1
-        while len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
+        self._forget_oldest()
         self._db.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?)", rows)
         # Sixteen bytes big endian compare as the numbers do.
         self._db.executemany(

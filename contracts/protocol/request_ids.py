@@ -18,3 +18,8 @@ _DRAWS = Draws(REQUEST_ID_BYTES - _TIME_BYTES)
 def new_request_id() -> bytes:
     """Draw a request id, 32 bytes; no two are alike, and none can be foreseen."""
     return (time.time_ns() // 1_000_000).to_bytes(_TIME_BYTES, "big") + _DRAWS.take()
+
+
+def time_prefix(at: float) -> bytes:
+    """Return the six bytes with which ids begin that are drawn at a time, unix seconds."""
+    return int(at * 1_000).to_bytes(_TIME_BYTES, "big")
