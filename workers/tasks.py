@@ -6,14 +6,14 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import redis
 import structlog
-from celery.worker import state
 
 from contracts.protocol.celery_message import read_task_message
 from contracts.protocol.errors import MessageError
@@ -40,10 +40,7 @@ from workers.line import Command, Line
 from workers.node import Node
 from workers.papers import SignedWork
 from workers.receipts import failed
-
-# How long a sitting waits for the next message, and how long it may last.
-LINGER_SECONDS = 0.1
-SITTING_SECONDS = 1.0
+from workers.sitting import Sitting
 
 log = structlog.get_logger(__name__)
 _joined: list[tuple[Node, Announcer]] = []
@@ -60,8 +57,7 @@ def join(node: Node, announcer: Announcer) -> None:
 @app.task(name=TASK_RUN)
 def run(data: bytes) -> None:
     """Run a pack of jobs and push their results to where the gateway listens; then what else comes soon."""
-    _run(data)
-    _sit()
+    _sit(data)
 
 
 @app.task(name=TASK_FILE_PAPERS)
@@ -70,31 +66,38 @@ def file_papers(data: bytes) -> None:
     _file_papers(data)
 
 
-def _sit() -> None:
-    """Take message after message from the queue itself, until none comes for a moment.
-
-    Celery's loop costs more a message than the work on a small one (ADR 20); it is given its turn once a second.
-    """
+def _sit(data: bytes) -> None:
+    """Run a pack, and handle the messages that come soon after it."""
     node, _ = _joined[0]
-    queue = worker_queue(node.key.address)
-    until = time.monotonic() + SITTING_SECONDS
-    while time.monotonic() < until and state.should_stop is None and state.should_terminate is None:
+    sitting = Sitting(_line(node.redis), worker_queue(node.key.address))
+    for task, argument in chain([(TASK_RUN, data)], _messages(sitting)):
         try:
-            (found,) = _line(node.redis).call([("BRPOP", queue, LINGER_SECONDS)])
+            _HANDLERS[task](argument, sitting)
+        except Exception:
+            # The next message may be here already: it came for the answers to this one.
+            log.exception("message-failed", task=task)
+
+
+def _messages(sitting: Sitting) -> Iterator[tuple[str, bytes]]:
+    """Yield the calls that come soon, each with its argument."""
+    while True:
+        try:
+            message = sitting.next_message()
         except (redis.RedisError, OSError):
             return  # Celery connects anew, and says so
-        if found is None or isinstance(found, redis.RedisError):
+        if message is None:
             return
         try:
-            task, argument = read_task_message(found[1])
-            handle = _HANDLERS[task]
-        except (MessageError, KeyError):
-            log.warning("unreadable-message", queue=queue)
-            continue
-        handle(argument)
+            task, argument = read_task_message(message)
+        except MessageError:
+            task, argument = "", b""
+        if task in _HANDLERS:
+            yield task, argument
+        else:
+            log.warning("unreadable-message", queue=sitting.queue)
 
 
-def _run(data: bytes) -> None:
+def _run(data: bytes, sitting: Sitting) -> None:
     node, announcer = _joined[0]
     started = time.perf_counter()
     try:
@@ -113,14 +116,14 @@ def _run(data: bytes) -> None:
     results, work = node.executor.run([(job, _inputs(node.redis, job)) for job in pack.jobs], early=tell)
     served = [(job, result) for job, result in zip(pack.jobs, results, strict=True) if result is not None]
     left = [pair for pair in served if id(pair[1]) not in told]
-    tell(left, work)
+    _deliver(node, left, work, sitting)
     # After the answers, for which clients wait: these are of earlier work.
     _keep_papers(node, pack.papers)
     announcer.in_flight = 0
     telemetry.PACK_SECONDS.observe(time.perf_counter() - started)
 
 
-def _file_papers(data: bytes) -> None:
+def _file_papers(data: bytes, _sitting: Sitting | None = None) -> None:
     node, _ = _joined[0]
     try:
         papers = decode_papers(data)
@@ -130,7 +133,7 @@ def _file_papers(data: bytes) -> None:
     _keep_papers(node, papers)
 
 
-_HANDLERS: dict[str, Callable[[bytes], None]] = {TASK_RUN: _run, TASK_FILE_PAPERS: _file_papers}
+_HANDLERS: dict[str, Callable[[bytes, Sitting], None]] = {TASK_RUN: _run, TASK_FILE_PAPERS: _file_papers}
 
 
 def _keep_papers(node: Node, papers: Papers) -> None:
@@ -155,11 +158,16 @@ def _inputs(client: redis.Redis, job: Job) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-def _deliver(node: Node, served: Sequence[tuple[Job, Result]], work: Sequence[SignedWork]) -> None:
+def _deliver(
+    node: Node,
+    served: Sequence[tuple[Job, Result]],
+    work: Sequence[SignedWork],
+    sitting: Sitting | None = None,
+) -> None:
     """Keep the receipts and then answer: one that was answered for and not kept is lost if the gateway vanishes.
 
     Where they cannot be kept, the jobs fail and go to another worker: nobody is served for nothing. So does a job to
-    which this worker has signed another answer before.
+    which this worker has signed another answer before. With the last answers of a `sitting` goes what it asks.
     """
     if work:
         try:
@@ -174,11 +182,10 @@ def _deliver(node: Node, served: Sequence[tuple[Job, Result]], work: Sequence[Si
                     (job, failed(job, twice) if (job.request_id, result.signature) in refused else result)
                     for job, result in served
                 ]
-    _reply(node.redis, served)
+    _reply(node.redis, served, sitting)
 
 
-def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]]) -> None:
-    line = _line(client)
+def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]], sitting: Sitting | None) -> None:
     by_list: dict[str, list[Result]] = defaultdict(list)
     commands: list[Command] = []
     for job, result in served:
@@ -191,7 +198,7 @@ def _reply(client: redis.Redis, served: Sequence[tuple[Job, Result]]) -> None:
     commands += [("EXPIRE", name, REPLY_TTL_SECONDS) for name in by_list]
     if not commands:
         return
-    outcomes = line.call(commands)
+    outcomes = _line(client).call(commands) if sitting is None else sitting.answer(commands)
     lives = len(outcomes) - len(by_list)
     for place, outcome in enumerate(outcomes):
         # A broker with a user for each worker forbids EXPIRE on reply lists: it could empty those of others.

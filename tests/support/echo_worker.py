@@ -34,8 +34,9 @@ if __name__ == "__main__":
     client.set(ANNOUNCE_KEY_PREFIX + ADDRESS.hex(), b"alive", ex=60)
     client.sadd(ANNOUNCED_SET, ADDRESS.hex())
     queue = configure(WorkerSettings(redis_url=URL), ADDRESS)
-    journal = SimpleNamespace(keep=lambda *_: None)
-    tasks.join(SimpleNamespace(redis=client, executor=Echo, journal=journal), SimpleNamespace(in_flight=0))
+    journal, key = SimpleNamespace(keep=lambda *_: None), SimpleNamespace(address=ADDRESS)
+    node = SimpleNamespace(redis=client, key=key, executor=Echo, journal=journal)
+    tasks.join(node, SimpleNamespace(in_flight=0))
     app.Worker(
         pool="solo",
         queues=[queue],

@@ -59,7 +59,7 @@ def test_a_receipt_that_cannot_be_kept_is_not_answered_for(journal, executor, pa
     job = support.make_job(packaged.manifest)
     results, work = executor.run([job])
     told = []
-    monkeypatch.setattr(tasks, "_reply", lambda _client, served: told.append((journal.counts()[0], served)))
+    monkeypatch.setattr(tasks, "_reply", lambda _client, served, _sitting: told.append((journal.counts()[0], served)))
     node = SimpleNamespace(journal=journal, redis=None)
     journal._db.execute("PRAGMA query_only = ON")  # as a full disk does
     tasks._deliver(node, [(job[0], results[0])], work)
@@ -165,7 +165,7 @@ def test_a_second_answer_to_a_request_is_never_handed_out(journal, executor, pac
     other = asked_again(first, output_hash=b"o" * 32, seq=9)
     good = serve(executor, packaged.manifest, request_id=b"g" * 32, seq=10, cumulative=9_000)
     told = []
-    monkeypatch.setattr(tasks, "_reply", lambda _client, served: told.extend(served))
+    monkeypatch.setattr(tasks, "_reply", lambda _client, served, _sitting: told.extend(served))
     node = SimpleNamespace(journal=journal, redis=None)
     good_result = dataclasses.replace(result, request_id=b"g" * 32, signature=good.worker_signature)
     good_job = dataclasses.replace(job[0], request_id=b"g" * 32)
