@@ -17,17 +17,18 @@ def group(requests: Sequence[Arrays], batch_axis: int | None, cap: int) -> list[
         return [[i] for i in range(len(requests))]
     open_groups: dict[tuple[Any, ...], tuple[list[int], int]] = {}
     done: list[list[int]] = []
+    # Requests are mostly alike: rows and what else tells groups apart, by the looks of a request.
+    seen: dict[tuple[Any, ...], tuple[int | None, tuple[Any, ...]]] = {}
     for i, request in enumerate(requests):
-        rows = _rows(request, batch_axis)
+        looks = tuple([(name, array.dtype, array.shape) for name, array in request.items()])
+        known = seen.get(looks)
+        if known is None:
+            rest = [(name, dtype, shape[:batch_axis] + shape[batch_axis + 1 :]) for name, dtype, shape in sorted(looks)]
+            known = seen[looks] = _rows(request, batch_axis), tuple(rest)
+        rows, key = known
         if rows is None:
             done.append([i])
             continue
-        key = tuple(
-            [
-                (name, array.dtype.str, array.shape[:batch_axis] + array.shape[batch_axis + 1 :])
-                for name, array in (sorted(request.items()) if len(request) > 1 else request.items())
-            ]
-        )
         members, count = open_groups.get(key, ([], 0))
         if members and count + rows > cap:
             done.append(members)
