@@ -35,6 +35,12 @@ async def app(scope, receive, send):
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
+    if scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for piece in (b"data: 1\n\n", b"", b"data: " + b"2" * 300_000 + b"\n\n"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     content = told(scope["path"], headers, body)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(content))]})
@@ -367,6 +373,30 @@ def test_what_is_no_request_is_told_so_by_a_code(address, data):
     status, said = refused(address, data)
     assert (status, said["code"], said["field"]) == (400, "invalid-request", "request")
     assert said["remedy"]
+
+
+def until_closed(address, data: bytes) -> tuple[bytes, bytes]:
+    with socket.create_connection(address, timeout=5) as client:
+        client.sendall(data)
+        found = b""
+        while piece := client.recv(65_536):
+            found += piece
+    head, _, body = found.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize("more", [(), ("Connection: keep-alive",)])
+def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection_and_has_no_chunks(address, more):
+    old = request(b"{}", *more, path="/stream").replace(b"HTTP/1.1", b"HTTP/1.0")
+    head, body = until_closed(address, old)
+    assert b"chunked" not in head
+    assert b"connection: close" in head
+    assert body == b"data: 1\n\ndata: " + b"2" * 300_000 + b"\n\ndata: [DONE]\n\n"
+    head, body = until_closed(address, request(b"{}", "Connection: close", path="/stream"))
+    assert b"transfer-encoding: chunked" in head
+    assert body.startswith(b"9\r\ndata: 1\n\n\r\n")
+    head, body = until_closed(address, old.replace(b"/stream", b"/a"))
+    assert b"content-length: %d" % len(body) in head
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity", "x"])
