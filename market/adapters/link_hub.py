@@ -55,7 +55,9 @@ MAX_UNACKNOWLEDGED = 4_096
 MAX_UNACKNOWLEDGED_BYTES = 256 << 20
 WATCH_SECONDS = 0.5
 ANNOUNCE_AT_MOST_EVERY_SECONDS = 0.5
+# All of an announcement is looked through every second, and shown to everybody who asks.
 MAX_ANNOUNCED_OFFERS = 256
+MAX_PROVIDER_CHARACTERS = 64
 # Results that nobody waits for: late ones are as many as jobs, more is an attempt to keep us busy.
 STRANGE_RESULTS = 200
 PARTIALS_FOR_ONE = 32
@@ -313,8 +315,12 @@ class LinkHub:
         announcement = decode_announcement(payload)
         if announcement.worker != session.worker:
             raise LinkRefused("an announcement for another worker.", field="worker")
-        if len(announcement.offers) > MAX_ANNOUNCED_OFFERS:
-            raise LinkRefused(f"{len(announcement.offers)} offers, {MAX_ANNOUNCED_OFFERS} allowed.", field="offers")
+        for name in ("offers", "manifests", "max_batch"):
+            found = len(getattr(announcement, name))
+            if found > MAX_ANNOUNCED_OFFERS:
+                raise LinkRefused(f"{found} {name}, {MAX_ANNOUNCED_OFFERS} allowed.", field=name)
+        if len(announcement.provider) > MAX_PROVIDER_CHARACTERS:
+            raise LinkRefused(f"a provider has {MAX_PROVIDER_CHARACTERS} characters at most.", field="provider")
         session.announcement, session.announced_at = announcement, now
 
 

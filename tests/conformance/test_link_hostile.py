@@ -238,6 +238,27 @@ async def test_who_does_not_read_holds_up_nobody_and_no_memory(lane):
     node.socket.transport.abort()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provider": "x" * 1_000_000},
+        {"max_batch": tuple((bytes(32), 1) for _ in range(257))},
+        {"manifests": (b"x",) * 257},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_an_announcement_is_no_burden(lane, changes):
+    node = await RawNode(lane).open()
+    told = Announcement(HOSTILE.address, (), (), 0, (), "cpu", 1.0, bytes(8))
+    await node.send(Kind.ANNOUNCE, encode_announcement(told))
+    await asyncio.sleep(link_hub.ANNOUNCE_AT_MOST_EVERY_SECONDS + 0.1)
+    assert lane.hub.session(HOSTILE.address).announcement == told
+    await node.send(Kind.ANNOUNCE, encode_announcement(replace(told, **changes)))
+    assert await node.closed() == link_hub.CLOSE_BROKEN
+    await asyncio.sleep(0.1)
+    assert lane.hub.session(HOSTILE.address).announcement == told
+
+
 async def test_who_answers_and_never_acknowledges_is_not_kept_everything_for(lane, monkeypatch):
     monkeypatch.setattr(link_hub, "MAX_UNACKNOWLEDGED_BYTES", 8 << 20)
     node = await RawNode(lane).open()
