@@ -65,6 +65,9 @@ ACK_SECONDS = 0.02
 # What the gateway has is forgotten by many at once, and not while a job waits for it.
 FORGET_SECONDS = 0.02
 FRAME_OVERHEAD_BYTES = 256
+# Beyond what a gateway does not acknowledge no replies are taken out of the broker, where large ones run out.
+MAX_UNACKNOWLEDGED_BYTES = 256 << 20
+FULL_SECONDS = 0.2
 # A gateway that closes with these will do so again at once.
 CLOSED_FOR_GOOD_REASON = range(4_401, 4_500)
 
@@ -299,6 +302,9 @@ class GatewayLink:
         broken = False
         while True:
             await self._linked.wait()
+            if self._outbox.size > MAX_UNACKNOWLEDGED_BYTES:
+                await asyncio.sleep(FULL_SECONDS)
+                continue
             try:
                 async with self._pumping:
                     replies = await self._bridge.resync() if broken else []
