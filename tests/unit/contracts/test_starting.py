@@ -15,7 +15,12 @@ def run(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", ["market.cli, market.jobs", "market.cli, market.gateway.server", "workers.cli, workers.commands.doctor"]
+    "modules",
+    [
+        "market.cli, market.commands.services, market.jobs",
+        "market.commands, market.gateway.server",
+        "workers.commands.doctor",
+    ],
 )
 def test_no_program_loads_it_or_collects_as_often_as_python_does(modules):
     run(
@@ -27,7 +32,7 @@ def test_no_program_loads_it_or_collects_as_often_as_python_does(modules):
 
 def test_who_asks_for_it_has_it():
     run(
-        "import market.cli, web3, aiohttp\n"
+        "import market.commands, web3, aiohttp\n"
         f"assert aiohttp.ClientSession.__module__ == {REAL}\n"
         "assert web3.__spec__.loader is web3.__loader__ and 'Source' in type(web3.__loader__).__name__\n"
         "from web3._utils.http_session_manager import ClientTimeout\n"
@@ -45,7 +50,7 @@ def test_who_asks_while_web3_is_being_loaded_has_it():
     )
 
 
-@pytest.mark.parametrize("before", ["aiohttp, market.cli", "market.sdk.chain", "web3, market.cli"])
+@pytest.mark.parametrize("before", ["aiohttp, market.commands", "market.sdk.chain", "web3, market.commands"])
 def test_web3_has_it_where_something_came_first_and_in_the_client_kit(before):
     run(
         f"import {before}\nfrom web3.providers.rpc.async_rpc import ClientSession\nassert ClientSession.__module__ == {REAL}"
