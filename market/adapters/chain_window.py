@@ -86,7 +86,7 @@ class ChainWindow:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
             async with self._client.stream("POST", self._url, json=body) as response:
-                found = b""
+                found = bytearray()
                 async for piece in response.aiter_bytes():
                     found += piece
                     if len(found) > MAX_ANSWER_BYTES:
