@@ -183,7 +183,7 @@ class Journal:
 
     def _find_gap(self) -> tuple[bytes, bytes]:
         """Return two ids, about the time that it is, between which none is of a row before the next to be read."""
-        soon = time_prefix(time.time() + _SOON_SECONDS)
+        soon = _soon()
         query = "SELECT request_id FROM work WHERE request_id {} ? AND number < ? ORDER BY request_id {} LIMIT 1"
         below = self._db.execute(query.format("<", "DESC"), (soon, self._next)).fetchone()
         above = self._db.execute(query.format(">=", "ASC"), (soon, self._next)).fetchone()
@@ -236,12 +236,13 @@ class Journal:
     def _forget_oldest(self) -> None:
         """Keep the newest answers in memory; where the others stand, the gap ends."""
         below, above = self._gap
+        soon = _soon()
         while len(self._recent) > _RECENT:
             request_id, _ = self._recent.popitem(last=False)
             if not below < request_id < above:
                 continue
             # A client may draw its ids as it likes: one that is ahead of its time must not close the gap for all.
-            if request_id < time_prefix(time.time() + _SOON_SECONDS):
+            if request_id < soon:
                 below = request_id
             else:
                 above = request_id
@@ -377,6 +378,11 @@ class Journal:
             (total,) = self._db.execute("SELECT count(*) FROM work").fetchone()
             (countersigned,) = self._db.execute("SELECT count(DISTINCT work) FROM countersignatures").fetchone()
         return int(total), int(countersigned)
+
+
+def _soon() -> bytes:
+    """Return what an id begins with that is ahead of its time."""
+    return time_prefix(time.time() + _SOON_SECONDS)
 
 
 def _recent(number: int, receipt: Receipt, data: bytes) -> _Recent:
