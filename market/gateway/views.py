@@ -13,7 +13,6 @@ from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import Announcement
 from contracts.protocol.pricing import Unit
 from contracts.protocol.sealed import KEY_BYTES
-from contracts.protocol.typed_data import Channel
 from market.adapters.database.statistics import BatchFacts, Past
 from market.gateway.tensors_json import MODEL_VERSION
 from market.inference.activity import Minute, Performance
@@ -117,7 +116,7 @@ def channel(found: ChannelRecord, account: Account, exposure_cap: int, *, promis
         "signer": checksum(found.signer),
         "gateway": checksum(found.gateway),
         "salt": str(found.salt),
-        "needsAccess": Channel(found.payer, found.signer, found.gateway, found.salt).needs_access,
+        "needsAccess": found.channel.needs_access,
         "deposited": str(found.deposited),
         "settled": str(found.settled),
         "exitAmount": str(exiting),

@@ -5,7 +5,6 @@ Implements `market.payments.ports.Channels`; only here does a channel record of 
 
 from __future__ import annotations
 
-from contracts.protocol.typed_data import Channel
 from market.payments.model import ChannelFacts
 from market.payments.refunds import RefundPromises
 from market.registry.model import ChannelRecord
@@ -36,7 +35,7 @@ class RegistryChannels:
             self._known.clear()
         facts = ChannelFacts(
             channel_id=channel_id,
-            channel=Channel(record.payer, record.signer, record.gateway, record.salt),
+            channel=record.channel,
             deposited=record.deposited,
             settled=record.settled,
             exiting=(record.exit_amount if record.exit_at else 0) + promised,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contracts.protocol.typed_data import Channel
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -60,6 +62,11 @@ class ChannelRecord:
     exit_amount: int = 0
     exit_at: int = 0
     refund_nonce: int = 0
+
+    @property
+    def channel(self) -> Channel:
+        """What its id is the digest of."""
+        return Channel(self.payer, self.signer, self.gateway, self.salt)
 
 
 @dataclass(frozen=True, slots=True)
