@@ -19,6 +19,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from market.errors import CapacityError, HeadersTooLarge, InvalidRequest, MarketError
+from market.gateway.http10 import UntilClosed
 from market.gateway.problems import problem_response, response_bytes
 
 # More than this is no small model's request.
@@ -173,36 +174,6 @@ def body_to_come(data: bytes) -> int:
         return 0
     size = int(length[1])
     return len(data) + size if size and len(data) + size <= MAX_SHORT_BYTES else 0
-
-
-class _UntilClosed:
-    """Sends what an application answers to a client of HTTP/1.0: of unknown length up to the end, not in chunks."""
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
-        self._send = cycle.send
-        self._is_open = False
-
-    async def __call__(self, message: Any) -> None:
-        """See ASGI's `send`."""
-        cycle = self._cycle
-        if message["type"] == "http.response.start":
-            named = {name.lower() for name, _ in message.get("headers", ())}
-            self._is_open = b"content-length" not in named and cycle.scope["method"] != "HEAD"
-            if self._is_open:
-                cycle.chunked_encoding = False
-        elif self._is_open:
-            if cycle.flow.write_paused and not cycle.disconnected:
-                await cycle.flow.drain()
-            if not cycle.disconnected:
-                cycle.transport.write(message.get("body", b""))
-                if not message.get("more_body", False):
-                    cycle.response_complete = True
-                    cycle.message_event.set()
-                    cycle.transport.close()
-                    cycle.on_response()
-            return
-        await self._send(message)
 
 
 class Connection(HttpToolsProtocol):
@@ -511,7 +482,7 @@ class Connection(HttpToolsProtocol):
         if not self._declining:
             super().on_headers_complete()
             if self.parser.get_http_version() == "1.0" and self.cycle is not None:
-                self.cycle.send = _UntilClosed(self.cycle)  # type: ignore[method-assign]
+                self.cycle.send = UntilClosed(self.cycle)  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         """A part of its body is there."""
