@@ -256,12 +256,13 @@ class GenerationModel:
             process.kill()
             process.wait()
             with self._lock:
-                self._wire = None
                 lost, self._listeners = self._listeners, {}
                 cause, detail = self._end or ("died", f"it died ({process.returncode}).")
+                if not self._closed:
+                    self._deaths.note(self.package.model_id, cause, f"{detail} {len(lost)} generations were lost.")
+                # Last: whoever finds it gone starts another, unless it has died too often.
+                self._wire = None
             wire.sock.close()
-            if not self._closed:
-                self._deaths.note(self.package.model_id, cause, f"{detail} {len(lost)} generations were lost.")
             for heard in lost.values():
                 heard.listener.failed(ModelDied(f"the generating process ended: {detail}"))
             self._after()
