@@ -44,6 +44,8 @@ _AWAITED_SECONDS = 0.05
 # of the connections, also one that is to be closed.
 UNREAD_SECONDS = 60.0
 _LEAST_READ_BYTES = 4_096
+# The parser takes 0.9, which has no headers, and 2.0 too, whose clients read no answer that is written like 1.1's.
+_VERSIONS = frozenset({"1.0", "1.1"})
 # Whoever sends one of these wants more than the short way offers.
 _LEFT_TO_UVICORN = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "origin"})
 
@@ -68,6 +70,14 @@ _GARBLED = _last_words(
         remedy="Send HTTP/1.1, or https:// where the gateway's address says so, with one Content-Length or chunks.",
     )
 )
+_OTHER_VERSION = _last_words(
+    InvalidRequest(
+        "this gateway speaks HTTP/1.1 and HTTP/1.0, and no other version over a plain connection.",
+        field="request",
+        remedy="Send the request as HTTP/1.1; gRPC has a port of its own.",
+    ),
+    505,
+)
 _CODED = _last_words(
     InvalidRequest(
         "the body is sent in a transfer coding that this gateway does not read.",
@@ -87,6 +97,10 @@ _LARGE_HEAD = _last_words(HeadersTooLarge(f"the headers are larger than {MAX_HEA
 
 
 class _HeadTooLargeError(Exception):
+    """Tells the parser to stop."""
+
+
+class _OtherVersionError(Exception):
     """Tells the parser to stop."""
 
 
@@ -343,6 +357,8 @@ class Connection(HttpToolsProtocol):
             too_large = isinstance(error.__context__, _HeadTooLargeError)
             if isinstance(error.__context__, _TransferCodedError):
                 self._end(_CODED)
+            elif isinstance(error.__context__, _OtherVersionError):
+                self._end(_OTHER_VERSION)
             elif not too_large:
                 self.logger.warning("Invalid HTTP request received.")
                 self._end(_GARBLED)
@@ -474,6 +490,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its headers are there; the body has its own time."""
+        if self.parser.get_http_version() not in _VERSIONS:
+            raise _OtherVersionError
         self._unread_bytes = 0
         self._must_arrive(self._limits.body_seconds)
         self._declining = (

@@ -375,6 +375,24 @@ def test_what_is_no_request_is_told_so_by_a_code(address, data):
     assert said["remedy"]
 
 
+@pytest.mark.parametrize("path", [PATH, "/a"])
+@pytest.mark.parametrize(
+    "version", ["HTTP/2.0", "HTTP/0.9", "HTTP/1.7", "HTTP/1.10", "HTTP/2", "HTTP/3.0", "http/1.1", "HTTP/01.1", "x", ""]
+)
+def test_other_versions_are_answered_by_none_of_ours(address, path, version):
+    SEEN.clear()
+    status, said = refused(address, request(path=path).replace(b" HTTP/1.1", f" {version}".rstrip().encode()))
+    known = version in {"HTTP/2.0", "HTTP/0.9", ""}
+    assert (status, said["code"], said["field"]) == (505 if known else 400, "invalid-request", "request")
+    assert "HTTP/1.1" in said["remedy"]
+    assert not SEEN
+
+
+def test_a_websocket_is_none_of_another_version(address):
+    lines = "\r\n".join(["GET /market/v1/link HTTP/2.0", *KEYED[1:], "", ""])
+    assert refused(address, lines.encode())[0] == 505
+
+
 def until_closed(address, data: bytes) -> tuple[bytes, bytes]:
     with socket.create_connection(address, timeout=5) as client:
         client.sendall(data)
