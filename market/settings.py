@@ -132,6 +132,15 @@ class MarketSettings(BaseSettings):
         300.0, gt=0, le=600, description="Claim x402 channels this often; payers can leave after 900 s."
     )
 
+    x402_least_claim: int = Field(
+        10_000,
+        gt=0,
+        description=(
+            "Least that is claimed from an x402 channel, and what a payer must have been charged for each further "
+            "refund, in atomic token units: what the house account pays in gas for a claim and its sweep."
+        ),
+    )
+
     audit_share: float = Field(
         0.02,
         ge=0,

@@ -112,6 +112,14 @@ HOUSE_UNITS = Gauge(
 HOUSE_SPARE_UNITS = Gauge(
     "market_x402_house_spare_units", "Atomic token units the house account can still fill it with.", registry=METRICS
 )
+CLAIMABLE_UNITS = Gauge(
+    "market_x402_claimable_units", "Atomic token units that x402 channels owe and hold, unclaimed.", registry=METRICS
+)
+MISSING_UNITS = Counter(
+    "market_x402_missing_units_total",
+    "Atomic token units charged to x402 channels that their payers took out unclaimed.",
+    registry=METRICS,
+)
 AUDITS = Counter(
     "market_audits_total",
     "Requests chosen for an audit, by what came of it.",

@@ -61,6 +61,14 @@ GATEWAY: list[Panel] = [
         },
     ),
     (
+        "x402 channels, tokens",
+        "short",
+        {
+            "owe and hold": "max(market_x402_claimable_units) / 1e6",
+            "taken out unclaimed, a day": "sum(increase(market_x402_missing_units_total[1d])) / 1e6",
+        },
+    ),
+    (
         "Audits an hour, by what came of them",
         "short",
         {"{{outcome}}": "sum by (outcome) (increase(market_audits_total[1h]))"},

@@ -115,9 +115,9 @@ class InProcessFacilitator:
             at=time.time(),
         )
 
-    def claim(self, channels: Sequence[PayerChannel]) -> list[PayerChannel]:
+    def claim(self, channels: Sequence[PayerChannel], least: int = 1) -> list[PayerChannel]:
         """See `Facilitator.claim`."""
-        due = [channel for channel in channels if claimable(channel) > channel.total_claimed]
+        due = [channel for channel in channels if channel.owed >= max(least, 1)]
         done: list[PayerChannel] = []
         requirements = self._requirements()
         for start in range(0, len(due), CLAIMS_IN_A_BATCH):
@@ -125,7 +125,7 @@ class InProcessFacilitator:
             rows = [claim_row(channel) for channel in batch]
             self.settle(_payload({"type": "claim", "claims": rows}, requirements), requirements)
             done += batch
-        if done or self._has_unswept():
+        if done or self._unswept() >= max(least, 1):
             sweep = {
                 "type": "settle",
                 "receiver": checksum(self._merchant.receiver),
@@ -144,7 +144,7 @@ class InProcessFacilitator:
             | {"signature": hex0x(channel.signature)},
             "amount": str(amount),
             "refundNonce": str(channel.refund_nonce),
-            "claims": [claim_row(channel)] if claimable(channel) > channel.total_claimed else [],
+            "claims": [claim_row(channel)] if channel.owed else [],
         }
         return self.settle(_payload(enriched, requirements), requirements)
 
@@ -168,12 +168,12 @@ class InProcessFacilitator:
         except SettlementPending:
             return True
 
-    def _has_unswept(self) -> bool:
-        """Tell whether the contract still holds claimed money: a sweep that failed is made good by the next claim."""
+    def _unswept(self) -> int:
+        """Return what was claimed and not swept: a sweep that failed is made good by the next claim."""
         receiver, token = checksum(self._merchant.receiver), checksum(self._merchant.token)
         read = self._signer.read_contract
         found = self._asking(lambda: read(BATCH_SETTLEMENT_ADDRESS, BATCH_SETTLEMENT_ABI, "receivers", receiver, token))
-        return bool(found[0] > found[1])
+        return int(found[0] - found[1])
 
     def _requirements(self) -> dict[str, Any]:
         return {
@@ -220,17 +220,12 @@ class InProcessFacilitator:
             raise ChainUnreachable(fault.detail, remedy=fault.remedy) from fault
 
 
-def claimable(channel: PayerChannel) -> int:
-    """Return up to where the chain lets a channel be claimed: one row above that would undo all rows beside it."""
-    return min(channel.charged, channel.signed_max, channel.balance)
-
-
 def claim_row(channel: PayerChannel) -> dict[str, Any]:
     """Return the claim of everything a channel was charged and can pay, as the SDK wants it."""
     return {
         "voucher": {"channel": channel.config.to_wire(), "maxClaimableAmount": str(channel.signed_max)},
         "signature": hex0x(channel.signature),
-        "totalClaimed": str(claimable(channel)),
+        "totalClaimed": str(channel.claimable),
     }
 
 

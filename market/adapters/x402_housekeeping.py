@@ -21,10 +21,13 @@ from market.payments.ports import Ledger
 from market.payments.x402_channels import PayerChannel
 from market.payments.x402_model import EXACT, Authorization, PaymentRefused
 from market.payments.x402_ports import SettlementPending, X402Desk
+from market.telemetry import CLAIMABLE_UNITS, MISSING_UNITS
 
 BEAT_SECONDS = 2.0
 FUND_SECONDS = 10.0
 LOOK_SECONDS = 30.0
+# Of the channels that owe too little for a claim, so many are looked at with each: a look is a call of the node.
+SMALL_LOOKS = 100
 
 log = structlog.get_logger(__name__)
 
@@ -131,21 +134,34 @@ class Housekeeping:
 
     def _watch(self, claim: bool) -> None:
         owing = [channel for channel in self._book.channels() if channel.charged > channel.total_claimed]
-        seen = [self._facilitator.look(channel) for channel in owing]
-        for channel in seen:
-            self._book.see_channel(channel)
+        CLAIMABLE_UNITS.set(sum(channel.owed for channel in owing))
+        small = [channel for channel in owing if channel.owed < self._desk.least_claim]
+        looked_at = [channel for channel in owing if channel.owed >= self._desk.least_claim]
+        if claim:
+            looked_at += sorted(small, key=lambda channel: channel.synced_at)[:SMALL_LOOKS]
+        seen = [self._see(channel) for channel in looked_at]
         leaving = [channel for channel in seen if channel.withdraw_requested_at]
         if claim:
             self._claimed_at = self._clock()
         self._claim(seen if claim else leaving)
 
     def _claim(self, channels: list[PayerChannel]) -> int:
-        claimed = self._facilitator.claim(channels)
+        claimed = self._facilitator.claim(channels, self._desk.least_claim)
         for channel in claimed:
-            self._book.see_channel(self._facilitator.look(channel))
+            self._see(channel)
         if claimed:
             log.info("x402-channels-claimed", channels=len(claimed))
         return len(claimed)
+
+    def _see(self, channel: PayerChannel) -> PayerChannel:
+        """Look at a channel, write down what the chain says, and say what its payer took out before it was claimed."""
+        seen = self._facilitator.look(channel)
+        self._book.see_channel(seen)
+        lost = seen.missing - channel.missing
+        if lost > 0:
+            MISSING_UNITS.inc(lost)
+            log.warning("x402-taken-out-unclaimed", channel=channel.channel_id.hex(), units=lost)
+        return seen
 
     def _offer(self, amount: int) -> dict[str, Any]:
         return {

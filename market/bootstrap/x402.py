@@ -77,7 +77,9 @@ def build_x402(
         )
     scheme = "http" if settings.tls_certificate is None else "https"
     origin = settings.public_url or f"{scheme}://{settings.host}:{settings.port}"
-    desk = X402Desk(merchant, facilitator, book, house, name, version, settings.x402_pack, origin)
+    desk = X402Desk(
+        merchant, facilitator, book, house, name, version, settings.x402_pack, origin, settings.x402_least_claim
+    )
     housekeeping = Housekeeping(
         desk, house=house, ledger=ledger, claim_interval_seconds=settings.x402_claim_interval_seconds
     )

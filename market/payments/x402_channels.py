@@ -159,6 +159,21 @@ class PayerChannel:
             synced_at=at,
         )
 
+    @property
+    def claimable(self) -> int:
+        """Up to where the chain lets it be claimed: one row above that would undo all rows beside it."""
+        return min(self.charged, self.signed_max, self.balance)
+
+    @property
+    def owed(self) -> int:
+        """What a claim would bring."""
+        return max(0, self.claimable - self.total_claimed)
+
+    @property
+    def missing(self) -> int:
+        """What was charged and signed for, and the channel does not hold any more."""
+        return max(0, min(self.charged, self.signed_max) - max(self.balance, self.total_claimed))
+
     def state_to_wire(self) -> dict[str, Any]:
         """Return `channelState` of answers."""
         return {

@@ -133,9 +133,12 @@ def pack_price(pack: int, price: int) -> int:
     return max(pack, price)
 
 
-def min_deposit(price: int) -> int:
-    """Return the deposit to ask of a channel: a transaction on chain should serve for a thousand requests."""
-    return price * MIN_DEPOSIT_REQUESTS
+def min_deposit(price: int, pack: int) -> int:
+    """Return the deposit to ask of a channel: a transaction on chain should serve for a thousand requests.
+
+    And be no less than a credit pack, below which none is made.
+    """
+    return max(price * MIN_DEPOSIT_REQUESTS, pack)
 
 
 def least_refund(rest: int, pack: int) -> int:

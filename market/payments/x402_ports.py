@@ -49,10 +49,10 @@ class Facilitator(Protocol):
         """Return a channel as the chain has it now; raises as `verify` does."""
         ...
 
-    def claim(self, channels: Sequence[PayerChannel]) -> Sequence[PayerChannel]:
+    def claim(self, channels: Sequence[PayerChannel], least: int = 1) -> Sequence[PayerChannel]:
         """Claim what channels were charged and sweep it, and what was claimed before, to the house; returns those.
 
-        Raises as `settle` does.
+        Channels that owe less than `least` are left out, and less than that is not swept. Raises as `settle` does.
         """
         ...
 
@@ -86,6 +86,7 @@ class House(Protocol):
 class X402Desk:
     """What the door of one gateway works with; `pack` is the usual credit pack, `origin` the public scheme://host[:port].
 
+    `least_claim` is what a transaction of the house account must be worth.
     `unfinished` names requests that ended here while the book could not be written: housekeeping closes them.
     """
 
@@ -97,6 +98,7 @@ class X402Desk:
     token_version: str
     pack: int
     origin: str
+    least_claim: int = 1
     unfinished: set[bytes] = field(default_factory=set)
 
 
@@ -152,6 +154,10 @@ class Book(Protocol):
 
     def channels(self) -> Sequence[PayerChannel]:
         """Return every channel with money in it."""
+        ...
+
+    def channels_of(self, payer: bytes) -> tuple[int, int, int]:
+        """Return of all channels of a payer: refunds made, what was charged in all, and how many are taken now."""
         ...
 
     def hold_channel(

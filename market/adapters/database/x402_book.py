@@ -148,6 +148,14 @@ class DatabaseBook:
         with reading(self._engine) as connection:
             return [_channel(row) for row in connection.execute(query)]
 
+    def channels_of(self, payer: bytes) -> tuple[int, int, int]:
+        """See `Book.channels_of`."""
+        c = x402_channels.c
+        sums = (sa.func.sum(c.refund_nonce), sa.func.sum(c.charged), sa.func.count(c.busy_with))
+        with reading(self._engine) as connection:
+            refunds, charged, taken = connection.execute(sa.select(*sums).where(c.payer == payer)).one()
+        return int(refunds or 0), int(charged or 0), taken
+
     def hold_channel(
         self, request_id: bytes, channel: PayerChannel, amount: int, *, now: float, until: float, serves: bool = True
     ) -> Payment:

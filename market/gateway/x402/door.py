@@ -30,7 +30,13 @@ from market.errors import (
 )
 from market.gateway.x402 import sign_in, terms
 from market.gateway.x402.background import apart, on_chain, to_the_end
-from market.gateway.x402.payloads import only_authorization, only_channel, payment_of, read_channel
+from market.gateway.x402.payloads import (
+    check_worthwhile,
+    only_authorization,
+    only_channel,
+    payment_of,
+    read_channel,
+)
 from market.gateway.x402.wire import (
     CREDIT,
     PAYMENT_RESPONSE,
@@ -295,6 +301,15 @@ class Door:
             check_covered(voucher, balance=known.balance, total_claimed=known.total_claimed)
             return known, False
         verify = self._desk.facilitator.verify
+        if deposits:
+            before = known or PayerChannel(voucher.channel_id, config)
+            before = await on_chain(self._desk.facilitator.look, before)
+            if before.balance >= voucher.max_claimable:
+                # Not needed, and so not made: each is a transaction at our gas.
+                payment = {**payment, "payload": {**payment["payload"], "type": "voucher"}}
+                deposits = False
+            else:
+                check_worthwhile(payment["payload"], self._desk.pack)
         try:
             facts = await on_chain(verify, payment, offer)
         except PaymentRefused as refused:

@@ -60,6 +60,22 @@ def only_channel(payload: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, 
     return found
 
 
+def check_worthwhile(payload: Mapping[str, Any], least: int) -> None:
+    """Return if a deposit is worth its transaction.
+
+    Raises:
+        PaymentRefused: it is less than `least`, or no number.
+    """
+    text = payload["deposit"]["amount"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 39):
+        raise PaymentRefused("invalid_batch_settlement_evm_deposit_payload", "deposit: amount is no whole number.")
+    if int(text) < least:
+        raise PaymentRefused(
+            "invalid_batch_settlement_evm_deposit_below_min_deposit",
+            f"{text} is not worth its transaction: deposit {least} or more.",
+        )
+
+
 def read_channel(payload: Mapping[str, Any]) -> tuple[ChannelConfig, PayerVoucher]:
     """Read what every payload of `batch-settlement` has.
 

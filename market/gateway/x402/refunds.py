@@ -54,6 +54,7 @@ async def refund(desk: X402Desk, price: int, header: str) -> tuple[dict[str, Any
     await asyncio.to_thread(
         book.hold_channel, request_id, channel, 0, now=now, until=now + REFUND_SECONDS, serves=False
     )
+    await _check_earned(desk, request_id, channel)
     settled, after = await to_the_end(_send(desk, request_id, channel, amount))
     extra = {"channelState": after.state_to_wire()}
     response = {
@@ -82,6 +83,28 @@ async def _send(desk: X402Desk, request_id: bytes, channel: PayerChannel, amount
         await asyncio.to_thread(book.release, request_id)
         raise
     return settled, after
+
+
+async def _check_earned(desk: X402Desk, request_id: bytes, channel: PayerChannel) -> None:
+    """Return if the payer was charged enough for another transaction at our gas; its first refund is always made.
+
+    Raises:
+        PaymentRefused: it was not; the channel is free again.
+    """
+    try:
+        before, charged, taken = await asyncio.to_thread(desk.book.channels_of, channel.config.payer)
+        # Others of this payer that are taken may be refunds just now, and count; this one is written down as it was.
+        refunds = before + taken - 1
+        needed = refunds * desk.least_claim
+        if charged < needed:
+            raise PaymentRefused(
+                _INVALID + "refund_amount_invalid",
+                f"After {refunds} refunds another is made once your channels were charged {needed}, not {charged}; "
+                "a withdrawal of your own needs nobody.",
+            )
+    except BaseException:
+        await asyncio.to_thread(desk.book.release, request_id)
+        raise
 
 
 def _amount(payload: Mapping[str, Any], channel: PayerChannel, pack: int) -> int:

@@ -34,7 +34,7 @@ def accepts(desk: X402Desk, price: int) -> list[dict[str, Any]]:
         "receiverAuthorizer": checksum(merchant.receiver),
         "withdrawDelay": merchant.withdraw_delay,
         "assetTransferMethod": "eip3009",
-        "minDeposit": str(min_deposit(price)),
+        "minDeposit": str(min_deposit(price, desk.pack)),
     }
     return [
         _offer(merchant, BATCH, price, {**domain, **channel}),

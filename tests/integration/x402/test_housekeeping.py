@@ -6,11 +6,14 @@ import pytest
 from eth_account import Account
 from x402.mechanisms.evm.batch_settlement.abi import BATCH_SETTLEMENT_ABI
 from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
+from x402.mechanisms.evm.batch_settlement.client.voucher import sign_voucher
 from x402.mechanisms.evm.batch_settlement.constants import BATCH_SETTLEMENT_ADDRESS
+from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.schemas import PaymentRequirements
 
 from contracts.bindings.outbox import MemoryOutbox
 from contracts.bindings.transactor import Transactor
+from contracts.protocol.hexes import hex0x
 from contracts.protocol.signing import recover
 from contracts.protocol.typed_data import Domain, Voucher
 from market.adapters.database.engine import open_engine
@@ -136,6 +139,29 @@ def funded_channel(shop, desk, name):
     return config
 
 
+def charge_again(shop, desk, channel, name):
+    """Charge one request more, as the door would."""
+    signer = EthAccountSigner(Account.from_key(key(name).secret_bytes()))
+    total = channel.charged + PRICE
+    signed = sign_voucher(signer, hex0x(channel.channel_id), total, shop.merchant.network).to_dict()
+    channel = replace(channel, signed_max=total, signature=bytes.fromhex(signed["signature"][2:]))
+    request_id = identity("test", channel.channel_id, total.to_bytes(32, "big"))
+    desk.book.hold_channel(request_id, channel, PRICE, now=0, until=1)
+    desk.book.charge(request_id, PRICE, now=0)
+
+
+def leave(shop, config, name, amount):
+    contract = shop.chain.web3.eth.contract(address=BATCH_SETTLEMENT_ADDRESS, abi=BATCH_SETTLEMENT_ABI)
+    wire = config.to_wire()
+    row = (*(wire[part] for part in ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token")), 900)
+    data = contract.encode_abi("initiateWithdraw", args=[(*row, config.salt), amount])
+    shop.chain.send(name, bytes.fromhex(BATCH_SETTLEMENT_ADDRESS[2:]), bytes.fromhex(data[2:]))
+
+
+def transactions(shop) -> int:
+    return shop.chain.web3.eth.get_transaction_count(shop.merchant.receiver)
+
+
 def held_by_x402(shop) -> int:
     return shop.chain.contracts.token.balance_of(bytes.fromhex(BATCH_SETTLEMENT_ADDRESS[2:]))
 
@@ -156,15 +182,32 @@ async def test_channels_are_claimed_on_time_and_swept(shop, kept):
     assert shop.balance("house") == before + PRICE
 
 
+async def test_what_is_not_worth_its_gas_is_neither_claimed_nor_swept(shop, kept):
+    """Two transactions for a tenth of a cent, every five minutes, was what one request in five minutes cost."""
+    desk, keeping, now = kept
+    keeping._desk = replace(desk, least_claim=2 * PRICE)
+    config = funded_channel(shop, desk, "kavi")
+    sent, before = transactions(shop), shop.balance("house")
+    for _ in range(3):
+        now[0] += 300
+        await keeping.watch()
+    leave(shop, config, "kavi", 999 * PRICE)
+    now[0] += 300
+    await keeping.watch()
+    assert (transactions(shop), shop.balance("house")) == (sent, before)
+    [channel] = desk.book.channels()
+    assert (channel.total_claimed, channel.withdraw_requested_at > 0) == (0, True)
+    charge_again(shop, desk, channel, "kavi")
+    now[0] += 30
+    await keeping.watch()
+    assert (transactions(shop), shop.balance("house")) == (sent + 2, before + 2 * PRICE)
+
+
 async def test_a_payer_who_starts_to_leave_is_claimed_from_at_once(shop, kept):
     desk, keeping, now = kept
     config = funded_channel(shop, desk, "hari")
     before = shop.balance("house")
-    contract = shop.chain.web3.eth.contract(address=BATCH_SETTLEMENT_ADDRESS, abi=BATCH_SETTLEMENT_ABI)
-    wire = config.to_wire()
-    row = (*(wire[name] for name in ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token")), 900)
-    data = contract.encode_abi("initiateWithdraw", args=[(*row, config.salt), 999 * PRICE])
-    shop.chain.send("hari", bytes.fromhex(BATCH_SETTLEMENT_ADDRESS[2:]), bytes.fromhex(data[2:]))
+    leave(shop, config, "hari", 999 * PRICE)
     now[0] += 30
     await keeping.watch()
     assert shop.balance("house") == before + PRICE

@@ -20,7 +20,7 @@ from market.gateway.x402.sign_in import message
 from market.gateway.x402.wire import X402Headers
 from market.payments.model import ParsedVoucher
 from market.payments.x402_channels import Merchant
-from market.payments.x402_model import Settled
+from market.payments.x402_model import PaymentRefused, Settled
 from market.payments.x402_ports import X402Desk
 
 PRICE, PACK = 1_000, 100_000
@@ -39,6 +39,8 @@ class Chain:
         self.balance = 0
         self.withdraw_requested_at = 0
         self.total_claimed = 0
+        self.refund_nonce = 0
+        self.deposited = set()
 
     def _called(self, name, *arguments):
         self.calls.append((name, *arguments))
@@ -54,11 +56,13 @@ class Chain:
             "balance": str(self.balance),
             "totalClaimed": str(self.total_claimed),
             "withdrawRequestedAt": self.withdraw_requested_at,
-            "refundNonce": "0",
+            "refundNonce": str(self.refund_nonce),
         }
 
     def verify(self, payload, requirements):
         self._called("verify", payload)
+        if salt_of(payload) in self.deposited:
+            raise PaymentRefused("invalid_batch_settlement_evm_deposit_simulation_failed")
         return self._state()
 
     def settle(self, payload, requirements):
@@ -66,6 +70,7 @@ class Chain:
         inner = payload["payload"]
         if "deposit" in inner:
             self.balance += int(inner["deposit"]["amount"])
+            self.deposited.add(salt_of(payload))
             return Settled(TRANSACTION, "0x", inner["deposit"]["amount"], {"channelState": self._state()})
         return Settled(TRANSACTION, inner["authorization"]["from"], inner["authorization"]["value"])
 
@@ -74,12 +79,21 @@ class Chain:
         return TRANSACTION
 
     def look(self, channel):
-        return channel
+        state = {"balance": self.balance, "total_claimed": self.total_claimed, "refund_nonce": self.refund_nonce}
+        requested = self.withdraw_requested_at
+        return channel.seen_on_chain(**state, withdraw_requested_at=requested, at=time.time())
 
     def refund(self, channel, amount):
         self._called("refund", channel, amount)
         self.balance -= amount
+        self.refund_nonce += 1
         return Settled(TRANSACTION, "0x", str(amount))
+
+
+def salt_of(payload):
+    """What makes a deposit one: the chain takes it once."""
+    inner = payload["payload"]
+    return inner["deposit"]["authorization"]["erc3009Authorization"]["salt"] if inner.get("type") == "deposit" else None
 
 
 class House:
@@ -94,8 +108,8 @@ class House:
         return ParsedVoucher(self.channel_id, 10**9, b"\x01" * 65)
 
 
-def desk_of(book, chain=None, house=None):
-    return X402Desk(MERCHANT, chain or Chain(), book, house or House(), "TestUSD", "1", PACK, ORIGIN)
+def desk_of(book, chain=None, house=None, least=1):
+    return X402Desk(MERCHANT, chain or Chain(), book, house or House(), "TestUSD", "1", PACK, ORIGIN, least)
 
 
 def header_of(values):

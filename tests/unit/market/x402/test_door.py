@@ -6,6 +6,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
+from x402.mechanisms.evm.batch_settlement.client.config import BatchSettlementEvmSchemeOptions
+from x402.mechanisms.evm.batch_settlement.client.voucher import sign_voucher
+from x402.mechanisms.evm.signers import EthAccountSigner
 
 from contracts.protocol.receipts import unpack_receipt
 from contracts.protocol.tensors import content_hash, encode_tensors
@@ -375,9 +379,6 @@ async def test_a_voucher_out_of_step_tells_where_the_channel_stands(shop):
     await shop.pay(payment)
     forgetful = shop.payer.batch(shop.desk, shop.payer.channel())
     forgetful["payload"] = {**payment["payload"], "type": "voucher", "voucher": {**payment["payload"]["voucher"]}}
-    from x402.mechanisms.evm.batch_settlement.client.voucher import sign_voucher
-    from x402.mechanisms.evm.signers import EthAccountSigner
-
     channel_id = payment["payload"]["voucher"]["channelId"]
     wrong = sign_voucher(EthAccountSigner(shop.payer.account), channel_id, 5 * PRICE, "eip155:31337")
     forgetful["payload"]["voucher"] = wrong.to_dict()
@@ -394,7 +395,6 @@ async def test_a_deposit_outlives_the_request_that_failed(shop):
         await shop.pay(payment)
     response = decode(failed.value.headers[PAYMENT_RESPONSE])
     assert (response["success"], response["extra"]["chargedAmount"]) == (True, "0")
-    shop.chain.faults["verify"] = [PaymentRefused("invalid_batch_settlement_evm_deposit_simulation_failed")]
     await shop.pay(payment)  # the same header again: the deposit is there, the voucher is good
     assert shop.chain.count("settle") == 1
     assert [channel.charged for channel in shop.book.channels()] == [PRICE]
@@ -454,6 +454,69 @@ async def test_small_parts_are_not_refunded_at_the_gateways_gas_and_the_whole_re
     with pytest.raises(PaymentRefused, match="refund_no_balance"):
         await ask()
     assert shop.chain.count("refund") == 3
+
+
+def resign(shop, payment, total):
+    inner = payment["payload"]
+    signer = EthAccountSigner(shop.payer.account)
+    inner["voucher"] = sign_voucher(signer, inner["voucher"]["channelId"], total, "eip155:31337").to_dict()
+
+
+async def test_a_deposit_not_worth_its_transaction_is_not_made(shop):
+    client = shop.payer.channel()
+    cheap = shop.payer.batch(shop.desk, client, 1)
+    assert cheap["accepted"]["extra"]["minDeposit"] == str(PACK)
+    assert cheap["payload"]["deposit"]["amount"] == str(PACK)
+    for amount in (str(PACK - 1), "0", "-5", "x", "1" * 40):
+        payment = shop.payer.batch(shop.desk, shop.payer.channel())
+        payment["payload"]["deposit"]["amount"] = amount
+        with pytest.raises(PaymentRefused, match=f"deposit {PACK} or more|no whole number"):
+            await shop.pay(payment)
+    assert (shop.chain.count("settle"), shop.worker.served) == (0, [])
+    await shop.pay(cheap, price=1)
+    assert shop.chain.balance == PACK
+
+
+async def test_a_deposit_that_is_not_needed_is_not_made(shop):
+    """Each is a transaction at the gateway's gas, and all come back by one."""
+    client, other = shop.payer.channel(), shop.payer.channel()
+    await shop.pay(shop.payer.batch(shop.desk, client))
+    rest = shop.chain.balance
+    for number in range(2, 5):
+        payment = shop.payer.batch(shop.desk, other)
+        resign(shop, payment, number * PRICE)
+        paid = await shop.pay(payment)
+        assert decode(paid.headers[PAYMENT_RESPONSE])["extra"]["channelState"]["balance"] == str(rest)
+    assert (shop.chain.count("settle"), len(shop.worker.served)) == (1, 4)
+
+
+async def test_refunds_at_the_gateways_gas_are_earned_but_for_the_first(shop):
+    shop.desk = dataclasses.replace(shop.desk, least_claim=3 * PRICE)
+
+    async def round_trip(salt: int, requests: int = 1):
+        options = BatchSettlementEvmSchemeOptions(salt="0x" + salt.to_bytes(32, "big").hex())
+        shop.chain.balance, shop.chain.refund_nonce = 0, 0
+        client = BatchSettlementEvmScheme(shop.payer.account, options)
+        for number in range(1, requests + 1):
+            payment = shop.payer.batch(shop.desk, client)
+            resign(shop, payment, number * PRICE)
+            await shop.pay(payment)
+        payload = {name: payment["payload"][name] for name in ("channelConfig", "voucher")} | {"type": "refund"}
+        return await refund(shop.desk, PRICE, header_of({**payment, "payload": payload}))
+
+    await round_trip(1)
+    with pytest.raises(PaymentRefused, match="After 1 refunds another is made once your channels were charged"):
+        await round_trip(2)
+    assert shop.chain.count("refund") == 1
+    assert all(channel.busy_with is None for channel in shop.book.channels()), "it is free for requests"
+    body, _ = await round_trip(3)  # three requests paid for it
+    assert (body["message"], shop.chain.count("refund")) == ("Refunded", 2)
+    with pytest.raises(PaymentRefused, match="After 2 refunds"):
+        await round_trip(4, requests=2)
+    await round_trip(5)
+    shop.payer = Payer()
+    await round_trip(6)
+    assert shop.chain.count("refund") == 4
 
 
 async def test_what_was_charged_nothing_is_not_served_again_for_nothing(shop):

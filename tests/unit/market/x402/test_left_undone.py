@@ -1,18 +1,21 @@
 """What a process that died left behind is closed by the next: charged if it was served, given back if it was not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import structlog
 
 from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.x402_book import DatabaseBook
-from market.adapters.x402_facilitator import claim_row, claimable
+from market.adapters.x402_facilitator import claim_row
 from market.adapters.x402_housekeeping import Housekeeping
 from market.errors import ChainUnreachable
 from market.payments.x402_channels import ChannelConfig, PayerChannel
 from market.payments.x402_model import EXACT, Authorization
 from market.payments.x402_ports import SettlementPending
+from market.telemetry import CLAIMABLE_UNITS, MISSING_UNITS
 from tests.unit.market.x402.payers import PACK, PRICE, TRANSACTION, Chain, Payer, desk_of
 
 NOW = 1_000.0
@@ -104,5 +107,76 @@ def test_a_claim_asks_no_more_than_the_chain_lets_it(charged, signed, balance, l
     """One row above the voucher or the balance would undo every other row of its transaction."""
     config = ChannelConfig(bytes(20), bytes(20), bytes(20), bytes(20), bytes(20), 900, bytes(32))
     channel = PayerChannel(bytes(32), config, charged=charged, signed_max=signed, signature=b"", balance=balance)
-    assert claimable(channel) == least
+    assert channel.claimable == channel.owed == least
     assert claim_row(channel)["totalClaimed"] == str(least)
+
+
+class Watched(Chain):
+    """Looks are counted; a payer may have taken its rest out."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.balances = {}
+        self.claimed = []
+
+    def look(self, channel):
+        self.seen.append(channel.channel_id)
+        return replace(
+            channel, balance=self.balances.get(channel.channel_id, channel.balance), synced_at=len(self.seen)
+        )
+
+    def claim(self, channels, least=1):
+        self.claimed += [channel.channel_id for channel in channels if channel.owed >= least]
+        return []
+
+
+def owing(book, number, owed):
+    config = ChannelConfig(number.to_bytes(20, "big"), *[bytes(20)] * 4, 900, bytes(32))
+    channel = PayerChannel(number.to_bytes(32, "big"), config, signed_max=owed, signature=b"", balance=10 * PRICE)
+    book.hold_channel(number.to_bytes(32, "little"), channel, owed, now=0, until=1)
+    book.charge(number.to_bytes(32, "little"), owed, now=0)
+
+
+async def test_channels_that_owe_too_little_for_a_claim_are_looked_at_in_turns(book):
+    for number in range(1, 251):
+        owing(book, number, PRICE - 1)
+    owing(book, 251, PRICE)
+    chain, now = Watched(), [NOW]
+    keeps = Housekeeping(
+        desk_of(book, chain, least=PRICE),
+        house=SimpleNamespace(channel_id=HOUSE),
+        ledger=Ledger(),
+        claim_interval_seconds=300,
+        clock=lambda: now[0],
+    )
+    now[0] += 30
+    await keeps.watch()
+    assert chain.seen == [(251).to_bytes(32, "big")], "between claims only what is worth one"
+    assert CLAIMABLE_UNITS._value.get() == 250 * (PRICE - 1) + PRICE
+    for _ in range(3):
+        now[0] += 300
+        await keeps.watch()
+    assert len(chain.seen) == 1 + 3 * (100 + 1)
+    assert {int.from_bytes(one, "big") for one in chain.seen} == set(range(1, 252))
+    assert set(chain.claimed) == {(251).to_bytes(32, "big")}
+
+
+async def test_what_a_payer_took_out_before_it_was_claimed_is_said_once(book):
+    owing(book, 7, PRICE - 1)
+    chain, now, before = Watched(), [NOW], MISSING_UNITS._value.get()
+    chain.balances[(7).to_bytes(32, "big")] = 400
+    for turn in range(3):
+        keeps = Housekeeping(
+            desk_of(book, chain, least=PRICE),
+            house=SimpleNamespace(channel_id=HOUSE),
+            ledger=Ledger(),
+            claim_interval_seconds=300,
+            clock=lambda: now[0],
+        )
+        now[0] += 300
+        with structlog.testing.capture_logs() as logged:
+            await keeps.watch()
+        if turn == 0:
+            assert logged[0] | {"event": "x402-taken-out-unclaimed", "units": PRICE - 1 - 400} == logged[0]
+    assert MISSING_UNITS._value.get() == before + PRICE - 1 - 400

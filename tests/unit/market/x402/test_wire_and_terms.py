@@ -69,7 +69,8 @@ def test_clients_of_version_1_read_the_body(desk):
 
 def test_packs_and_deposits_grow_with_the_price():
     assert (pack_price(100, 7), pack_price(100, 700)) == (100, 700)
-    assert min_deposit(7) == 7_000
+    assert min_deposit(7, 100) == 7_000
+    assert min_deposit(7, 9_000) == 9_000, "no less than a deposit that is made"
 
 
 def test_a_channel_is_emptied_in_some_dozens_of_refunds_whoever_asks():
