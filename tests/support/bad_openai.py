@@ -6,10 +6,12 @@ from typing import Any
 from tests.support.bad_requests import TEXTS, WRITER_CONTEXT, Bad
 
 CHAT, TEXT, EMBEDDINGS, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
+RESPONSES = "/v1/responses"
 _USER = {"role": "user", "content": "A"}
 _WHOLE: dict[str, dict[str, Any]] = {
     CHAT: {"model": "writer", "messages": [_USER], "max_tokens": 4},
     TEXT: {"model": "writer", "prompt": "A", "max_tokens": 4},
+    RESPONSES: {"model": "writer", "input": "A", "max_output_tokens": 4},
     EMBEDDINGS: {"model": "embedder", "input": ["the cat sat"]},
     RERANK: {"model": "ranker", "query": "the cat", "documents": ["a dog", "a cat"]},
 }
@@ -100,6 +102,17 @@ OPENAI: list[Bad] = [
     _bad(CHAT, "an unknown format", "invalid-request", "response_format", response_format={"type": "xml"}),
     _bad(CHAT, "no schema", "invalid-request", "response_format.json_schema.schema", response_format={"type": "json_schema"}),
     _bad(CHAT, "a schema that is none", "inputs-refused", "response_format.json_schema.schema", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),
+    # responses
+    *(
+        _bad(RESPONSES, f"longer than the context{how}", "inputs-refused", "input", stream=stream, input=_LONG)
+        for how, stream in (("", False), (", streamed", True))
+    ),
+    _bad(RESPONSES, "U+0000", "inputs-refused", "input", input="a\0b"),
+    _bad(RESPONSES, "no input", "invalid-request", "input", input=...),
+    _bad(RESPONSES, "an image", "invalid-request", "input[0].content[0]", input=[{"role": "user", "content": [{"type": "input_image"}]}]),
+    _bad(RESPONSES, "an earlier response", "invalid-request", "previous_response_id", previous_response_id="resp_1"),
+    _bad(RESPONSES, "no tokens", "invalid-request", "max_output_tokens", max_output_tokens=0),
+    _bad(RESPONSES, "a schema that is none", "inputs-refused", "text.format.schema", text={"format": {"type": "json_schema", "name": "a", "schema": {"type": "nonsense"}}}),
     # embeddings
     _bad(EMBEDDINGS, "nothing", "invalid-request", "input", input=[]),
     _bad(EMBEDDINGS, "an empty text", "invalid-request", "input", input=""),

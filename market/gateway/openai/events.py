@@ -2,7 +2,7 @@
 
 Decides when the reader counts as gone: it closed the connection, or takes nothing for a minute. Then the stream is
 closed, which ends the generation. A failure after the first byte is an event with OpenAI's error object, and the last.
-Called by the routes.
+How an event is written is its route's matter. Called by the routes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -28,7 +28,6 @@ _HEADERS = {
     # Proxies of the nginx family would hold small pieces back.
     "x-accel-buffering": "no",
 }
-_DONE = b"data: [DONE]\n\n"
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 
@@ -37,13 +36,42 @@ class ReaderGone(Exception):
     """Nobody is there to answer any more."""
 
 
+class Form(Protocol):
+    """How a route writes its events; `end` follows the last one of a stream that came to its end."""
+
+    end: bytes
+
+    def event(self, found: Mapping[str, Any]) -> bytes:
+        """Return an event as it is sent."""
+
+    def error(self, error: CodedError) -> dict[str, Any]:
+        """Return the event of a failure."""
+
+
+class Chunks:
+    """Events without names, ended by one that is no JSON: those of completions."""
+
+    end = b"data: [DONE]\n\n"
+
+    def event(self, found: Mapping[str, Any]) -> bytes:
+        """Return a chunk as it is sent."""
+        return b"data: " + orjson.dumps(found) + b"\n\n"
+
+    def error(self, error: CodedError) -> dict[str, Any]:
+        """Return the chunk of a failure."""
+        return {"error": error_object(error)}
+
+
 class EventStream(Response):
     """Sends lists of JSON objects as they come; `items` is closed whatever happens."""
 
-    def __init__(self, items: AsyncGenerator[list[dict[str, Any]], None], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, items: AsyncGenerator[list[dict[str, Any]], None], headers: Mapping[str, str], form: Form
+    ) -> None:
         super().__init__(headers={**headers, **_HEADERS})
         del self.headers["content-length"]
         self._items = items
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
@@ -62,16 +90,16 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async for objects in items:
                     if objects:
-                        await body(b"".join(_event(one) for one in objects))
-                await body(_DONE, more=False)
+                        await body(b"".join(map(self._form.event, objects)))
+                await body(self._form.end, more=False)
             except TimeoutError as error:
                 raise ReaderGone from error
             except CodedError as error:
                 log.info("stream-failed", code=error.code, detail=error.detail, path=scope["path"])
-                await body(_event({"error": error_object(error)}), more=False)
+                await body(self._form.event(self._form.error(error)), more=False)
             except Exception:  # the last place to turn a fault into an answer
                 log.exception("internal-error", path=scope["path"])
-                await body(_event({"error": error_object(internal_error())}), more=False)
+                await body(self._form.event(self._form.error(internal_error())), more=False)
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
@@ -96,7 +124,3 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _event(found: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(found) + b"\n\n"

@@ -1,7 +1,7 @@
-"""The OpenAI API: models, embeddings, chat and text completions, paid as every other route.
+"""The OpenAI API: models, embeddings, chat and text completions, responses, paid as every other route.
 
 Routes parse, have the request served and write the answer; refusals leave in OpenAI's shape. A plain answer's headers
-carry the receipt, a stream's last but one chunk does.
+carry the receipt, a stream's last but one chunk does, or its last event.
 """
 
 from __future__ import annotations
@@ -26,21 +26,25 @@ from market.gateway.lookup import find_listing, runtime
 from market.gateway.openai import schemas
 from market.gateway.openai.completions import Completion
 from market.gateway.openai.embeddings import embedding_answer, read_embedding
-from market.gateway.openai.events import EventStream, ReaderGone, while_there
+from market.gateway.openai.events import Chunks, EventStream, Form, ReaderGone, while_there
 from market.gateway.openai.generation import GenerationCall, read_chat, read_text
 from market.gateway.openai.naming import by_names_of
 from market.gateway.openai.rerank import read_rerank, rerank_answer
+from market.gateway.openai.response_events import ResponseEvents
+from market.gateway.openai.responses import read_response
+from market.gateway.openai.schemas_responses import ResponseAnswer, ResponseRequest
 from market.gateway.routes_oip import PAYMENT_PARAMETERS, PROBLEMS
 from market.gateway.serving import Streamed, serve, serve_stream
 from market.gateway.tensors_json import InferenceBody, parse_json
 from market.gateway.written import written_once
-from market.inference.model import Answer
+from market.inference.model import Answer, Partial
 from market.registry.model import Listing
 
 router = APIRouter(prefix="/v1", tags=["OpenAI API"])
 # Cohere's second client asks there.
 cohere = APIRouter(prefix="/v2", tags=["OpenAI API"])
 EMBEDDINGS, CHAT, TEXT = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
+RESPONSES = "/v1/responses"
 # For the description only: which header pays is the door's matter, as on the other routes.
 _KEY = [Depends(HTTPBearer(auto_error=False, description="An API key, mk_…; or pay by Market-Voucher, or by x402."))]
 # What nginx calls a request whose client left; nobody reads it.
@@ -59,8 +63,8 @@ def _described(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _streams(described: str) -> dict[int | str, dict[str, Any]]:
-    stream = {"schema": {"type": "string", "description": "Server-sent events, the last is [DONE]."}}
+def _streams(described: str, last: str = "[DONE]") -> dict[int | str, dict[str, Any]]:
+    stream = {"schema": {"type": "string", "description": f"Server-sent events, the last is {last}."}}
     return {**_REFUSALS, 200: {"description": described, "content": {"text/event-stream": stream}}}
 
 
@@ -119,7 +123,24 @@ async def chat_completions(request: Request) -> Response:
     """Go on with a chat. Only what is served is charged: a stream that its reader leaves costs what was sent."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    return await _complete(joined, request, read_chat(parse_json(body)), payment, len(body), CHAT)
+    call = read_chat(parse_json(body))
+    return await _complete(joined, request, call, Completion(call), Chunks(), payment, len(body), CHAT)
+
+
+@router.post(
+    "/responses",
+    response_model=ResponseAnswer,
+    responses=_streams("The response; with `stream`, its events.", "response.completed or response.incomplete"),
+    dependencies=_KEY,
+    openapi_extra=_described(ResponseRequest),
+)
+async def responses(request: Request) -> Response:
+    """Answer what the request brings; nothing is stored. Only what is served is charged, as of chats."""
+    joined = runtime(request)
+    body, payment = await _read(joined, request)
+    call = read_response(parse_json(body))
+    written = ResponseEvents(call)
+    return await _complete(joined, request, call.chat, written, written, payment, len(body), RESPONSES)
 
 
 @router.post(
@@ -133,7 +154,8 @@ async def completions(request: Request) -> Response:
     """Go on with a text. Only what is served is charged: a stream that its reader leaves costs what was sent."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    return await _complete(joined, request, read_text(parse_json(body)), payment, len(body), TEXT)
+    call = read_text(parse_json(body))
+    return await _complete(joined, request, call, Completion(call), Chunks(), payment, len(body), TEXT)
 
 
 async def _read(joined: GatewayRuntime, request: Request) -> tuple[bytes, PaymentHeaders]:
@@ -174,17 +196,39 @@ async def _answer(
     return _answered(write(call, served.answer), served.answer, served.headers)
 
 
+class _Written(Protocol):
+    """How a generation's pieces and its answer are written."""
+
+    def collect(self, piece: Partial) -> None:
+        """Keep a piece, for the texts of single tokens."""
+
+    def piece(self, piece: Partial) -> list[dict[str, Any]]:
+        """Return what brings a piece."""
+
+    def last(self, answer: Answer) -> list[dict[str, Any]]:
+        """Return what ends a stream."""
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """Return the answer's JSON."""
+
+
 async def _complete(
-    joined: GatewayRuntime, request: Request, call: GenerationCall, payment: PaymentHeaders, size: int, path: str
+    joined: GatewayRuntime,
+    request: Request,
+    call: GenerationCall,
+    completion: _Written,
+    form: Form,
+    payment: PaymentHeaders,
+    size: int,
+    path: str,
 ) -> Response:
-    completion = Completion(call)
     try:
         with by_names_of(call.names):
             if call.stream:
                 begun = serve_stream(joined, call.model, payment, call.decode, size, path, completion.collect)
                 streamed: Streamed = await while_there(request.receive, begun)
                 named = {REQUEST_ID: hex0x(streamed.first.request_id), **streamed.headers}
-                return EventStream(_chunks(call, completion, streamed), named)
+                return EventStream(_events(call, completion, streamed), named, form)
             whole = serve(joined, call.model, None, payment, call.decode, size, path, collect=completion.collect)
             served = await while_there(request.receive, whole)
     except ReaderGone:
@@ -192,8 +236,8 @@ async def _complete(
     return _answered(completion.whole(served.answer), served.answer, served.headers)
 
 
-async def _chunks(
-    call: GenerationCall, completion: Completion, streamed: Streamed
+async def _events(
+    call: GenerationCall, completion: _Written, streamed: Streamed
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     with by_names_of(call.names):
         async with aclosing(streamed.rest) as rest:

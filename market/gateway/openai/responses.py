@@ -1,0 +1,211 @@
+"""Requests of /v1/responses, as the chats that they are.
+
+Decides what of OpenAI's newer interface this market offers: one answer to what the request itself brings. Nothing is
+stored, so there is nothing to go on from. What a chat could not hold is refused by this route's own names. Called by
+the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from market.errors import InvalidRequest
+from market.gateway.openai import fields
+from market.gateway.openai.generation import GenerationCall, read_chat
+from market.gateway.openai.naming import by_names_of
+
+MAX_METADATA = 16
+MAX_METADATA_CHARACTERS = 512
+# What the same is called in a chat.
+_NAMES = {
+    "logprobs": "include",
+    "max_completion_tokens": "max_output_tokens",
+    "messages": "input",
+    "response_format": "text.format",
+    "response_format.json_schema.schema": "text.format.schema",
+}
+_ALIKE = frozenset({"model", "seed", "stop", "stream", "temperature", "top_k", "top_logprobs", "top_p"})
+_READ = frozenset({"include", "input", "instructions", "max_output_tokens", "reasoning", "stream_options", "text"})
+# It bounds calls of tools that a provider runs; here are none.
+_IDLE = frozenset({"max_tool_calls"})
+_NOT_OFFERED: dict[str, tuple[object, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncation": ("disabled",),
+}
+_LOGPROBS = "message.output_text.logprobs"
+# Models here have no reasoning apart from their text, so there is none to include.
+_INCLUDED = frozenset({_LOGPROBS, "reasoning.encrypted_content"})
+_ROLES = ("user", "assistant", "system", "developer")
+_TEXT_PARTS = ("input_text", "output_text")
+_OF_A_MESSAGE = frozenset({"content", "id", "phase", "role", "status", "type"})
+_SEND_ALL = "Nothing is stored here: send the earlier messages in input."
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCall:
+    """A checked request: the chat that it is, and what its answer repeats of it."""
+
+    chat: GenerationCall
+    echo: Mapping[str, Any]
+
+
+def read_response(body: Mapping[str, Any]) -> ResponseCall:
+    """Read a request of /v1/responses.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    for name in ("previous_response_id", "conversation"):
+        if body.get(name) is not None:
+            raise InvalidRequest(f"{fields.shown(body[name])} is not offered here.", field=name, remedy=_SEND_ALL)
+    fields.check_names(body, _ALIKE | _READ | _IDLE, _NOT_OFFERED)
+    _check_reasoning(body.get("reasoning"))
+    form, described = _form(body.get("text"))
+    asked: dict[str, Any] = {
+        **{name: body.get(name) for name in _ALIKE},
+        "messages": [*_instructions(body.get("instructions")), *_input(body.get("input"))],
+        "max_completion_tokens": body.get("max_output_tokens"),
+        "logprobs": _logprobs(body.get("include")) or bool(body.get("top_logprobs")),
+        "response_format": form,
+    }
+    if fields.truth(body, "stream"):
+        asked["stream_options"] = {"include_usage": True}
+    _check_stream_options(body)
+    with by_names_of(_NAMES):
+        chat = read_chat({name: value for name, value in asked.items() if value is not None})
+    names = {**_NAMES, **{sent: _NAMES.get(name, name) for sent, name in chat.names.items()}}
+    echo = {
+        **{name: body.get(name) for name in ("instructions", "max_output_tokens", "temperature", "top_p")},
+        "metadata": _metadata(body.get("metadata")),
+        "text": {"format": described},
+        "top_logprobs": body.get("top_logprobs") or 0,
+    }
+    return ResponseCall(replace(chat, names=names), echo)
+
+
+def _instructions(value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        raise InvalidRequest(f"expected a text, got {fields.shown(value)}.", field="instructions")
+    return [{"role": "system", "content": value}]
+
+
+def _input(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest(
+            f"expected a text or a list of at least one message, got {fields.shown(value)}.", field="input"
+        )
+    return [_item(item, f"input[{index}]") for index, item in enumerate(value)]
+
+
+def _item(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"expected an object with role and content, got {fields.shown(item)}.", field=where)
+    kind = item.get("type", "message")
+    if kind == "item_reference":
+        raise InvalidRequest("there is nothing to refer to.", field=where, remedy=_SEND_ALL)
+    if kind != "message":
+        raise InvalidRequest(f"expected an item of type 'message', got {fields.shown(kind)}.", field=f"{where}.type")
+    for name, value in item.items():
+        if name not in _OF_A_MESSAGE and value not in (None, []):
+            raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
+    role = item.get("role")
+    if role not in _ROLES:
+        raise InvalidRequest(f"expected one of {', '.join(_ROLES)}, got {fields.shown(role)}.", field=f"{where}.role")
+    content = item.get("content")
+    if isinstance(content, list) and content:
+        content = "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(content))
+    if not isinstance(content, str):
+        got = fields.shown(content)
+        raise InvalidRequest(f"expected a text, or a list of text parts, got {got}.", field=f"{where}.content")
+    return {"role": role, "content": content}
+
+
+def _part(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else part
+    if not isinstance(part, dict) or kind not in _TEXT_PARTS:
+        wanted = " or ".join(f"'{one}'" for one in _TEXT_PARTS)
+        raise InvalidRequest(f"expected a part of type {wanted}, got {fields.shown(kind)}.", field=where)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequest(f"expected a text, got {fields.shown(text)}.", field=f"{where}.text")
+    return text
+
+
+def _form(config: Any) -> tuple[dict[str, Any] | None, Mapping[str, Any]]:
+    """Return the text's form as a chat names it, and as it was named here."""
+    plain = {"type": "text"}
+    if config is None:
+        return None, plain
+    if not isinstance(config, dict):
+        raise InvalidRequest(f"expected an object, got {fields.shown(config)}.", field="text")
+    for name, value in config.items():
+        if name != "format" and value is not None and (name, value) != ("verbosity", "medium"):
+            raise InvalidRequest("is not offered here.", field=f"text.{name[:80]}", remedy="Leave it out.")
+    form = config.get("format")
+    if form is None:
+        return None, plain
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        return {"type": "json_schema", "json_schema": form}, form
+    # A chat's own check says what there is.
+    return form, form if isinstance(form, dict) else plain
+
+
+def _logprobs(value: Any) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, list):
+        raise InvalidRequest(f"expected a list of names, got {fields.shown(value)}.", field="include")
+    for index, name in enumerate(value):
+        if not isinstance(name, str) or name not in _INCLUDED:
+            raise InvalidRequest(
+                f"{fields.shown(name)} is not offered here.", field=f"include[{index}]", remedy="Leave it out."
+            )
+    return _LOGPROBS in value
+
+
+def _check_reasoning(value: Any) -> None:
+    if value is not None and not isinstance(value, dict):
+        raise InvalidRequest(f"expected an object, got {fields.shown(value)}.", field="reasoning")
+    effort = (value or {}).get("effort")
+    if effort not in (None, "none"):
+        raise InvalidRequest(
+            f"{fields.shown(effort)} is not offered here.", field="reasoning.effort", remedy="Leave it out."
+        )
+
+
+def _check_stream_options(body: Mapping[str, Any]) -> None:
+    options = body.get("stream_options")
+    if options is None:
+        return
+    if not fields.truth(body, "stream"):
+        raise InvalidRequest("is taken with stream only.", field="stream_options")
+    if not isinstance(options, dict) or set(options) - {"include_obfuscation"}:
+        raise InvalidRequest('expected {"include_obfuscation": true or false}.', field="stream_options")
+
+
+def _metadata(value: Any) -> Mapping[str, str]:
+    if value is None:
+        return {}
+    texts = [one for pair in value.items() for one in pair] if isinstance(value, dict) else [None]
+    if len(texts) > 2 * MAX_METADATA or not all(
+        isinstance(one, str) and len(one) <= MAX_METADATA_CHARACTERS for one in texts
+    ):
+        raise InvalidRequest(
+            f"expected at most {MAX_METADATA} names with texts of at most {MAX_METADATA_CHARACTERS} characters.",
+            field="metadata",
+        )
+    found: Mapping[str, str] = value
+    return found

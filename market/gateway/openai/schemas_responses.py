@@ -1,0 +1,100 @@
+"""The shapes of /v1/responses, for OpenAPI; its parser checks bodies itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class InputTextPart(BaseModel):
+    """A part of a message of /v1/responses."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputMessage(BaseModel):
+    """A message of /v1/responses; an earlier answer's own message is taken as it came."""
+
+    type: Literal["message"] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[InputTextPart]
+
+
+class TextFormat(BaseModel):
+    """What the text is to be; `schema` with json_schema, `name` and `strict` mean nothing here."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class TextConfig(BaseModel):
+    """The form of the answer's text."""
+
+    format: TextFormat | None = None
+
+
+class ResponseRequest(BaseModel):
+    """What /v1/responses takes."""
+
+    model: str
+    input: str | list[InputMessage]
+    instructions: str | None = Field(None, description="Goes before the input as a system's message.")
+    max_output_tokens: int | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    text: TextConfig | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="So many of the likeliest tokens for each.")
+    metadata: dict[str, str] | None = Field(None, description="Comes back with the answer.")
+    store: bool | None = Field(None, description="Without effect: nothing is stored.")
+    user: str | None = None
+
+
+class OutputText(BaseModel):
+    """A text that was generated."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class OutputMessage(BaseModel):
+    """A message that was generated."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[OutputText]
+
+
+class ResponseUsage(BaseModel):
+    """Tokens as the model's tokenizer counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens_details: dict[str, int]
+
+
+class ResponseAnswer(BaseModel):
+    """What /v1/responses answers."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    incomplete_details: dict[str, str] | None = None
+    model: str
+    output: list[OutputMessage]
+    usage: ResponseUsage
