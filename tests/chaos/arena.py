@@ -95,6 +95,7 @@ class Arena(LocalMarket):
         return {
             **super().gateway_environment(),
             "MARKET_X402_CLAIM_INTERVAL_SECONDS": str(CLAIM_SECONDS),
+            "MARKET_X402_LEAST_CLAIM": "1",
             "MARKET_AUDIT_SHARE": str(AUDIT_SHARE),
             "MARKET_AUDIT_NEW_SHARE": str(AUDIT_SHARE),
         }
