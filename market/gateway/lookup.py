@@ -17,6 +17,10 @@ from market.gateway.tensors_json import MODEL_VERSION
 from market.registry.model import Listing
 
 
+# Whoever asks again waits seconds or minutes, in which nobody publishes so many.
+_VERSIONS_BACK = 64
+
+
 def runtime(request: Request) -> GatewayRuntime:
     """Return what bootstrap joined for this application."""
     joined: GatewayRuntime = request.app.state.runtime
@@ -68,11 +72,13 @@ def find_answered(joined: GatewayRuntime, model: str, version: str | None) -> Li
     """
     named = found = find_listing(joined, model, version, inactive_too=True)
     if named.name == model and joined.offers.manifest(named.model_id) is None:
-        older = {one.superseded_by: one for one in joined.registry.listings() if one.superseded_by}
-        while found.model_id in older:
-            found = older.pop(found.model_id)
-            if joined.offers.manifest(found.model_id) is not None:
-                return found
+        for _ in range(_VERSIONS_BACK):
+            older = joined.registry.predecessor(found.model_id)
+            if older is None:
+                break
+            if joined.offers.manifest(older.model_id) is not None:
+                return older
+            found = older
     return named
 
 

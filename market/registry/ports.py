@@ -113,6 +113,10 @@ class RegistryView(Protocol):
         """Return the listing that a name stands for now."""
         ...
 
+    def predecessor(self, model_id: bytes) -> Listing | None:
+        """Return the version that a listing took its name from, if there is one."""
+        ...
+
     def listings(self) -> Sequence[Listing]:
         """Return all listings, by name."""
         ...

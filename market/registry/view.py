@@ -34,12 +34,13 @@ _R = TypeVar("_R", bound=Record)
 
 
 class SnapshotView:
-    """All records by kind and key, with an index of names and of each gateway's settlements."""
+    """All records by kind and key, with an index of names, of versions and of each gateway's settlements."""
 
     def __init__(self) -> None:
         self._cursor: int | None = None
         self._records: dict[type[Any], dict[Hashable, Any]] = {kind: {} for kind in KINDS}
         self._names: dict[str, Listing] = {}
+        self._older: dict[bytes, Listing] = {}
         self._settlements: dict[bytes, list[SettlementRecord]] = {}
 
     def show(self, cursor: int | None, changed: Iterable[Record], *, whole: bool) -> None:
@@ -54,6 +55,7 @@ class SnapshotView:
             records[kind][key_of(record)] = record
         if Listing in touched:
             self._names = {found.name: found for found in records[Listing].values() if not found.superseded_by}
+            self._older = {found.superseded_by: found for found in records[Listing].values() if found.superseded_by}
         if SettlementRecord in touched:
             settlements: dict[bytes, list[SettlementRecord]] = {}
             for settled in sorted(records[SettlementRecord].values(), key=lambda settled: settled.epoch):
@@ -73,6 +75,10 @@ class SnapshotView:
     def listing_by_name(self, name: str) -> Listing | None:
         """See `RegistryView.listing_by_name`."""
         return self._names.get(name)
+
+    def predecessor(self, model_id: bytes) -> Listing | None:
+        """See `RegistryView.predecessor`."""
+        return self._older.get(model_id)
 
     def listings(self) -> Sequence[Listing]:
         """See `RegistryView.listings`."""

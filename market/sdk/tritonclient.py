@@ -24,7 +24,8 @@ from market.sdk.papers import SignedReceipt
 
 # Lower case, which gRPC demands of metadata and HTTP does not mind.
 VOUCHER_HEADER = "market-voucher"
-_PAGE = 100
+# No more, since longer pages may end early.
+_PAGE = 64
 
 
 class Payment:

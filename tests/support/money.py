@@ -133,6 +133,9 @@ class FakeRegistry:
     def listing_by_name(self, name: str) -> Listing | None:
         return next((listing for listing in self.by_id.values() if listing.name == name), None)
 
+    def predecessor(self, model_id: bytes) -> Listing | None:
+        return next((listing for listing in self.by_id.values() if listing.superseded_by == model_id), None)
+
     def worker(self, worker: bytes) -> WorkerRecord | None:
         return self.records.get(worker)
 

@@ -7,6 +7,7 @@ routes and by the answers to challenges, through `market.bootstrap`.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ from market.registry.model import SettlementRecord
 from market.registry.ports import RegistryView
 from market.settlement.ports import Inclusion
 
-KEPT_TREES = 16
+# Of all trees that are kept: 64 batches of the usual size, some 50 MB.
+KEPT_LEAVES = 262_144
 
 _SETTLED = settled_receipts.c.position == receipts.c.position
 
@@ -39,6 +41,7 @@ class DatabaseProofs:
         self._registry = registry
         self._lock = threading.Lock()
         self._trees: OrderedDict[tuple[bytes, int], MerkleTree] = OrderedDict()
+        self._leaves = 0
 
     def of(self, stored: StoredReceipt) -> dict[str, Any] | None:
         """Return epoch, root, index, proof and transaction of a receipt settled on chain, None until then.
@@ -80,9 +83,11 @@ class DatabaseProofs:
 
     def _place(self, gateway: bytes, epoch: int, leaf_index: int) -> tuple[SettlementRecord, list[bytes]] | None:
         """The batch on chain and the path of a leaf; None until the chain's confirmed events show the batch."""
-        record = next((s for s in self._registry.settlements(gateway) if s.epoch == epoch), None)
-        if record is None:
+        settled = self._registry.settlements(gateway)
+        found = bisect_left(settled, epoch, key=lambda one: one.epoch)
+        if found == len(settled) or settled[found].epoch != epoch:
             return None
+        record = settled[found]
         tree = self._tree(gateway, epoch)
         if tree is None or tree.root != record.root:
             log.error("settled-root-differs", epoch=epoch)
@@ -108,7 +113,9 @@ class DatabaseProofs:
             return None
         tree = MerkleTree(leaves)
         with self._lock:
+            if key not in self._trees:
+                self._leaves += tree.size
             self._trees[key] = tree
-            while len(self._trees) > KEPT_TREES:
-                self._trees.popitem(last=False)
+            while self._leaves > KEPT_LEAVES and len(self._trees) > 1:
+                self._leaves -= self._trees.popitem(last=False)[1].size
         return tree

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 from eth_abi.abi import encode as abi_encode
 
 from contracts.bindings.escrow import Credit, Debit
-from contracts.protocol.commitments import verify
+from contracts.protocol.commitments import MerkleTree, verify
 from contracts.protocol.hashing import keccak256
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.signing import to_compact
 from contracts.protocol.typed_data import SettleBatch
+from market.adapters.database import proofs as proofs_under_test
 from market.adapters.database.proofs import DatabaseProofs
 from market.registry.indexer import KEPT_BLOCKS, ReorgTooDeep
 from market.registry.model import PayeeCredit
@@ -64,6 +66,33 @@ def test_batches_follow_each_other(chain, gateway):
     ]
     assert gateway.view.credits(GATEWAY, OPERATOR).credited == 15
     assert_money_adds_up(chain, gateway.view)
+
+
+def test_the_trees_of_batches_are_kept_up_to_so_many_leaves(chain, gateway, monkeypatch):
+    channel = chain.deposit(10_000)
+    charges = [chain.charge(channel, 7, 7 * (turn + 1)) for turn in range(6)]
+    for first, last in ((0, 1), (1, 3), (3, 6)):
+        gateway.record(*charges[first:last])
+        gateway.settle()
+    built = []
+
+    def counted(leaves):
+        built.append(len(leaves))
+        return MerkleTree(leaves)
+
+    monkeypatch.setattr(proofs_under_test, "MerkleTree", counted)
+    monkeypatch.setattr(proofs_under_test, "KEPT_LEAVES", 3)
+    proofs = DatabaseProofs(gateway.engine, gateway.view)
+    stored = asyncio.run(gateway.ledger.receipts(charges[0].receipt.channel_id))
+    for one in (*stored[:3], *stored[:3]):
+        assert proofs.of(one)["root"] == hex0x(gateway.view.settlements(GATEWAY)[one.epoch - 1].root)
+    assert built == [1, 2]
+    for one in stored[3:]:
+        assert proofs.of(one)["epoch"] == "3"
+    assert built == [1, 2, 3], "the largest is kept alone"
+    proofs.of(stored[0])
+    assert built == [1, 2, 3, 1]
+    assert proofs.of(replace(stored[0], epoch=4)) is None
 
 
 def test_withdrawals_and_reserve_are_folded(chain, gateway):

@@ -11,12 +11,12 @@ from contracts.protocol.hashing import sha256
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import FileEntry, Manifest, TensorSpec
 from contracts.protocol.pricing import Unit
-from contracts.protocol.typed_data import Domain
+from contracts.protocol.typed_data import Domain, Receipt
 from market import errors
 from market.adapters.database.statistics import BatchFacts, Bucket, Past
 from market.gateway.app import create_app
 from market.inference.activity import Activity
-from market.payments.model import Account, Earning
+from market.payments.model import Account, Earning, StoredReceipt
 from market.registry.model import ChannelRecord, Listing, PayeeCredit, ReserveRecord, SettlementRecord, WorkerRecord
 from market.registry.offers import Quote
 from market.settings import MarketSettings
@@ -53,6 +53,9 @@ class Registry:
 
     def listings(self):
         return self.all
+
+    def predecessor(self, model_id):
+        return next((found for found in self.all if found.superseded_by == model_id), None)
 
     def workers(self):
         return [WorkerRecord(WORKER, OWNER, 5, True, "eu", "cpu", "")]
@@ -307,6 +310,33 @@ async def test_money_and_settlements_are_read(http):
     problem(await http.get("/market/v1/settlements/2"), "receipt-not-found", 404)
     problem(await http.get(f"/market/v1/receipts/{hex0x(bytes(32))}"), "receipt-not-found", 404)
     problem(await http.get("/market/v1/payees/0x12"), "invalid-request", 400)
+
+
+async def test_a_page_of_receipts_proves_a_bounded_number_of_batches(http, joined):
+    """Each proof takes a tree over its whole batch, and nobody pays for it."""
+    receipt = Receipt(CHANNEL_ID, bytes(32), WORKER, GATEWAY, 1, OWNER, bytes(32), bytes(32), bytes(32), 1, 0, 0, 1, 1)
+    all_of_it = [
+        StoredReceipt(receipt, bytes(32), b"", b"", WORKER, OWNER, (n + 1) // 2 or None, 0, n) for n in range(1_000)
+    ]
+    proven = []
+
+    async def receipts(channel_id, *, after=0, limit=100):
+        return [one for one in all_of_it if one.position > after or not after][:limit]
+
+    async def settlement_of(stored):
+        proven.append(stored.epoch)
+
+    joined.ledger.receipts, joined.settlement_of = receipts, settlement_of
+    found, after = [], 0
+    while page := (await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}/receipts?limit=1000&after={after}")).json():
+        found += [row["position"] for row in page]
+        after = found[-1]
+        assert len({one for one in proven if one}) <= 64
+        proven.clear()
+    assert found == list(range(1_000))
+    for limit in (1, 50, 64):
+        page = (await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}/receipts?limit={limit}&after=300")).json()
+        assert len(page) == limit, "as many as are asked for"
 
 
 async def test_query_mistakes_and_unknown_routes_are_problems(http):
