@@ -16,7 +16,6 @@ from market.gateway.tensors_check import shorten
 from market.gateway.tensors_json import MODEL_VERSION
 from market.registry.model import Listing
 
-
 # Whoever asks again waits seconds or minutes, in which nobody publishes so many.
 _VERSIONS_BACK = 64
 
