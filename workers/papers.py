@@ -14,11 +14,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from contracts.protocol.messages import Papers
-from contracts.protocol.receipts import is_receipt_signed_by
+from contracts.protocol.receipts import LONGEST_SIGNATURE, is_receipt_signed_by
 from contracts.protocol.request_ids import REQUEST_ID_BYTES, time_prefix
 from contracts.protocol.signing import is_signed_by
 from contracts.protocol.typed_data import Channel, CreditNote, Domain, Receipt
@@ -67,6 +67,8 @@ _REMEDIES = {
 _PRIMARY = 0xFF  # the rest of SQLite's code says which kind of the same
 # Countersignatures come within seconds; a gateway keeps at most 10,000 back for a worker that is away.
 _RECENT = 20_000
+# Of a receipt; a gateway that sends more of them than it may have lost would fill the disk.
+_COUNTERSIGNATURES = 4
 _CHANNELS = 10_000  # whose highest numbers are remembered, two megabytes
 _SOON_SECONDS = 60
 _BEYOND_ALL = b"\xff" * (REQUEST_ID_BYTES + 1)
@@ -129,6 +131,8 @@ class Journal:
         self._recent: OrderedDict[bytes, list[_Recent]] = OrderedDict()
         # A number of each channel above which the journal has none.
         self._highest: dict[bytes, int] = {}
+        # How many countersignatures were kept of each receipt that is in memory, by its number.
+        self._filed: dict[int, int] = {}
         with _naming(path):
             self._db = _open(path)
             (newest,) = self._db.execute("SELECT max(number) FROM work").fetchone()
@@ -174,6 +178,7 @@ class Journal:
     def _forget_from(self, number: int) -> None:
         """Undo in memory what a failed transaction noted; what others wrote meanwhile is read again."""
         self._next = number
+        self._filed.clear()
         for request_id, noted in list(self._recent.items()):
             left = [one for one in noted if one.number < number]
             if not left:
@@ -238,7 +243,9 @@ class Journal:
         below, above = self._gap
         soon = _soon()
         while len(self._recent) > _RECENT:
-            request_id, _ = self._recent.popitem(last=False)
+            request_id, forgotten = self._recent.popitem(last=False)
+            for one in forgotten:
+                self._filed.pop(one.number, None)
             if not below < request_id < above:
                 continue
             # A client may draw its ids as it likes: one that is ahead of its time must not close the gap for all.
@@ -300,15 +307,22 @@ class Journal:
     def _file(self, papers: Papers) -> None:
         by_channel: dict[bytes, list[tuple[_Recent, bytes]]] = {}
         for request_id, signature in papers.countersigned:
+            if len(signature) > LONGEST_SIGNATURE:
+                continue
             for found in self._recent.get(request_id, ()):
+                if self._filed.get(found.number, 0) >= _COUNTERSIGNATURES:
+                    continue
                 by_channel.setdefault(found.channel_id, []).append((found, signature))
         for waiting in by_channel.values():
             if not self._is_genuine(*max(waiting, key=lambda one: one[0].cumulative)):
                 waiting[:] = [one for one in waiting if self._is_genuine(*one)]
-        self._db.executemany(
-            "INSERT INTO countersignatures (work, signature) VALUES (?, ?)",
-            [(found.number, signature) for waiting in by_channel.values() for found, signature in waiting],
-        )
+        rows: list[tuple[int, bytes]] = []
+        for found, signature in chain.from_iterable(by_channel.values()):
+            filed = self._filed.get(found.number, 0)
+            if filed < _COUNTERSIGNATURES:
+                self._filed[found.number] = filed + 1
+                rows.append((found.number, signature))
+        self._db.executemany("INSERT INTO countersignatures (work, signature) VALUES (?, ?)", rows)
         note = papers.credit_note
         if note is not None and note.payee == self._operator and self._is_better(note):
             genuine = is_signed_by(note.digest(self._domain), papers.credit_note_signature, note.gateway)

@@ -95,6 +95,10 @@ def unpack_receipt(data: bytes) -> tuple[Receipt, bytes, bytes]:
     return Receipt.from_bytes(data[: Receipt.WIRE_BYTES]), worker, gateway
 
 
+# A signature and the longest proof behind it.
+LONGEST_SIGNATURE = SIGNATURE_BYTES + MAX_STEPS * STEP_BYTES
+
+
 def _is_well_formed(signature: bytes) -> bool:
     proof = len(signature) - SIGNATURE_BYTES
     return 0 <= proof <= MAX_STEPS * STEP_BYTES and proof % STEP_BYTES == 0

@@ -12,7 +12,17 @@ import redis as sync_redis
 from contracts.protocol.celery_message import read_task_message
 from contracts.protocol.link_contents import Stop
 from contracts.protocol.link_frames import LinkRefused
-from contracts.protocol.messages import Pack, Result, decode_pack, encode_pack, encode_results, worker_queue
+from contracts.protocol.messages import (
+    Pack,
+    Papers,
+    Result,
+    cancel_key,
+    decode_pack,
+    encode_pack,
+    encode_papers,
+    encode_results,
+    worker_queue,
+)
 from tests.conformance.test_celery_dispatch import job
 from tests.support.linked import NOBODY_KEY, LinkedLane
 from tests.support.money import GATEWAY
@@ -215,6 +225,49 @@ async def test_a_gateway_fills_a_nodes_broker_up_to_a_bound(redis_url, monkeypat
     await bridge._hand_out(encode_results([Result(first.request_id, "0", ok=True, outputs=b"")]))
     await bridge.forward(encode_pack(Pack((job("link", inputs=b"x" * 300_000),))))
     assert (bridge.in_hand(), bridge._bytes_in_hand) == (2, 700_000)
+    await bridge.close()
+
+
+async def test_what_waits_for_a_worker_is_bounded_whatever_it_is(redis_url, monkeypatch):
+    """Papers and packs without fresh jobs are no job's inputs, and lay there for as long as no worker took them."""
+    monkeypatch.setattr(under_test, "MAX_QUEUED_BYTES", 300_000)
+    worker = secrets.token_bytes(20)
+    bridge = Bridge(redis_url, worker=worker, gateway=GATEWAY.address)
+    await bridge.recover()
+    papers = Papers(((bytes(32), b"x" * 90_000),))
+    empty = encode_pack(Pack((), papers))
+    with sync_redis.Redis.from_url(redis_url) as client:
+        for _ in range(20):
+            await bridge.file_papers(encode_papers(papers))
+            await bridge.forward(empty)
+            assert client.llen(worker_queue(worker)) == 2
+            client.ltrim(worker_queue(worker), 0, -3)  # the worker takes the oldest
+            assert client.llen(worker_queue(worker)) == 0
+        await bridge.file_papers(encode_papers(papers))
+        await bridge.forward(empty)
+        await bridge.forward(encode_pack(Pack((job("link", inputs=b"x" * 1_000),))))
+        with pytest.raises(LinkRefused):
+            await bridge.file_papers(encode_papers(papers))
+        with pytest.raises(LinkRefused):
+            await bridge.forward(empty)
+        assert client.llen(worker_queue(worker)) == 3
+        client.rpop(worker_queue(worker))
+        await bridge.file_papers(encode_papers(papers))
+    await bridge.close()
+
+
+async def test_only_jobs_that_came_can_be_stopped(redis_url):
+    """Each order is a key of the node's broker for minutes."""
+    bridge = Bridge(redis_url, worker=secrets.token_bytes(20), gateway=GATEWAY.address)
+    await bridge.recover()
+    known = job("link", inputs=b"x")
+    await bridge.forward(encode_pack(Pack((known,))))
+    with sync_redis.Redis.from_url(redis_url) as client:
+        for name in (known.request_id, secrets.token_bytes(32)):
+            await bridge.stop(Stop(name, known.attempt, 3))
+            assert client.get(cancel_key(name, known.attempt)) == (b"3" if name == known.request_id else None)
+        await bridge.stop(Stop(known.request_id, "other", 3))
+        assert not client.exists(cancel_key(known.request_id, "other"))
     await bridge.close()
 
 

@@ -40,6 +40,9 @@ COMMAND_SECONDS = 15.0
 MAX_JOBS_IN_HAND = 16_384
 # Of inputs; many times what a gateway's packs hold that wait for their answers.
 MAX_BYTES_IN_HAND = 1 << 30
+# Of messages that the worker has not taken yet, papers among them: many times what an honest gateway has waiting.
+MAX_QUEUED_BYTES = 1 << 28
+_MESSAGE_BYTES = 256  # that each takes beside its own
 GRACE_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
@@ -77,6 +80,9 @@ class Bridge:
         self._in_hand: dict[tuple[bytes, str], tuple[float, int]] = {}
         self._bytes_in_hand = 0
         self._large: set[tuple[bytes, str]] = set()
+        # The sizes of the newest messages, of which no more wait than the queue is long.
+        self._queued: deque[int] = deque()
+        self._queued_bytes = 0
         # What was handed out and not yet acknowledged, in the order of the list `sent`: the names of its blobs.
         self._handed_out: deque[list[str]] = deque()
         self.repeated_jobs = 0
@@ -139,22 +145,41 @@ class Bridge:
         if fresh:
             key = self._seen_prefix + str(self._bucket)
             commands += [("SADD", key, *fresh), ("EXPIRE", key, 2 * SEEN_SECONDS)]
-        commands.append(("LPUSH", self._queue, task_message(TASK_RUN, pack.to_bytes(self._reply_to), self._queue)))
+        message = task_message(TASK_RUN, pack.to_bytes(self._reply_to), self._queue)
+        await self._make_room(len(message))
+        commands.append(("LPUSH", self._queue, message))
         for job in pack.jobs:
             until = min(job.deadline_at, now + SEEN_SECONDS) + GRACE_SECONDS
             self._let_go((job.request_id, job.attempt))  # called again, it holds it once
             self._in_hand[job.request_id, job.attempt] = until, job.size
             self._bytes_in_hand += job.size
         self._doubtful = True
-        await self._sending.together(*commands, seconds=COMMAND_SECONDS)
+        *_, length = await self._sending.together(*commands, seconds=COMMAND_SECONDS)
         self._doubtful = False
         self._seen.update(fresh)
+        self._note_queued(len(message), length)
 
     def _has_room_for(self, pack: ForwardedPack) -> bool:
         more = sum(job.size for job in pack.jobs)
         return (
             len(self._in_hand) + len(pack.jobs) <= MAX_JOBS_IN_HAND and self._bytes_in_hand + more <= MAX_BYTES_IN_HAND
         )
+
+    async def _make_room(self, size: int) -> None:
+        more = size + _MESSAGE_BYTES
+        if self._queued_bytes + more > MAX_QUEUED_BYTES:
+            self._forget_taken(await self._redis.llen(self._queue))
+            if self._queued_bytes + more > MAX_QUEUED_BYTES:
+                raise LinkRefused(f"more than {MAX_QUEUED_BYTES} bytes wait for the worker.", field="payload")
+
+    def _note_queued(self, size: int, length: int) -> None:
+        self._queued.append(size + _MESSAGE_BYTES)
+        self._queued_bytes += self._queued[-1]
+        self._forget_taken(length)
+
+    def _forget_taken(self, length: int) -> None:
+        while len(self._queued) > length:
+            self._queued_bytes -= self._queued.popleft()
 
     def _let_go(self, key: tuple[bytes, str]) -> None:
         self._bytes_in_hand -= self._in_hand.pop(key, (0.0, 0))[1]
@@ -164,17 +189,23 @@ class Bridge:
 
         Raises:
             MessageError: malformed.
+            LinkRefused: more waits for the worker than a gateway may send.
             redis.RedisError: the broker is away.
         """
         decode_papers(data)
-        await self._redis.lpush(self._queue, task_message(TASK_FILE_PAPERS, data, self._queue))
+        message = task_message(TASK_FILE_PAPERS, data, self._queue)
+        await self._make_room(len(message))
+        self._note_queued(len(message), await self._redis.lpush(self._queue, message))
 
     async def stop(self, stop: Stop) -> None:
-        """Ask the worker to end a streamed job.
+        """Ask the worker to end a streamed job that came by this link; another is none of this gateway's.
 
         Raises:
             redis.RedisError: the broker is away.
         """
+        job = stop.request_id + stop.attempt.encode()
+        if job not in self._seen and job not in self._seen_before:
+            return
         name = cancel_key(stop.request_id, stop.attempt)
         await self._redis.set(name, str(stop.tokens), ex=REPLY_TTL_SECONDS)
 

@@ -50,8 +50,8 @@ class Line:
                 raise answer
         return answers
 
-    async def together(self, *commands: Command, seconds: float) -> None:
-        """Have all of them carried out, or none.
+    async def together(self, *commands: Command, seconds: float) -> list[Any]:
+        """Have all of them carried out, or none; returns the answers.
 
         Raises:
             RedisError | OSError: one is an error, or there is no answer; they may have been carried out.
@@ -60,6 +60,7 @@ class Line:
         for one in done:
             if isinstance(one, redis.RedisError):
                 raise one
+        return list(done)
 
     async def close(self) -> None:
         """Close the connection, if there is one."""

@@ -93,6 +93,22 @@ def test_forged_papers_are_dropped(journal, executor, packaged):
     assert journal.notes() == []
 
 
+def test_a_gateway_that_sends_countersignatures_without_end_fills_no_disk(journal, executor, packaged):
+    works = [
+        serve(executor, packaged.manifest, cumulative=3_000 * n, seq=n, request_id=bytes([n]) * 32) for n in (1, 2)
+    ]
+    journal.keep(works)
+    low, high = [(w.receipt.request_id, GATEWAY.sign_digest(w.receipt.digest(DOMAIN))) for w in works]
+    long = (low[0], low[1] + bytes(32 * 1_000_000))
+    for number in range(50):
+        garbage = (low[0], low[1][:60] + number.to_bytes(5, "big"))
+        journal.keep((), Papers((high, long, *[garbage] * 3, *[low] * 3)))
+    (kept, size) = journal._db.execute("SELECT count(*), sum(length(signature)) FROM countersignatures").fetchone()
+    assert kept <= 8
+    assert size < 8 * 1_000
+    assert [claim[0].receipt for claim in journal.claims()] == [works[1].receipt]
+
+
 def test_a_forged_signature_among_genuine_ones_is_never_claimed(journal, executor, packaged):
     works = [
         serve(executor, packaged.manifest, cumulative=3_000 * n, seq=n, request_id=bytes([n]) * 32) for n in (1, 2, 3)
