@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from contracts.protocol.errors import ManifestError
+from contracts.protocol.errors import ManifestError, TensorError
 from contracts.protocol.hashing import sha256
 from contracts.protocol.pricing import AUDIO_INPUT, SAMPLE_RATE, Unit
 from contracts.protocol.tensors import DATATYPES, MAX_RANK, canonical_json
@@ -23,6 +23,12 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 1024
 MAX_SAMPLE_RATE = 1 << 24
+MAX_DIMENSION = 1 << 32
+# What is deeper, or no number of 64 bits, other programs cannot write or read, such as those that list all models.
+MAX_OPTION_DEPTH = 16
+MAX_OPTION_NUMBER = 1 << 63
+# A description that is longer stands in no list.
+LISTED_BYTES = 1 << 16
 TEXT_TASKS = ("text-embedding", "text-generation", "text-classification", "text-ranking")
 TASKS = ("tensor", *TEXT_TASKS, "image-classification")
 # Options that both sides count tokens by, so that they must be numbers.
@@ -95,6 +101,16 @@ class Manifest:
         """The 32 bytes that name this model on chain."""
         return sha256(self.to_bytes())
 
+    @cached_property
+    def is_listed_whole(self) -> bool:
+        """Tell whether what is said of inputs, outputs and options is short enough for a list of all models."""
+        described = {
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "options": dict(self.options),
+        }
+        return len(canonical_json(described)) <= LISTED_BYTES
+
     @property
     def is_metered(self) -> bool:
         """Tell whether only serving a request shows how many units it takes: a text's tokens."""
@@ -136,7 +152,11 @@ class Manifest:
                 raise ManifestError(f"{name!r} is not among the files.", field="entry")
         if manifest.unit is Unit.SECOND:
             _check_seconds(manifest)
-        if manifest.to_bytes() != data:
+        try:
+            is_canonical = manifest.to_bytes() == data
+        except TensorError as error:  # half a character, or a number that is none
+            raise ManifestError(error.detail, field=FILENAME) from error
+        if not is_canonical:
             raise ManifestError("not in canonical form, or has unknown fields.", field=FILENAME)
         return manifest
 
@@ -197,8 +217,12 @@ def _specs(raw: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
         if not isinstance(row, dict):
             raise ManifestError("expected an object.", field=where)
         shape = row.get("shape")
-        if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(type(n) is int and n >= -1 for n in shape):
-            raise ManifestError("shape is not a list of sizes or -1.", field=f"{where}.shape")
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_RANK
+            or not all(type(n) is int and -1 <= n <= MAX_DIMENSION for n in shape)
+        ):
+            raise ManifestError(f"shape is not a list of sizes up to {MAX_DIMENSION} or -1.", field=f"{where}.shape")
         specs.append(TensorSpec(_text(row, "name"), _choice(row, "datatype", DATATYPES), tuple(shape)))
     if len({spec.name for spec in specs}) != len(specs):
         raise ManifestError("a name is given twice.", field=key)
@@ -226,10 +250,21 @@ def _number(raw: Mapping[str, Any], key: str, low: int, high: int) -> int:
     return value
 
 
+def _check_plain(value: Any, depth: int) -> None:
+    if isinstance(value, (dict, list)):
+        if not depth:
+            raise ManifestError(f"lists and objects are more than {MAX_OPTION_DEPTH} deep.", field="options")
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_plain(one, depth - 1)
+    elif isinstance(value, int) and not -MAX_OPTION_NUMBER <= value < MAX_OPTION_NUMBER:
+        raise ManifestError("a whole number has more than 64 bits.", field="options")
+
+
 def _options(raw: Mapping[str, Any]) -> dict[str, Any]:
     value = raw.get("options")
     if not isinstance(value, dict):
         raise ManifestError("expected an object.", field="options")
+    _check_plain(value, MAX_OPTION_DEPTH)
     for name in TOKEN_OPTIONS:
         count = value.get(name, 1)
         if type(count) is not int or not 0 <= count <= 1 << 24:

@@ -57,7 +57,11 @@ async def status(request: Request) -> Any:
 
 @router.get("/models", response_model=list[schemas.Model])
 async def models(request: Request, owner: str | None = None) -> Any:
-    """List every listing, or one owner's, with its live offers and how they served in the last hour."""
+    """List every listing, or one owner's, with its live offers and how they served in the last hour.
+
+    Inputs, outputs and options that take more than 64 KiB are null here and addresses are cut after 2,048 characters;
+    they are whole where the model is asked for.
+    """
     if owner is None:
         return written_once(request, _all_models)
     return _models(runtime(request), address_of(owner, field="owner"))
@@ -68,7 +72,16 @@ def _all_models(joined: GatewayRuntime) -> bytes:
 
 
 def _models(joined: GatewayRuntime, owner: bytes | None = None) -> list[dict[str, Any]]:
-    return [_model(joined, found) for found in joined.registry.listings() if owner in (None, found.owner)]
+    rows = []
+    for found in joined.registry.listings():
+        if owner in (None, found.owner):
+            row = _model(joined, found)
+            row["uri"] = views.cut(found.uri)
+            manifest = joined.offers.manifest(found.model_id)
+            if manifest is not None and not manifest.is_listed_whole:
+                row |= {"inputs": None, "outputs": None, "options": None}
+            rows.append(row)
+    return rows
 
 
 @router.get("/models/{model}", response_model=schemas.Model)
@@ -80,7 +93,9 @@ async def model(request: Request, model: str) -> Any:
 
 def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
     quotes = joined.offers.quotes(found.model_id)
-    places = [worker.region for quote in quotes if (worker := joined.registry.worker(quote.worker)) is not None]
+    places = [
+        views.cut(worker.region) for quote in quotes if (worker := joined.registry.worker(quote.worker)) is not None
+    ]
     return {
         **views.listing(found, joined.offers.manifest(found.model_id), quotes),
         "regions": sorted(set(filter(None, places))),

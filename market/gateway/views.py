@@ -21,6 +21,7 @@ from market.registry.model import ChannelRecord, Listing, PayeeCredit, Settlemen
 from market.registry.offers import Quote
 
 PLATFORM = "onnxruntime_onnx"
+LISTED_CHARACTERS = 2_048
 
 
 def model_metadata(name: str, manifest: Manifest) -> dict[str, Any]:
@@ -88,6 +89,11 @@ def listing(found: Listing, manifest: Manifest | None, quotes: Sequence[Quote]) 
     }
 
 
+def cut(text: str) -> str:
+    """Return as much of a text from the chain, where it may have any length, as stands in a list."""
+    return text[:LISTED_CHARACTERS]
+
+
 def worker(found: WorkerRecord, announcement: Announcement | None) -> dict[str, Any]:
     """Return a registered worker and, if it is live, what it announces."""
     return {
@@ -96,9 +102,9 @@ def worker(found: WorkerRecord, announcement: Announcement | None) -> dict[str, 
         "stake": str(found.stake),
         "thawing": str(found.thawing),
         "active": found.active,
-        "region": found.region,
-        "hardware": found.hardware,
-        "endpoint": found.endpoint,
+        "region": cut(found.region),
+        "hardware": cut(found.hardware),
+        "endpoint": cut(found.endpoint),
         "live": announcement is not None,
         "inFlight": None if announcement is None else announcement.in_flight,
         "provider": None if announcement is None else announcement.provider,

@@ -115,6 +115,8 @@ class LiveOffers:
         self._good_until: dict[bytes, float] = {}
         self._max_batch: dict[tuple[bytes, bytes], int] = {}
         self._manifests: dict[bytes, Manifest] = {}
+        # Those of listed models that are none, so that each is read once.
+        self._refused: set[bytes] = set()
         self._genuine: dict[tuple[bytes, bytes], bool] = {}
         self._reported: dict[tuple[bytes, bytes], str] = {}
         self._barred: frozenset[bytes] = frozenset()
@@ -262,11 +264,13 @@ class LiveOffers:
     def _learn_manifests(self, announcement: Announcement) -> None:
         for data in announcement.manifests:
             model_id = sha256(data)
-            if model_id in self._manifests or self._registry.listing(model_id) is None:
+            known = model_id in self._manifests or model_id in self._refused
+            if known or self._registry.listing(model_id) is None:
                 continue
             try:
                 self._manifests[model_id] = Manifest.parse(data)
             except (ProtocolError, ValueError, RecursionError) as error:
+                self._refused.add(model_id)
                 log.warning("manifest-refused", detail=str(error), model=model_id.hex())
 
     def _fault(self, announcement: Announcement, record: WorkerRecord | None, offer: Offer) -> str | None:

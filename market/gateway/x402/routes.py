@@ -87,7 +87,7 @@ def _endpoints(joined: GatewayRuntime, desk: X402Desk) -> dict[str, Any]:
                 "method": "POST",
                 "x402Version": 2,
                 "accepts": terms.accepts(desk, price),
-                "extensions": {"bazaar": terms.bazaar(manifest)},
+                "extensions": {"bazaar": terms.bazaar(manifest)} if manifest.is_listed_whole else {},
                 "metadata": {"model": listing.name, "modelId": hex0x(listing.model_id), "task": manifest.task},
             }
         )

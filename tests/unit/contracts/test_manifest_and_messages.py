@@ -68,6 +68,18 @@ def test_manifest_round_trip_and_id():
     assert dataclasses.replace(MANIFEST, license="MIT").model_id != MANIFEST.model_id
 
 
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_options_may_be_as_deep_and_large_as_other_programs_read():
+    most = dataclasses.replace(MANIFEST, options={"a": nested(15), "b": [(1 << 63) - 1, -(1 << 63), 1e308, True, None]})
+    assert Manifest.parse(most.to_bytes()) == most
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -86,6 +98,13 @@ def test_manifest_round_trip_and_id():
         ({"unit": "mile"}, "unit"),
         ({"max_batch": True}, "max_batch"),
         ({"extra": 1}, "manifest.json"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [(1 << 32) + 1]}]}, "inputs[0].shape"),
+        ({"options": {"a": {"b": [nested(14)]}}}, "options"),
+        ({"options": {"a": nested(900)}}, "options"),
+        ({"options": {"a": [1 << 63]}}, "options"),
+        ({"options": {"a": -(1 << 63) - 1}}, "options"),
+        ({"license": "\ud800"}, "manifest.json"),
+        ({"options": {"a": float("inf")}}, "manifest.json"),
     ],
 )
 def test_bad_manifests_name_the_field(change, field):

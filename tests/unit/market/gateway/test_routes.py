@@ -339,6 +339,26 @@ async def test_a_page_of_receipts_proves_a_bounded_number_of_batches(http, joine
         assert len(page) == limit, "as many as are asked for"
 
 
+async def test_a_description_too_long_for_a_list_stands_with_the_model_alone(http, joined):
+    long = replace(MANIFEST, options={"labels": [f"label {number}" for number in range(8_000)]})
+    joined.offers.manifest = lambda _: Manifest.parse(long.to_bytes())
+    (row,) = (await http.get("/market/v1/models")).json()
+    assert (row["inputs"], row["outputs"], row["options"], row["task"]) == (None, None, None, "tensor")
+    assert (await http.get(f"/market/v1/models?owner={checksum(OWNER)}")).json() == [row]
+    whole = (await http.get("/market/v1/models/m")).json()
+    assert (len(whole["options"]["labels"]), len(whole["inputs"])) == (8_000, 1)
+
+
+async def test_texts_from_the_chain_are_cut_in_lists(http, joined):
+    """Whoever lists a model or registers a worker pays for them once, and everybody else each time."""
+    joined.registry.all = [replace(LISTING, uri="https://" + "a" * 100_000)]
+    long = WorkerRecord(WORKER, OWNER, 5, True, "e" * 100_000, "c" * 100_000, "h" * 100_000)
+    joined.registry.workers = lambda: [long]
+    assert len((await http.get("/market/v1/models")).content) < 10_000
+    assert len((await http.get("/market/v1/workers")).content) < 10_000
+    assert len((await http.get("/market/v1/models/m")).json()["uri"]) == 100_008
+
+
 async def test_query_mistakes_and_unknown_routes_are_problems(http):
     body = problem(await http.get(f"/market/v1/channels/{hex0x(CHANNEL_ID)}/receipts?limit=0"), "invalid-request", 400)
     assert body["field"] == "limit"

@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from contracts.protocol.hashing import sha256
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.messages import ANNOUNCE_TTL_SECONDS
 from contracts.protocol.pricing import Unit
 from contracts.protocol.sealing import WorkersKey
@@ -81,6 +83,25 @@ async def test_chain_has_the_last_word_at_every_refresh():
     world.registry.by_id[world.model.model_id] = replace(world.listing, royalty_ppm=1_000_000)
     await world.offers.refresh()
     assert shown(world) == []
+
+
+async def test_a_manifest_that_is_none_is_read_once(monkeypatch):
+    """It may have a megabyte, and comes every two seconds."""
+    world = World()
+    await world.add_worker("w1")
+    bad = b'{"format": 1}'
+    model_id = sha256(bad)
+    world.registry.by_id[model_id] = replace(world.listing, model_id=model_id, name="bad")
+    read = []
+    parse = Manifest.parse
+    monkeypatch.setattr(Manifest, "parse", lambda data: read.append(data) or parse(data))
+    (announcement,) = world.announcements.current
+    for turn in range(1, 4):
+        again = replace(announcement, manifests=(*announcement.manifests, bad), at=announcement.at + turn)
+        world.announcements.current = [again]
+        await world.offers.refresh()
+    assert read == [bad]
+    assert world.offers.manifest(model_id) is None
 
 
 async def test_manifest_must_hash_to_the_listing():
