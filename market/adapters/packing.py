@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from market.inference.ports import PaperSource, WorkerGone
 PACKS_IN_FLIGHT = 2
 # So few go together: a message of its own costs more than waiting for them.
 LEAST_SHARED = 4
+# A worker that is busy with a pack for so long loses nothing if the next one is gathered for half of that time.
+COMPUTED_SECONDS = 0.02
 BATCHES_PER_PACK = 4
 MAX_WAITING = 4_096
 MAX_LONG = 256
@@ -61,16 +64,18 @@ class Waiting:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One pack under way; `open` counts its jobs without outcome."""
+    """One pack under way; `open` counts its jobs without outcome, `since` is when it was sent, monotonic seconds."""
 
     open: int
+    since: float
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
     """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model.
 
-    Long jobs run beside each other for as long as they take, so they hold no flight once they are sent.
+    Long jobs run beside each other for as long as they take, so they hold no flight once they are sent. Its packs
+    keep the worker busy for `seconds` at least, the last one did for `last_seconds` until `done_at`, monotonic.
     """
 
     worker: bytes
@@ -80,6 +85,15 @@ class Lane:
     under_way: int = 0
     long: int = 0
     scheduled: bool = False
+    gathering: bool = False
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+    done_at: float = 0.0
+
+    @property
+    def computes(self) -> bool:
+        """Whether its packs take so long that a whole batch, a little later, is worth more than a message at once."""
+        return self.seconds >= COMPUTED_SECONDS
 
 
 class PackingDispatcher(ABC):
@@ -236,11 +250,13 @@ class PackingDispatcher(ABC):
     def _pump(self, lane: Lane) -> None:
         lane.scheduled = False
         while lane.waiting and lane.flights < self._packs_in_flight(lane.worker):
+            if lane.flights and self._gathers(lane):
+                return
             entries = self._next_pack(lane, self._share(lane))
             if not entries:
                 return
             short = [entry for entry in entries if not entry.long]
-            flight = Flight(len(short))
+            flight = Flight(len(short), time.monotonic())
             for entry in short:
                 entry.pack = flight
             lane.flights += bool(short)
@@ -253,13 +269,36 @@ class PackingDispatcher(ABC):
         All in one would be answered together, so that their clients ask again together: worker and gateway would from
         then on wait for each other in turn.
         """
-        return max(LEAST_SHARED, -(-(lane.waiting + lane.under_way) // self._packs_in_flight(lane.worker)))
+        return -(-(lane.waiting + lane.under_way) // self._packs_in_flight(lane.worker))
+
+    def _gathers(self, lane: Lane) -> bool:
+        """Tell whether what waits is better sent later, as one batch: the worker is busy, and others will ask again.
+
+        Not for longer than half of what its last pack took; a worker that has nothing is sent whatever there is.
+        """
+        if not lane.computes or lane.long or lane.waiting >= self._share(lane):
+            return False
+        left = lane.done_at + lane.seconds / 2 - time.monotonic()
+        if left <= 0:
+            return False
+        if not lane.gathering:
+            lane.gathering = True
+            asyncio.get_running_loop().call_later(left, self._gathered, lane)
+        return True
+
+    def _gathered(self, lane: Lane) -> None:
+        lane.gathering = False
+        self._schedule(lane)
 
     def _next_pack(self, lane: Lane, most: int) -> list[Waiting]:
         model_id, queue = next(iter(lane.queues.items()))
         # The model goes to the end, so that models take turns.
         del lane.queues[model_id]
-        cap = min(most, max(1, self._max_batch(lane.worker, model_id)) * BATCHES_PER_PACK)
+        batch = max(1, self._max_batch(lane.worker, model_id))
+        if lane.computes and most > batch:
+            # What is left over of a batch costs the worker nearly as much as a whole one.
+            most = -(-most // batch) * batch
+        cap = min(max(most, LEAST_SHARED), batch * BATCHES_PER_PACK)
         entries: list[Waiting] = []
         size = 0
         while queue and len(entries) < cap and size < MAX_PACK_INPUT_BYTES:
@@ -356,9 +395,13 @@ class PackingDispatcher(ABC):
         entry.pack.open -= 1
         entry.lane.under_way -= 1
         if entry.pack.open == 0:
-            entry.lane.flights -= 1
-            if entry.lane.waiting:
-                self._schedule(entry.lane)
+            lane, now = entry.lane, time.monotonic()
+            lane.flights -= 1
+            took = now - max(entry.pack.since, lane.done_at)
+            # Of the last two, for a program that was kept waiting once says nothing.
+            lane.seconds, lane.last_seconds, lane.done_at = min(took, lane.last_seconds), took, now
+            if lane.waiting:
+                self._schedule(lane)
 
     async def _sweep(self) -> None:
         next_liveness = 0.0

@@ -81,6 +81,39 @@ async def test_what_is_outstanding_is_shared_among_the_messages_a_worker_may_hav
     assert max(packs) == 10
 
 
+async def test_for_a_worker_that_computes_for_long_whole_batches_are_gathered(lane, celery_worker, plain):
+    """A pack of what came first would have it run a batch half full; it is busy, so nothing is lost by waiting."""
+
+    async def client() -> None:
+        for _ in range(8):
+            await run(lane, mode=7, inputs=b"50", seconds=30)
+            await asyncio.sleep(secrets.randbelow(5) / 1000)  # as answers reach clients one by one
+
+    await run(lane, mode=7, inputs=b"50", seconds=30)
+    plain.delete("packs")
+    await asyncio.gather(*(client() for _ in range(16)))
+    packs = [int(size) for size in plain.lrange("packs", 0, -1)]
+    assert sum(packs) == 128
+    assert packs.count(8) >= 12, packs
+
+
+async def test_what_nobody_joins_is_sent_before_the_worker_is_free(lane, celery_worker):
+    for _ in range(2):
+        await run(lane, mode=7, inputs=b"400", seconds=30)
+    two = [asyncio.create_task(run(lane, mode=7, inputs=b"400", seconds=30)) for _ in range(2)]
+    await asyncio.sleep(0.02)
+    alone = job(lane.dispatcher.reply_to, mode=7, inputs=b"0", seconds=30)
+    ended = asyncio.get_running_loop().create_future()
+    entry = lane.dispatcher.submit(alone, WORKER, ended.set_result)
+    await asyncio.sleep(0.02)
+    assert not entry.sent, "another might come"
+    while not entry.sent:
+        await asyncio.sleep(0.002)
+    assert not any(task.done() for task in two)
+    assert (await ended).ok
+    assert all(result.ok for result in await asyncio.gather(*two))
+
+
 async def test_a_few_go_in_one_message(lane, celery_worker, plain):
     await run(lane, seconds=30)
     plain.delete("packs")

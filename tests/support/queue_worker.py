@@ -1,7 +1,9 @@
 """A Celery worker that knows only the messages: answers each job with its own inputs, notes papers in Redis.
 
 Run as `python -m tests.support.queue_worker <redis url> <worker address hex>`. Job parameters are in `model_id`'s first
-byte: 0 answers, 1 stays silent, 2 answers twice, 3 sends a partial result first, 4 fails, 5 sends outputs by reference.
+byte: 0 answers, 1 stays silent, 2 answers twice, 3 sends a partial result first, 4 fails, 5 sends outputs by reference,
+7 takes as many ms
+a pack as its inputs say.
 """
 
 import sys
@@ -79,6 +81,8 @@ def run(data):
         if mode == 6:
             threading.Thread(target=stream, args=(job,), daemon=True).start()
             continue
+        if mode == 7 and not replies:
+            time.sleep(int(inputs) / 1000)
         if mode == 3:
             replies.append(Result(job.request_id, job.attempt, ok=True, outputs=b"part", final=False))
         if mode == 4:
