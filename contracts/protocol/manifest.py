@@ -204,6 +204,14 @@ def _files(raw: Any) -> dict[str, FileEntry]:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 48:
             raise ManifestError("size is not a byte count.", field=f"files.{path}")
         files[path] = FileEntry(bytes.fromhex(digest), size)
+    # Where letters' cases are one, the second file would be written over the first.
+    folded = {path.lower() for path in files}
+    for path in files:
+        parts = path.lower().split("/")
+        if any("/".join(parts[:depth]) in folded for depth in range(1, len(parts))):
+            raise ManifestError(f"{path!r} lies in a folder that has the name of a file.", field="files")
+    if len(folded) != len(files):
+        raise ManifestError("names of files differ in the case of letters only.", field="files")
     return files
 
 

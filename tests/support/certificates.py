@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed(folder: Path) -> Path:
-    """Write `server.pem` and `server.key`; returns the certificate."""
+def self_signed(folder: Path, name_of_host: str | None = None) -> Path:
+    """Write `server.pem` and `server.key`; returns the certificate, of 127.0.0.1 or a host with a name."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    address: x509.GeneralName = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    if name_of_host is not None:
+        address = x509.DNSName(name_of_host)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)

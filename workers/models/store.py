@@ -8,10 +8,8 @@ followed.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,18 +19,16 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import httpx
-
 from contracts.protocol.errors import ManifestError
 from contracts.protocol.hashing import sha256
 from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from workers.errors import ModelHashMismatch, PackageUnavailable, UnsafePackage
+from workers.models.over_http import HttpSource, HttpStream
 
 _CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 30.0
-# A server that is slower than this after a minute would hold the worker up for days.
-LEAST_BYTES_A_SECOND = 16 << 10
-PATIENCE_SECONDS = 60.0
+_FETCHING = "fetching-"
+# Whoever fetches writes every minute, or gives up: what nothing was written to for so long, nobody fetches any more.
+_LEFT_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,8 @@ class PackageStore:
 
     def _fetch(self, model_id: bytes, uri: str, folder: Path) -> Package:
         self._root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._root, prefix="fetching-") as partial:
+        self._clear_left()
+        with tempfile.TemporaryDirectory(dir=self._root, prefix=_FETCHING) as partial:
             target = Path(partial) / "package"
             target.mkdir()
             source = self._source(uri)
@@ -140,7 +137,10 @@ class PackageStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(name) as stream, path.open("wb") as sink:
                     _copy_checked(stream, sink, name, entry.size, entry.sha256)
-            (target / FILENAME).write_bytes(data)
+                    _to_disk(sink)
+            with (target / FILENAME).open("wb") as sink:
+                sink.write(data)
+                _to_disk(sink)
             try:
                 target.rename(folder)
             except OSError:
@@ -148,7 +148,14 @@ class PackageStore:
                     raise
         return Package(model_id, manifest, folder)
 
-    def _source(self, uri: str) -> _FolderSource | _HttpSource:
+    def _clear_left(self) -> None:
+        """Remove what was being fetched when a worker was killed or the power failed: it may be many gigabytes."""
+        for folder in self._root.glob(f"{_FETCHING}*"):
+            newest = max(map(_written_at, (folder, *folder.rglob("*"))), default=0.0)
+            if time.time() - newest > _LEFT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _source(self, uri: str) -> _FolderSource | HttpSource:
         try:
             parts = urlsplit(uri)
         except ValueError as error:
@@ -156,7 +163,7 @@ class PackageStore:
         if parts.scheme == "file" and self._allow_file_uri:
             return _FolderSource(Path(unquote(parts.path)))
         if parts.scheme in ("http", "https"):
-            return _HttpSource(uri, allow_private=self._allow_private_hosts)
+            return HttpSource(uri, allow_private=self._allow_private_hosts)
         raise PackageUnavailable(
             f"packages are not taken from {parts.scheme or 'no scheme'}: addresses.",
             field="uri",
@@ -196,89 +203,7 @@ class _FolderSource:
             yield stream
 
 
-class _HttpStream:
-    """Just enough of a binary file over a streaming answer, as it was sent: nothing is decompressed."""
-
-    def __init__(self, response: httpx.Response, address: str) -> None:
-        self._chunks = response.iter_raw()
-        self._rest = b""
-        self._address = address
-        self._started = time.monotonic()
-        self._seen = 0
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            self._rest += chunk
-            self._seen += len(chunk)
-            seconds = time.monotonic() - self._started
-            if seconds > PATIENCE_SECONDS and self._seen < seconds * LEAST_BYTES_A_SECOND:
-                raise PackageUnavailable(
-                    f"{self._address} gives {self._seen / seconds:.0f} bytes a second.",
-                    field="uri",
-                    remedy="Try again later, or ask the owner for a quicker address.",
-                )
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-
-class _HttpSource:
-    def __init__(self, base: str, *, allow_private: bool) -> None:
-        self._base = base.rstrip("/") + "/"
-        if not allow_private:
-            _check_public(base)
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[_HttpStream]:
-        address = self._base + name
-        try:
-            # Redirects are not followed: they would lead wherever the owner's server says.
-            with httpx.stream(
-                "GET",
-                address,
-                timeout=_TIMEOUT_SECONDS,
-                follow_redirects=False,
-                headers={"Accept-Encoding": "identity"},
-            ) as response:
-                if response.is_redirect:
-                    raise PackageUnavailable(
-                        f"{address} redirects, which is not followed.",
-                        field="uri",
-                        remedy="The owner must list the address that the files lie at.",
-                    )
-                if response.status_code != httpx.codes.OK:
-                    raise PackageUnavailable(f"{address} answers {response.status_code}.", field="uri")
-                yield _HttpStream(response, address)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise PackageUnavailable(f"{address}: {type(error).__name__}.", field="uri") from error
-
-
-def _check_public(address: str) -> None:
-    """Refuse an address inside this machine or its network: owners choose addresses, and a worker calls on them.
-
-    Raises:
-        PackageUnavailable: it is one, or its name is not known.
-    """
-    try:
-        parts = urlsplit(address)
-        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except (OSError, ValueError, UnicodeError) as error:
-        raise PackageUnavailable(f"{address}: the host is not known.", field="uri") from error
-    for *_, place in found:
-        # Of IPv6 a scope may follow.
-        host = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        inside = getattr(host, "ipv4_mapped", None) or host
-        if not inside.is_global or inside.is_multicast:
-            raise PackageUnavailable(
-                f"{address} is at {host}, inside this machine or its network.",
-                field="uri",
-                remedy="Set WORKER_ALLOW_PRIVATE_HOSTS=true if the packages of your own network lie there.",
-            )
-
-
-def _copy_checked(stream: BinaryIO | _HttpStream, sink: BinaryIO, name: str, size: int, expected: bytes) -> None:
+def _copy_checked(stream: BinaryIO | HttpStream, sink: BinaryIO, name: str, size: int, expected: bytes) -> None:
     digest, seen = hashlib.sha256(), 0
     while chunk := stream.read(min(_CHUNK, size - seen + 1)):
         seen += len(chunk)
@@ -292,6 +217,19 @@ def _copy_checked(stream: BinaryIO | _HttpStream, sink: BinaryIO, name: str, siz
             field=name,
             remedy="The owner must publish the package that was listed.",
         )
+
+
+def _to_disk(sink: BinaryIO) -> None:
+    """Have it on the disk before its folder has its name: after a power cut a file could be there without its bytes."""
+    sink.flush()
+    os.fsync(sink.fileno())
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:  # whoever fetches there is done
+        return time.time()
 
 
 def _read_small(path: Path) -> bytes:

@@ -68,6 +68,9 @@ def test_manifest_round_trip_and_id():
     assert dataclasses.replace(MANIFEST, license="MIT").model_id != MANIFEST.model_id
 
 
+ENTRY = {"sha256": "01" * 32, "size": 1}
+
+
 def nested(depth):
     value = 1
     for _ in range(depth):
@@ -91,6 +94,9 @@ def test_options_may_be_as_deep_and_large_as_other_programs_read():
         ({"files": {"/etc/passwd": {"sha256": "01" * 32, "size": 1}}}, "files"),
         ({"files": {"model.onnx": {"sha256": "01", "size": 1}}}, "files.model.onnx"),
         ({"files": {"model.onnx": {"sha256": "01" * 32, "size": -1}}}, "files.model.onnx"),
+        ({"files": dict.fromkeys(("model.onnx", "Model.onnx"), ENTRY)}, "files"),
+        ({"files": dict.fromkeys(("model.onnx", "model.onnx/a"), ENTRY)}, "files"),
+        ({"files": dict.fromkeys(("model.onnx", "a/b", "a/B/c"), ENTRY)}, "files"),
         ({"inputs": []}, "inputs"),
         ({"inputs": [{"name": "x", "datatype": "FP31", "shape": []}]}, "datatype"),
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-2]}]}, "inputs[0].shape"),

@@ -2,14 +2,18 @@
 
 import gzip
 import http.server
+import os
+import socket
+import ssl
 import threading
 import time
 
 import pytest
 
 from tests.support import worker as support
+from tests.support.certificates import self_signed
 from workers.errors import ModelHashMismatch, PackageUnavailable
-from workers.models import store as stores
+from workers.models import over_http
 from workers.models.store import PackageStore
 
 
@@ -97,7 +101,7 @@ def test_nothing_is_decompressed(store, server, manifest):
 
 
 def test_a_server_that_trickles_is_left(store, server, manifest, monkeypatch):
-    monkeypatch.setattr(stores, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(over_http, "PATIENCE_SECONDS", 0.05)
     server[0].way = "slow"
     with pytest.raises(PackageUnavailable, match="bytes a second"):
         store.get(manifest.model_id, server[1])
@@ -119,6 +123,7 @@ def test_a_package_that_is_not_there_is_said(store, server, manifest, tmp_path):
         "http://10.0.0.1/m",
         "http://192.168.1.1/m",
         "http://[::ffff:127.0.0.1]/m",
+        "http://[64:ff9b::10.0.0.1]/m",  # by a translator of addresses
         "http://[fe80::1]/m",
         "http://0.0.0.0/m",
         "http://2130706433/m",  # 127.0.0.1 as one number
@@ -133,3 +138,76 @@ def test_an_owner_cannot_send_a_worker_into_its_own_network(tmp_path, address):
     with pytest.raises(PackageUnavailable, match=r"inside this machine or its network|not known|no address"):
         strict.get(b"\1" * 32, address)
     assert not any((tmp_path / "cache").glob("*/*"))
+
+
+class Names:
+    """Looks names up as an owner's own server answers: another address each time it is asked."""
+
+    def __init__(self, monkeypatch, *answers):
+        self._real, self._answers, self.asked = socket.getaddrinfo, list(answers), []
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+
+    def __call__(self, host, port, *more, **named):
+        name = host.decode() if isinstance(host, bytes) else host
+        if name == "models.example":
+            self.asked.append(name)
+            name = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return self._real(name, port, *more, **named)
+
+
+def test_what_a_name_means_later_leads_nowhere_else(tmp_path, server, manifest, monkeypatch):
+    """A name that was public when it was looked at, and is this machine when it is connected to."""
+    monkeypatch.setattr(over_http, "TIMEOUT_SECONDS", 0.3)
+    Names(monkeypatch, "192.88.99.1", "127.0.0.1")
+    monkeypatch.setattr(over_http, "_is_inside", lambda host: str(host) == "127.0.0.1")
+    strict = PackageStore(tmp_path / "cache", allow_file_uri=False, max_package_bytes=1 << 20)
+    with pytest.raises(PackageUnavailable):
+        strict.get(manifest.model_id, server[1].replace("127.0.0.1", "models.example"))
+    assert server[0].asked == []
+
+
+@pytest.fixture
+def https(tmp_path, monkeypatch):
+    certificate = self_signed(tmp_path, "models.example")
+
+    class Mine(Server):
+        folder, way, asked, hosts = tmp_path / "source", "plain", [], []
+
+        def do_GET(self):
+            self.hosts.append(self.headers["Host"])
+            super().do_GET()
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mine)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, tmp_path / "server.key")
+    running.socket = context.wrap_socket(running.socket, server_side=True)
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(over_http, "_is_inside", lambda _: False)
+    yield Mine, running.server_port
+    running.shutdown()
+    running.server_close()
+
+
+def test_a_connection_by_number_is_still_to_the_name(tmp_path, https, manifest, monkeypatch):
+    served, port = https
+    names = Names(monkeypatch, "127.0.0.1")
+    strict = PackageStore(tmp_path / "cache", allow_file_uri=False, max_package_bytes=1 << 20)
+    assert strict.get(manifest.model_id, f"https://models.example:{port}/").read("model.onnx")
+    assert set(served.hosts) == {f"models.example:{port}"}
+    assert names.asked == ["models.example"]
+    with pytest.raises(PackageUnavailable, match="ConnectError"):  # the certificate is of another name
+        strict.look(b"\1" * 32, f"https://localhost:{port}/")
+
+
+def test_what_a_killed_worker_had_begun_to_fetch_is_removed(tmp_path, store, server, manifest):
+    """Many gigabytes each time that the power fails."""
+    cache = tmp_path / "cache"
+    old, new = [cache / f"fetching-{name}" / "package" for name in ("old", "new")]
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(bytes(100))
+    for path in (old / "model.onnx", old, old.parent, new, new.parent):
+        os.utime(path, (time.time() - 4_000,) * 2)
+    store.get(manifest.model_id, server[1])
+    assert sorted(path.name for path in cache.iterdir()) == sorted(["fetching-new", manifest.model_id.hex()])
