@@ -35,6 +35,9 @@ LEAST_GAS = 21_000  # of any transaction on any chain
 FEE_BUMP_PERCENT = 25  # nodes demand at least 10 % for a replacement
 # A replacement offers at most so many times what the node asks for now: beyond that, fees are not why it waits.
 FEE_CEILING = 8
+# What a block's maker is offered on top at most, eight times as much where it was bid up: it is paid whole, so that a
+# node which names any sum would have the account give away all its gas money. Base asks a thousandth of it.
+MOST_PRIORITY_FEE = 10 * 10**9
 STUCK_SECONDS = 45.0
 # So many missing nonces are used at one look.
 GAP_AT_ONCE = 16
@@ -262,7 +265,7 @@ class Transactor:
     def _fees(self) -> tuple[int, int]:
         with named():
             base = int(self.web3.eth.get_block("latest").get("baseFeePerGas", 0))
-            priority = int(self.web3.eth.max_priority_fee)
+            priority = min(int(self.web3.eth.max_priority_fee), MOST_PRIORITY_FEE)
         return 2 * base + priority, priority
 
     def _signed(self, outgoing: Outgoing) -> Outgoing:
@@ -381,7 +384,8 @@ class Transactor:
     def _replace(self, outgoing: Outgoing) -> None:
         """Offer more, up to a ceiling; from there on send the same again."""
         max_fee, priority = self._fees()
-        if _bumped(outgoing.max_fee_per_gas) > FEE_CEILING * max_fee:
+        dearest = _bumped(outgoing.priority_fee_per_gas) > FEE_CEILING * MOST_PRIORITY_FEE
+        if dearest or _bumped(outgoing.max_fee_per_gas) > FEE_CEILING * max_fee:
             self._outbox.put(replace(outgoing, sent_at=self._clock()))
             self._broadcast(outgoing)
             return

@@ -78,6 +78,13 @@ class EscrowSettlementChain:
         except ChainError as error:
             raise ChainUnreachable(error.detail) from error
 
+    def is_ahead(self, epoch: int) -> bool:
+        """See `SettlementChain.is_ahead`."""
+        try:
+            return not self._transactor.holds(self._purpose(epoch)) and self.last_epoch() + 1 < epoch
+        except ChainError as error:
+            raise ChainUnreachable(error.detail) from error
+
     def recall(self, epoch: int) -> None:
         """See `SettlementChain.recall`."""
         self._transactor.recall(self._purpose(epoch))

@@ -253,6 +253,14 @@ class SettlementChain(Protocol):
         """Tell whether a confirmed batch has left the chain, by a node that is beyond its block."""
         ...
 
+    def is_ahead(self, epoch: int) -> bool:
+        """Tell whether an epoch cannot be the next, and nothing was signed for it.
+
+        Raises:
+            ChainUnreachable: the node does not answer.
+        """
+        ...
+
     def recall(self, epoch: int) -> None:
         """Have the transaction of a lost batch sent again."""
         ...

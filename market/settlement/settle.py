@@ -152,7 +152,12 @@ class Settler:
             sent = self._chain.send(batch.epoch, batch.call_data)
         except SettlementRefused:
             if known is None:
-                raise
+                if not self._chain.is_ahead(batch.epoch):
+                    raise
+                # Planned on the word of a node that said too much: it could never be settled, nor any after it.
+                log.warning("settlement-epoch-ahead", epoch=batch.epoch)
+                self._book.withdraw(self.gateway, batch.epoch)
+                return None
             sent = Sent(known.tx_hash, None, known.block_number)
         if sent is None:
             return None

@@ -50,7 +50,7 @@ class LyingNode:
         if lie is None:
             return _whole(200, self._forward(request))
         self.told[lie] = self.told.get(lie, 0) + 1
-        return LIES[lie](self, request)
+        return (LIES | OTHER_LIES)[lie](self, request)
 
     def _forward(self, request: Any) -> bytes:
         headers = {"content-type": "application/json"}
@@ -60,6 +60,10 @@ class LyingNode:
 
     def _result(self, request: Any, result: Any) -> tuple[int, bytes, int]:
         return _whole(200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode())
+
+    def _if(self, method: str, request: Any, result: Any) -> tuple[int, bytes, int]:
+        """Answer one method so, and the others as the real node does."""
+        return self._result(request, result) if request["method"] == method else _whole(200, self._forward(request))
 
     def _cut(self, request: Any) -> tuple[int, bytes, int]:
         body = self._forward(request)
@@ -121,6 +125,12 @@ LIES: dict[str, Callable[[LyingNode, Any], tuple[int, bytes, int]]] = {
     "an empty object": lambda node, request: node._result(request, {}),
     "twice": LyingNode._twice,
     "behind": LyingNode._behind,
+}
+# Numbers that look like others.
+GREEDY_FEE = 10**15
+OTHER_LIES: dict[str, Callable[[LyingNode, Any], tuple[int, bytes, int]]] = {
+    "ahead": lambda node, request: node._if("eth_call", request, "0x" + (9).to_bytes(32, "big").hex()),
+    "greedy": lambda node, request: node._if("eth_maxPriorityFeePerGas", request, hex(GREEDY_FEE)),
 }
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from contracts.bindings.deploy import bind
 from contracts.bindings.rpc import connect
+from contracts.bindings.transactor import FEE_CEILING, MOST_PRIORITY_FEE
 from contracts.protocol.errors import CodedError
-from tests.support.lying_node import LIES, LyingNode
+from market.settlement.settle import SettlementRefused
+from tests.support.lying_node import GREEDY_FEE, LIES, LyingNode
 from tests.support.settling import GATEWAY, OPERATOR, OWNER, Gateway, assert_money_adds_up
 
 pytestmark = pytest.mark.integration
@@ -81,6 +83,41 @@ def test_a_lie_costs_time_and_nothing_else(chain, node, gateway, lie):
     node.honest()
     settle_all(gateway, 3)
     assert_settled_once(chain, gateway, channel, 3)
+
+
+def test_a_batch_that_was_planned_too_far_ahead_is_planned_anew(chain, node, gateway):
+    """It can never be settled; while it was kept, nor could any after it, and nobody was paid."""
+    channel = chain.deposit(10 * PRICE)
+    gateway.record(chain.charge(channel, PRICE, PRICE))
+    gateway.index()
+    node.lies, node.share = ("ahead",), 1.0
+    with pytest.raises(SettlementRefused):
+        gateway.settler.step(force=True)
+    assert gateway.book.open_batch(GATEWAY).epoch == 10
+    node.honest()
+    gateway.record(chain.charge(channel, PRICE, 2 * PRICE))
+    settle_all(gateway, 2)
+    assert_settled_once(chain, gateway, channel, 2)
+
+
+def test_a_node_cannot_have_all_gas_money_given_away(chain, node, gateway):
+    """What is offered on top is paid whole, whatever the block asks."""
+    channel = chain.deposit(10 * PRICE)
+    gateway.record(chain.charge(channel, PRICE, PRICE))
+    node.lies, node.share = ("greedy",), 1.0
+    gateway.transactor._stuck_seconds = 0.0
+    before = chain.web3.eth.get_balance(GATEWAY)
+    chain.rpc("evm_setAutomine", False)
+    try:
+        for _ in range(40):
+            look(gateway)
+        (sent,) = gateway.transactor._outbox.pending(GATEWAY)
+        assert sent.priority_fee_per_gas <= FEE_CEILING * MOST_PRIORITY_FEE
+    finally:
+        chain.rpc("evm_setAutomine", True)
+    settle_all(gateway, 1)
+    gas = before - chain.web3.eth.get_balance(GATEWAY)
+    assert 0 < gas < 300_000 * 2 * FEE_CEILING * MOST_PRIORITY_FEE < 300_000 * GREEDY_FEE
 
 
 def test_a_node_that_only_lies_changes_nothing(chain, node, gateway):
