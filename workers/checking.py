@@ -20,6 +20,7 @@ from contracts.protocol.errors import CodedError, ManifestError
 from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, Manifest, TensorSpec
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.tensors import Tensor
+from contracts.protocol.tool_formats import TOOL_FORMAT
 from workers.errors import JobError, ModelUnusable, UnsafePackage
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
@@ -205,9 +206,13 @@ def _compare(specs: Sequence[TensorSpec], answer: Answer) -> None:
 
 
 def _generate(model: GenerationModel, report: Report) -> None:
-    for kind, prompt in (("text", "Once upon a time"), ("chat", json.dumps(CHAT))):
+    trials = [("text", "Once upon a time", {}), ("chat", json.dumps(CHAT), {"format": "chat"})]
+    if TOOL_FORMAT in model.manifest.options:
+        offered = json.dumps({"messages": CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]})
+        trials.append(("tools", offered, {"format": "chat", "tool_choice": "required"}))
+    for kind, prompt, how in trials:
         tensors = [Tensor.from_numpy("prompt", np.array([prompt], dtype=object))]
-        parameters = {"format": kind, "max_tokens": 16, "temperature": 0}
+        parameters = {**how, "max_tokens": 16, "temperature": 0}
         request = read_request(model.manifest, tensors, parameters)
         try:
             (trial,) = run_trials(model, request, seconds=GENERATION_SECONDS)

@@ -17,6 +17,7 @@ from contracts.protocol.errors import ManifestError, TensorError
 from contracts.protocol.hashing import sha256
 from contracts.protocol.pricing import AUDIO_INPUT, SAMPLE_RATE, Unit
 from contracts.protocol.tensors import DATATYPES, MAX_RANK, canonical_json
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
 
 FILENAME = "manifest.json"
 FORMAT = 1
@@ -152,6 +153,7 @@ class Manifest:
                 raise ManifestError(f"{name!r} is not among the files.", field="entry")
         if manifest.unit is Unit.SECOND:
             _check_seconds(manifest)
+        _check_tool_format(manifest)
         try:
             is_canonical = manifest.to_bytes() == data
         except TensorError as error:  # half a character, or a number that is none
@@ -189,6 +191,17 @@ def _check_seconds(manifest: Manifest) -> None:
             f"a price by the second needs the name of the input that has the samples, one of {sorted(audio)}.",
             field=f"options.{AUDIO_INPUT}",
         )
+
+
+def _check_tool_format(manifest: Manifest) -> None:
+    """Hold the way in which a model calls functions to those that both sides know."""
+    if TOOL_FORMAT not in manifest.options:
+        return
+    named = manifest.options[TOOL_FORMAT]
+    if manifest.task != "text-generation":
+        raise ManifestError("only a model that generates text calls functions.", field=f"options.{TOOL_FORMAT}")
+    if not isinstance(named, str) or named not in TOOL_FORMATS:
+        raise ManifestError(f"{named!r:.80} is not one of {', '.join(TOOL_FORMATS)}.", field=f"options.{TOOL_FORMAT}")
 
 
 def _files(raw: Any) -> dict[str, FileEntry]:

@@ -17,12 +17,17 @@ from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import AUDIT_TOLERANCE, TASKS, Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPLATE_TOKENS, DEFAULT_TEXT_TOKENS
 from contracts.protocol.pricing import Unit
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
 from market.sdk import packages
 from market.sdk.onnx_file import OnnxFile, OnnxTensor, read_onnx
 from market.sdk.reproducible import tolerance_by
 
 GENAI = "genai_config.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+# Templates that show tools explain them in some hundred tokens.
+TOOL_TEMPLATE_TOKENS = 256
 MAX_TEXTS = 2_048
 MAX_IMAGES = 32
 _TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
@@ -360,7 +365,26 @@ def _generation(made: Draft, said: dict[str, Any]) -> None:
     made.option("context_length", context, f"{GENAI}, model.context_length")
     most = min(DEFAULT_OUTPUT_TOKENS, int(said.get("context_length", context)) // 2)
     made.option("max_output_tokens", most, "given where a client names no max_tokens")
-    made.option("template_tokens", DEFAULT_TEMPLATE_TOKENS, "room for what the chat template adds")
+    form = _tool_format(made.folder)
+    if form is not None:
+        made.option(TOOL_FORMAT, form, f"the chat template shows tools and writes {TOOL_FORMATS[form].begin}")
+    calls = form is not None or TOOL_FORMAT in said
+    room = TOOL_TEMPLATE_TOKENS if calls else DEFAULT_TEMPLATE_TOKENS
+    made.option(
+        "template_tokens", room, "room for what the chat template adds" + (", about tools too" if calls else "")
+    )
+
+
+def _tool_format(folder: Path) -> str | None:
+    """Return how a model calls functions, by its chat template."""
+    template: Any = None
+    if (folder / TEMPLATE).is_file():
+        template = (folder / TEMPLATE).read_text("utf-8", "replace")
+    elif (folder / TOKENIZER_CONFIG).is_file():
+        template = _json(folder, TOKENIZER_CONFIG).get("chat_template")
+    if not isinstance(template, str) or "tools" not in template:
+        return None
+    return next((name for name, form in TOOL_FORMATS.items() if form.begin in template), None)
 
 
 def _pick(graph: OnnxFile, said: dict[str, Any], preferred: tuple[str, ...]) -> OnnxTensor:

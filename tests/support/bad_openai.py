@@ -40,6 +40,27 @@ def _both(name: str, code: str, param: str, **changes: Any) -> list[Bad]:
     ]
 
 
+def _tool(**said: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **said}}
+
+
+def _calling(arguments: str) -> dict[str, Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+_FUNCTION, _CALLING = _tool(), _calling("{}")
+
+
+def _tools(name: str, code: str, param: str, **changes: Any) -> list[Bad]:
+    """Return the same of a model that calls functions, whole and streamed."""
+    asked = {"model": "caller", "tools": [_FUNCTION], **changes}
+    return [
+        _bad(CHAT, name + how, code, param, stream=stream, **asked)
+        for how, stream in (("", False), (", streamed", True))
+    ]
+
+
 _LONG = "x" * (WRITER_CONTEXT + 1)
 
 OPENAI: list[Bad] = [
@@ -98,7 +119,21 @@ OPENAI: list[Bad] = [
     *_both("penalties", "invalid-request", "presence_penalty", presence_penalty=1),
     *(_bad(path, "stream as a text", "invalid-request", "stream", stream="yes") for path in (CHAT, TEXT)),
     *(_bad(path, "options without stream", "invalid-request", "stream_options", stream_options={}) for path in (CHAT, TEXT)),
-    _bad(CHAT, "tools", "invalid-request", "tools", tools=[{"type": "function", "function": {"name": "f"}}]),
+    # functions
+    _bad(CHAT, "tools for a model that calls none", "invalid-request", "tools", tools=[_FUNCTION]),
+    _bad(CHAT, "a call for a model that calls none", "invalid-request", "messages[0].tool_calls", messages=[_CALLING]),
+    *_tools("a name that would end a rule", "invalid-request", "tools[0].function.name", tools=[_tool(name='f"\n')]),
+    *_tools("a function twice", "invalid-request", "tools[1].function.name", tools=[_FUNCTION, _FUNCTION]),
+    *_tools("a schema of no object", "invalid-request", "tools[0].function.parameters.type", tools=[_tool(parameters={"type": "string"})]),
+    *_tools("a strict schema that is none", "inputs-refused", "tools", tools=[_tool(parameters={"properties": {"a": {"type": "nonsense"}}}, strict=True)]),
+    *_tools("a billion items", "inputs-refused", "tools", tools=[_tool(parameters={"properties": {"a": {"type": "array", "minItems": 10**9}}})]),
+    *_tools("U+0000", "inputs-refused", "tools", tools=[_tool(description="a\0b")]),
+    *_tools("more functions than there may be", "invalid-request", "tools", tools=[_tool(name=f"f{i}") for i in range(129)]),
+    *_tools("a choice of an unknown one", "invalid-request", "tool_choice.function.name", tool_choice={"type": "function", "function": {"name": "g"}}),
+    *_tools("a choice without functions", "invalid-request", "tool_choice", tools=[], tool_choice="required"),
+    *_tools("arguments that are no JSON", "invalid-request", "messages[0].tool_calls[0].function.arguments", messages=[_calling("{")]),
+    *_tools("U+0000 in arguments", "inputs-refused", "messages", messages=[_calling('{"a": "\\u0000"}')]),
+    *_tools("an answer to no call", "invalid-request", "messages[1].tool_call_id", messages=[_CALLING, {"role": "tool", "tool_call_id": "b", "content": ""}]),
     _bad(CHAT, "an unknown format", "invalid-request", "response_format", response_format={"type": "xml"}),
     _bad(CHAT, "no schema", "invalid-request", "response_format.json_schema.schema", response_format={"type": "json_schema"}),
     _bad(CHAT, "a schema that is none", "inputs-refused", "response_format.json_schema.schema", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),

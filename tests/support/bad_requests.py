@@ -43,9 +43,10 @@ def lay_models(folder: Path) -> tuple[Path, ...]:
     """Write the packages: `mixed`, `vast`, and one for each task that has a route of its own."""
     _identity(folder / "mixed", MIXED, batch_axis=0, max_batch=ROWS)
     _identity(folder / "vast", {"v": ("FP32", 0)}, max_elements=1 << 25)
-    for name in ("writer", "embedder", "ranker", "pictures"):
+    for name in ("writer", "caller", "embedder", "ranker", "pictures"):
         (folder / name).mkdir()
     tiny_llm.package(folder / "writer")
+    tiny_llm.tool_package(folder / "caller")
     models.embedding_package(folder / "embedder")
     models.ranker_package(folder / "ranker")
     models.image_classifier_package(folder / "pictures")

@@ -87,7 +87,7 @@ class FakeGenerator:
     """Writes `w0 w1 w2 …`, one word a token, until `length` or the request's limit.
 
     `pause` seconds a token; `die_after` tokens it is silent; `fail_after` tokens it fails; `final_text` is another last
-    word than what was streamed; `pieces` replaces the partial results.
+    word than what was streamed; `pieces` replaces the partial results, `script` the words.
     """
 
     key: PrivateKey
@@ -98,6 +98,7 @@ class FakeGenerator:
     fail: Result | None = None
     final_text: str | None = None
     pieces: Any = None
+    script: list[str] | None = None
     served: int = 0
     stopped_at: int | None = None
     prompts: list[str] | None = None
@@ -105,6 +106,9 @@ class FakeGenerator:
 
     async def plain(self, job: Job) -> Result:
         return await self.stream(job, lambda _: None, lambda: None)
+
+    def words(self, count: int) -> list[str]:
+        return [f"w{i} " for i in range(count)] if self.script is None else self.script[:count]
 
     async def stream(self, job: Job, partial, stopped) -> Result:
         self.served += 1
@@ -120,7 +124,9 @@ class FakeGenerator:
             return await self._several(job, partial, stopped, texts_wanted)
         count, reason, text = 0, "length", ""
         while count < limit:
-            if count == self.length or any(stop in text for stop in stops):
+            if count == (self.length if self.script is None else len(self.script)) or any(
+                stop in text for stop in stops
+            ):
                 reason = "stop"
                 break
             if self.die_after is not None and count >= self.die_after:
@@ -129,9 +135,9 @@ class FakeGenerator:
             self.stopped_at = stopped()
             if self.stopped_at is not None:
                 count, reason = min(count, self.stopped_at), "cancelled"
-                text = words(count)
+                text = "".join(self.words(count))
                 break
-            word = f"w{count} "
+            word = self.words(count + 1)[count]
             text += word
             count += 1
             details = [Tensor.from_numpy("tokens", np.array([1], np.int64)), texts("text", word)]
@@ -155,7 +161,10 @@ class FakeGenerator:
 
     async def _several(self, job: Job, partial, stopped, wanted: int) -> Result:
         """Write a word of each text in turn; the last text is a word shorter."""
-        order = [index for _ in range(self.length) for index in range(wanted)][:-1]
+        length = self.length if self.script is None else len(self.script)
+        order = [index for _ in range(length) for index in range(wanted)]
+        if self.script is None:
+            order.pop()
         counts, sent = [0] * wanted, None
         for taken, index in enumerate(order):
             await asyncio.sleep(self.pause)
@@ -163,13 +172,16 @@ class FakeGenerator:
             if sent is not None:
                 order = order[: min(taken, sent)]
                 break
-            details = [Tensor.from_numpy("tokens", np.array([1], np.int64)), texts("text", f"w{counts[index]} ")]
+            details = [
+                Tensor.from_numpy("tokens", np.array([1], np.int64)),
+                texts("text", self.words(counts[index] + 1)[-1]),
+            ]
             details.append(Tensor.from_numpy("index", np.array([index], np.int64)))
             partial(Result(job.request_id, job.attempt, ok=True, outputs=encode_tensors(details), final=False))
             counts[index] += 1
         counts = [order.count(index) for index in range(wanted)]
         outputs = [
-            texts("text", *(words(count) for count in counts)),
+            texts("text", *("".join(self.words(count)) for count in counts)),
             texts("finish_reason", *(["stop" if sent is None else "cancelled"] * wanted)),
             Tensor.from_numpy("usage", np.array([PROMPT_TOKENS, *counts], np.int64)),
         ]

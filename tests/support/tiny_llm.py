@@ -75,6 +75,19 @@ TOKENIZER_CONFIG = {
 }
 
 
+# As models do that write calls between the marks of the format "hermes".
+TOOL_TEMPLATE = """
+{%- if tools %}{{- '<|user|>Functions:' }}{%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}{%- endif %}
+{%- for message in messages %}
+{{- '<|user|>' + message.role + ': ' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' + (call.function.arguments | tojson) + '}\\n</tool_call>' }}
+{%- endfor %}
+{%- endfor %}
+"""
+TOOL_CONTEXT = 4_096
+
+
 def config(*, context: int = CONTEXT, **changes) -> dict:
     return {
         "model": {
@@ -205,6 +218,18 @@ def files(*, together: bool = False, **changes) -> dict[str, bytes]:
         "tokenizer.json": tokenizer_json(),
         "tokenizer_config.json": json.dumps(TOKENIZER_CONFIG).encode(),
     }
+
+
+def tool_files(**changes) -> dict[str, bytes]:
+    """Return the files of a model whose chat template shows functions, and which has room for them."""
+    tokenizer_config = {**TOKENIZER_CONFIG, "chat_template": TOOL_TEMPLATE, "model_max_length": TOOL_CONTEXT}
+    return {**files(context=TOOL_CONTEXT, **changes), "tokenizer_config.json": json.dumps(tokenizer_config).encode()}
+
+
+def tool_package(folder, contents=None, **options) -> Manifest:
+    """Write the package of a model that calls functions."""
+    said = {"context_length": TOOL_CONTEXT, "max_output_tokens": 200, "template_tokens": 64, "tool_format": "hermes"}
+    return package(folder, contents or tool_files(), options={**said, **options})
 
 
 def package(folder, contents=None, **changes) -> Manifest:

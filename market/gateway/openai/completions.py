@@ -14,14 +14,20 @@ from itertools import accumulate
 from typing import Any
 
 from contracts.protocol.errors import TensorError
+from contracts.protocol.hashing import sha256
+from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor, unpack_bytes
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
 from market.errors import WorkerFailed
 from market.gateway import headers
 from market.gateway.openai.generation import GenerationCall
+from market.gateway.openai.tool_calls import Arguments, Begun, Found, Text, ToolCallScanner
+from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer, Partial
 
 # What OpenAI's clients know; a generation that was stopped for its reader or its deadline was cut in its length.
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
+_ID_DIGITS = 24
 _MEMBERS = {
     headers.RECEIPT: "receipt",
     headers.CHARGED: "charged",
@@ -34,7 +40,7 @@ _MEMBERS = {
 class _Choice:
     """What was sent of one text."""
 
-    __slots__ = ("decoder", "given", "opened", "pieces")
+    __slots__ = ("decoder", "given", "opened", "pieces", "scanner")
 
     def __init__(self) -> None:
         self.pieces: list[Partial] = []
@@ -42,16 +48,35 @@ class _Choice:
         # A character may be cut in two by a worker that streams bytes.
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.opened = False
+        self.scanner: ToolCallScanner | None = None
 
 
 class Completion:
-    """Writes one completion, of one text or several, from its pieces and its answer."""
+    """Writes one completion, of one text or several, from its pieces and its answer.
+
+    What a model's text has of calls becomes `tool_calls`; the receipt stays that of the text, which is written beside.
+    """
 
     def __init__(self, call: GenerationCall) -> None:
         self._call = call
         self._created = int(time.time())
         self._id = ""
+        self._request_id = b""
         self._choices = [_Choice() for _ in range(call.n)]
+
+    def decode(self, manifest: Manifest) -> InferenceBody:
+        """Return the request for the model, which says how calls are read from its texts.
+
+        Raises:
+            InvalidRequest: as the call's own.
+        """
+        body = self._call.decode(manifest)
+        tools = self._call.tools
+        if tools.shown:
+            form = TOOL_FORMATS[manifest.options[TOOL_FORMAT]]
+            for choice in self._choices:
+                choice.scanner = ToolCallScanner(form, tools.names)
+        return body
 
     def collect(self, piece: Partial) -> None:
         """Keep a piece, for the texts of single tokens."""
@@ -76,20 +101,52 @@ class Completion:
         outputs = self._take(answer)
         chunks: list[dict[str, Any]] = []
         for index, choice in enumerate(self._choices):
-            text = outputs.texts[index][choice.given :]
-            chunks += self._text(index, choice.decoder.decode(text, final=True), always=not choice.opened)
+            chunks += self._text(index, choice.decoder.decode(outputs.texts[index][choice.given :], final=True))
+            if choice.scanner is not None:
+                chunks += self._found(index, choice.scanner.rest())
+            if not choice.opened:
+                chunks.append(self._chunk([self._delta(index, "")]))
         for index in range(self._call.n):
             end = self._delta(index, None)
-            end["finish_reason"] = outputs.reasons[index]
+            end["finish_reason"] = self._reason(index, outputs)
             end["logprobs"] = self._logprobs(index, outputs)
             chunks.append(self._chunk([end]))
-        chunks[-1]["market"] = paper(answer)
+        chunks[-1]["market"] = {**paper(answer), **self._raw(outputs)}
         if self._call.include_usage:
             chunks.append({**self._chunk([]), "usage": _usage(outputs)})
         return chunks
 
-    def _text(self, index: int, text: str, *, always: bool = False) -> list[dict[str, Any]]:
-        return [self._chunk([self._delta(index, text)])] if text or always else []
+    def _text(self, index: int, text: str) -> list[dict[str, Any]]:
+        scanner = self._choices[index].scanner
+        if scanner is not None:
+            return self._found(index, scanner.feed(text))
+        return [self._chunk([self._delta(index, text)])] if text else []
+
+    def _found(self, index: int, found: Sequence[Found]) -> list[dict[str, Any]]:
+        """Return the chunks of what a text was found to have."""
+        return [self._chunk([self._delta_of(index, one)]) for one in found]
+
+    def _delta_of(self, index: int, found: Found) -> dict[str, Any]:
+        choice = self._choices[index]
+        if isinstance(found, Text):
+            return self._delta(index, found.text)
+        first = not choice.opened
+        delta = self._delta(index, None)
+        if first:
+            delta["delta"]["content"] = None
+        call: dict[str, Any] = {"index": found.call}
+        if isinstance(found, Begun):
+            call |= self._begun(index, found, "")
+        else:
+            call["function"] = {"arguments": found.text}
+        delta["delta"]["tool_calls"] = [call]
+        return delta
+
+    def _begun(self, index: int, found: Begun, arguments: str) -> dict[str, Any]:
+        # The same in a repeated answer, which has the same request id.
+        place = b"%d/%d" % (index, found.call)
+        id_ = f"call_{sha256(self._request_id + place).hex()[:_ID_DIGITS]}"
+        return {"id": id_, "type": "function", "function": {"name": found.name, "arguments": arguments}}
 
     def _delta(self, index: int, text: str | None) -> dict[str, Any]:
         found: dict[str, Any] = {"index": index}
@@ -123,6 +180,7 @@ class Completion:
             WorkerFailed: the answer is not one of a generation.
         """
         outputs = self._take(answer)
+        raw = self._raw(outputs)
         return {
             "id": self._id,
             "object": "chat.completion" if self._call.chat else "text_completion",
@@ -130,15 +188,45 @@ class Completion:
             "model": self._call.model,
             "choices": [self._whole(index, outputs) for index in range(self._call.n)],
             "usage": _usage(outputs),
+            **({"market": raw} if raw else {}),
         }
 
     def _whole(self, index: int, outputs: _Outputs) -> dict[str, Any]:
         text = outputs.texts[index].decode("utf-8", "replace")
-        written = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if self._call.chat else {"text": text}
-        )
-        reason, logprobs = outputs.reasons[index], self._logprobs(index, outputs)
+        written = {"message": self._message(index, text)} if self._call.chat else {"text": text}
+        reason, logprobs = self._reason(index, outputs), self._logprobs(index, outputs)
         return {"index": index, "finish_reason": reason, "logprobs": logprobs, **written}
+
+    def _message(self, index: int, text: str) -> dict[str, Any]:
+        scanner = self._choices[index].scanner
+        if scanner is None:
+            return {"role": "assistant", "content": text, "refusal": None}
+        found = [*scanner.feed(text), *scanner.rest()]
+        content = "".join(one.text for one in found if isinstance(one, Text))
+        calls = [
+            self._begun(
+                index,
+                begun,
+                "".join(one.text for one in found if isinstance(one, Arguments) and one.call == begun.call),
+            )
+            for begun in found
+            if isinstance(begun, Begun)
+        ]
+        if not calls:
+            return {"role": "assistant", "content": content, "refusal": None}
+        return {"role": "assistant", "content": content or None, "refusal": None, "tool_calls": calls}
+
+    def _reason(self, index: int, outputs: _Outputs) -> str:
+        """Return why a text ended, once all of it was read."""
+        reason, scanner = outputs.reasons[index], self._choices[index].scanner
+        made_calls = scanner is not None and scanner.calls > 0 and scanner.is_whole
+        return "tool_calls" if made_calls and reason == "stop" else reason
+
+    def _raw(self, outputs: _Outputs) -> dict[str, Any]:
+        """Return the texts as they were generated, which the receipt names, where they are not what is answered."""
+        if self._choices[0].scanner is None:
+            return {}
+        return {"texts": [text.decode("utf-8", "replace") for text in outputs.texts]}
 
     def _take(self, answer: Answer) -> _Outputs:
         outputs = _outputs(answer, self._call.n)
@@ -149,6 +237,7 @@ class Completion:
 
     def _name(self, request_id: bytes) -> None:
         if not self._id:
+            self._request_id = request_id
             self._id = ("chatcmpl-" if self._call.chat else "cmpl-") + request_id.hex()
 
     def _logprobs(self, index: int, outputs: _Outputs) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ import numpy as np
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import MAX_CHOICES, MAX_TOKENS_LIMIT
 from contracts.protocol.tensors import Tensor
+from contracts.protocol.tool_formats import TOOL_FORMAT
 from market.errors import InvalidRequest
 from market.gateway.openai import fields
+from market.gateway.openai.messages import read_messages
 from market.gateway.openai.naming import ALL_INPUTS
 from market.gateway.openai.texts import check_task
+from market.gateway.openai.tools import Tools, read_tools
 from market.gateway.tensors_json import InferenceBody
 
 TASK = "text-generation"
@@ -29,8 +32,6 @@ MAX_STOP_CHARACTERS = 256
 MAX_TEMPERATURE = 2.0
 MAX_SCHEMA_BYTES = 1 << 16
 _SEEDS = 1 << 53
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_MEANS_NOTHING = frozenset({"role", "content", "name", "tool_call_id"})
 
 _BOTH = frozenset(
     {
@@ -47,7 +48,15 @@ _BOTH = frozenset(
         "top_p",
     }
 )
-_CHAT = _BOTH | {"messages", "max_completion_tokens", "response_format", "top_logprobs"}
+_CHAT = _BOTH | {
+    "max_completion_tokens",
+    "messages",
+    "parallel_tool_calls",
+    "response_format",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+}
 _TEXT = _BOTH | {"prompt"}
 _NOT_OFFERED: dict[str, tuple[object, ...]] = {
     "presence_penalty": (0, 0.0),
@@ -61,8 +70,6 @@ _NOT_OFFERED_CHAT = _NOT_OFFERED | {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -73,7 +80,7 @@ _NOT_OFFERED_TEXT = _NOT_OFFERED | {"best_of": (1,), "echo": (False,), "suffix":
 class GenerationCall:
     """A checked completion request for `n` texts; `parameters` are the worker's, `top` the likeliest tokens to show.
 
-    `names` says by which name the client gave what the worker is sent.
+    `names` says by which name the client gave what the worker is sent, `calls_at` where its messages tell of calls.
     """
 
     model: str
@@ -86,13 +93,15 @@ class GenerationCall:
     names: Mapping[str, str]
     n: int = 1
     top: int = 0
+    tools: Tools = field(default_factory=Tools)
+    calls_at: str | None = None
 
     def decode(self, manifest: Manifest) -> InferenceBody:
         """Return the request for the model.
 
         Raises:
             WrongTask: the model does not generate text.
-            InvalidRequest: it gives no log probabilities, or none of other tokens.
+            InvalidRequest: it gives no log probabilities, or none of other tokens, or calls no functions.
         """
         check_task(self.model, manifest, TASK)
         given = {spec.name for spec in manifest.outputs}
@@ -100,8 +109,17 @@ class GenerationCall:
             if wanted and name not in given:
                 where = name if self.chat else LOGPROBS
                 raise InvalidRequest(f"{self.model} gives no {name}.", field=where, remedy="Leave it out.")
+        calls = TOOL_FORMAT in manifest.options
+        about_calls = "tools" if self.tools.shown else self.calls_at
+        if about_calls is not None and not calls:
+            raise InvalidRequest(
+                f"{self.model} calls no functions.",
+                field=about_calls,
+                remedy="Ask a model of which GET /v1/models says tool_calls.",
+            )
+        parameters = {**self.parameters, **(self.tools.parameters if calls else {})}
         prompt = np.array([self.prompt.encode()], dtype=object)
-        return InferenceBody((Tensor.from_numpy("prompt", prompt),), (), self.parameters, None)
+        return InferenceBody((Tensor.from_numpy("prompt", prompt),), (), parameters, None)
 
 
 def read_chat(body: Mapping[str, Any]) -> GenerationCall:
@@ -121,8 +139,11 @@ def read_chat(body: Mapping[str, Any]) -> GenerationCall:
         "max_tokens": "max_tokens" if most is None else "max_completion_tokens",
         "json_schema": "response_format.json_schema.schema",
     }
-    messages = json.dumps(_messages(body.get("messages")), ensure_ascii=False, separators=(",", ":"))
-    return _call(body, messages, logprobs=logprobs, top=top, chat=True, most=most, schema=schema, names=names)
+    messages, tools = read_messages(body.get("messages")), read_tools(body)
+    chat = {"messages": messages.rows, "tools": tools.shown} if tools.shown else messages.rows
+    prompt = json.dumps(chat, ensure_ascii=False, separators=(",", ":"))
+    call = _call(body, prompt, logprobs=logprobs, top=top, chat=True, most=most, schema=schema, names=names)
+    return replace(call, tools=tools, calls_at=messages.calls_at)
 
 
 def read_text(body: Mapping[str, Any]) -> GenerationCall:
@@ -197,6 +218,7 @@ def _call(
         names={
             "prompt": texts,
             ALL_INPUTS: texts,
+            "prompt.tools": "tools",
             **{f"parameters.{name}": names.get(name, name) for name in parameters},
         },
         n=n,
@@ -253,35 +275,3 @@ def _stops(value: Any) -> str | None:
             field="stop",
         )
     return json.dumps(stops, ensure_ascii=False, separators=(",", ":"))
-
-
-def _messages(raw: Any) -> list[dict[str, str]]:
-    if not isinstance(raw, list) or not raw:
-        raise InvalidRequest(f"expected a list of at least one message, got {fields.shown(raw)}.", field="messages")
-    return [_message(row, f"messages[{index}]") for index, row in enumerate(raw)]
-
-
-def _message(row: Any, where: str) -> dict[str, str]:
-    if not isinstance(row, dict):
-        raise InvalidRequest(f"expected an object with role and content, got {fields.shown(row)}.", field=where)
-    role = row.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidRequest(f"expected one of {', '.join(_ROLES)}, got {fields.shown(role)}.", field=f"{where}.role")
-    for name, value in row.items():
-        if name not in _MEANS_NOTHING and value not in (None, []):
-            raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
-    content = row.get("content")
-    if isinstance(content, list) and content:
-        content = "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(content))
-    if not isinstance(content, str):
-        got = fields.shown(content)
-        raise InvalidRequest(f"expected a text, or a list of text parts, got {got}.", field=f"{where}.content")
-    return {"role": _ROLES[role], "content": content}
-
-
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        kind = fields.shown(part.get("type")) if isinstance(part, dict) else fields.shown(part)
-        raise InvalidRequest(f"expected a part of type 'text', got {kind}.", field=where)
-    text: str = part["text"]
-    return text

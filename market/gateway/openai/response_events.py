@@ -13,9 +13,11 @@ from typing import Any
 import orjson
 
 from contracts.protocol.errors import CodedError
+from contracts.protocol.manifest import Manifest
 from market.gateway.openai.completions import Completion
 from market.gateway.openai.problems import error_object
 from market.gateway.openai.responses import ResponseCall
+from market.gateway.tensors_json import InferenceBody
 from market.inference.model import Answer, Partial
 
 # Of a chat's finish reasons those after which something is missing.
@@ -33,6 +35,10 @@ class ResponseEvents:
         self._number = 0
         self._begun: Mapping[str, Any] | None = None
         self._text: list[str] = []
+
+    def decode(self, manifest: Manifest) -> InferenceBody:
+        """Return the request for the model."""
+        return self._chat.decode(manifest)
 
     def collect(self, piece: Partial) -> None:
         """Keep a piece, for the texts of single tokens."""

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
+from contracts.protocol.tool_formats import TOOL_FORMAT
 from market.bootstrap.gateway import GatewayRuntime
 from market.gateway.headers import REQUEST_ID, PaymentHeaders, answer_headers, read_headers
 from market.gateway.infer_http import receive_body
@@ -199,6 +200,9 @@ async def _answer(
 class _Written(Protocol):
     """How a generation's pieces and its answer are written."""
 
+    def decode(self, manifest: Manifest) -> InferenceBody:
+        """Return the request for the model."""
+
     def collect(self, piece: Partial) -> None:
         """Keep a piece, for the texts of single tokens."""
 
@@ -225,11 +229,12 @@ async def _complete(
     try:
         with by_names_of(call.names):
             if call.stream:
-                begun = serve_stream(joined, call.model, payment, call.decode, size, path, completion.collect)
+                begun = serve_stream(joined, call.model, payment, completion.decode, size, path, completion.collect)
                 streamed: Streamed = await while_there(request.receive, begun)
                 named = {REQUEST_ID: hex0x(streamed.first.request_id), **streamed.headers}
                 return EventStream(_events(call, completion, streamed), named, form)
-            whole = serve(joined, call.model, None, payment, call.decode, size, path, collect=completion.collect)
+            decode, collect = completion.decode, completion.collect
+            whole = serve(joined, call.model, None, payment, decode, size, path, collect=collect)
             served = await while_there(request.receive, whole)
     except ReaderGone:
         return Response(status_code=_CLIENT_GONE)
@@ -268,6 +273,7 @@ def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
         "created": 0,
         "owned_by": checksum(found.owner),
         "task": None if manifest is None else manifest.task,
+        "tool_calls": manifest is not None and TOOL_FORMAT in manifest.options,
         "unit": Unit(found.unit).name.lower(),
         "price": str(min(prices)) if prices else None,
         "ready": bool(prices),

@@ -8,13 +8,14 @@ from pydantic import BaseModel, Field
 
 
 class Model(BaseModel):
-    """A listed model; `task`, `unit`, `price` and `ready` are this market's."""
+    """A listed model; `task`, `tool_calls`, `unit`, `price` and `ready` are this market's."""
 
     id: str
     object: Literal["model"]
     created: int = Field(description="Always 0: the chain keeps no date of a listing.")
     owned_by: str
     task: str | None = None
+    tool_calls: bool = Field(False, description="Whether a chat may offer it tools.")
     unit: str | None = None
     price: str | None = Field(None, description="What the cheapest live worker asks a unit, atomic token units.")
     ready: bool = False
@@ -125,12 +126,72 @@ class TextPart(BaseModel):
     text: str
 
 
+class CalledFunction(BaseModel):
+    """What was called; `arguments` are the JSON of an object, as it was generated."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(BaseModel):
-    """A message of a chat."""
+    """A message of a chat; of the assistant with `tool_calls`, of a tool with the `tool_call_id` that it answers."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = Field(None, description="May be missing beside tool_calls only.")
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(BaseModel):
+    """A function that may be called; without `parameters` it takes none."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema of type object.")
+    strict: bool | None = Field(None, description="Refuse the schema if any word of it is not understood.")
+
+
+class Tool(BaseModel):
+    """Something to call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedFunction(BaseModel):
+    """One of the tools."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedFunctions(BaseModel):
+    """Some of the tools, and whether one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction]
+
+
+class AllowedTools(BaseModel):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
 
 
 class SchemaFormat(BaseModel):
@@ -155,7 +216,12 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="With logprobs: so many of the likeliest tokens.")
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormat | None = Field(None, description="Beside tools: of the text where none is called.")
+    tools: list[Tool] | None = Field(
+        None, max_length=128, description="Of models that GET /v1/models says tool_calls of."
+    )
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedTools | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most.")
 
 
 class TextRequest(GenerationRequest):
@@ -177,8 +243,9 @@ class ChatMessage(BaseModel):
     """A generated message."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -186,8 +253,14 @@ class ChatChoice(BaseModel):
 
     index: int
     message: ChatMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: dict[str, Any] | None = None
+
+
+class RawTexts(BaseModel):
+    """The texts as they were generated, calls and all: their hash stands in the receipt."""
+
+    texts: list[str]
 
 
 class ChatAnswer(BaseModel):
@@ -199,6 +272,7 @@ class ChatAnswer(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    market: RawTexts | None = Field(None, description="Where tools were offered.")
 
 
 class TextChoice(BaseModel):

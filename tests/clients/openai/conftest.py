@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -19,7 +20,7 @@ from workers.models.generation.request import INPUTS, LOGPROBS, OUTPUTS
 pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
 
 DEPOSIT = 50 * ATOMIC_PER_TOKEN
-EMBEDDER, TINY, CHAT = minilm.TEXT_NAME, "tiny-llm", "smollm"
+EMBEDDER, TINY, CHAT, AGENT = minilm.TEXT_NAME, "tiny-llm", "smollm", "agent"
 
 
 def build_packages(folder: Path) -> tuple[Path, ...]:
@@ -27,10 +28,18 @@ def build_packages(folder: Path) -> tuple[Path, ...]:
     tiny_llm.package(folder / TINY)
     real = llm.find()
     if real is None:
-        return folder / EMBEDDER, folder / TINY
+        tiny_llm.tool_package(folder / AGENT)
+        return folder / EMBEDDER, folder / TINY, folder / AGENT
+    files = {path.name: path.read_bytes() for path in real.iterdir() if path.is_file()}
+    write_chat(folder / CHAT, files)
+    write_chat(folder / AGENT, {**files, "chat_template.jinja": llm.TOOL_TEMPLATE.encode()}, tool_format="hermes")
+    return folder / EMBEDDER, folder / TINY, folder / AGENT, folder / CHAT
+
+
+def write_chat(folder: Path, files: dict[str, bytes], **options: Any) -> None:
     models.write(
-        folder / CHAT,
-        {path.name: path.read_bytes() for path in real.iterdir() if path.is_file()},
+        folder,
+        files,
         task="text-generation",
         entry="genai_config.json",
         inputs=INPUTS,
@@ -38,9 +47,8 @@ def build_packages(folder: Path) -> tuple[Path, ...]:
         unit=Unit.TOKEN,
         batch_axis=None,
         tokenizer="tokenizer.json",
-        options={"context_length": 2_048},
+        options={"context_length": 2_048, **options},
     )
-    return folder / EMBEDDER, folder / TINY, folder / CHAT
 
 
 @dataclass

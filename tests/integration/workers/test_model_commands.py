@@ -114,6 +114,21 @@ def test_a_generating_model_is_tried_by_text_and_by_chat(tmp_path):
     assert {"textTrial", "chatTrial", "chatTokensPerSecond"} <= set(found)
 
 
+def test_a_model_that_calls_functions_is_tried_by_one_and_its_template_held_to_it(tmp_path):
+    pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
+    folder = lay(tmp_path / "model", tiny_llm.tool_files())
+    made = run(tmp_path, "market", "model", "init", folder)
+    assert {"options.tool_format": "hermes"}.items() <= {row["field"]: row["value"] for row in made["guesses"]}.items()
+    found = run(tmp_path, "market", "model", "check", folder)
+    assert found["problems"] == []
+    assert found["toolsTrial"].startswith("<tool_call>\n")
+    plain = lay(tmp_path / "plain", tiny_llm.files())
+    run(tmp_path, "market", "model", "init", plain, "--option", "tool_format=hermes")
+    (problem,) = run(tmp_path, "market", "model", "check", plain, status=1)["problems"]
+    assert (problem["code"], problem["field"]) == ("model-unusable", "options.tool_format")
+    assert "leaves out functions" in problem["detail"]
+
+
 def test_a_chat_template_that_adds_more_than_clients_reckon_with_is_told(tmp_path):
     pytest.importorskip("onnxruntime_genai", reason="the extra [llm] is not installed")
     long = tiny_llm.TOKENIZER_CONFIG | {"chat_template": "x" * 100 + "{{ messages[0]['content'] }}"}

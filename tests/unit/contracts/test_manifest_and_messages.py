@@ -83,6 +83,11 @@ def test_options_may_be_as_deep_and_large_as_other_programs_read():
     assert Manifest.parse(most.to_bytes()) == most
 
 
+def test_a_way_to_call_functions_is_one_of_those_that_are_known():
+    calling = dataclasses.replace(MANIFEST, task="text-generation", options={"tool_format": "hermes"})
+    assert Manifest.parse(calling.to_bytes()) == calling
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -111,6 +116,9 @@ def test_options_may_be_as_deep_and_large_as_other_programs_read():
         ({"options": {"a": -(1 << 63) - 1}}, "options"),
         ({"license": "\ud800"}, "manifest.json"),
         ({"options": {"a": float("inf")}}, "manifest.json"),
+        ({"options": {"tool_format": "hermes"}}, "options.tool_format"),
+        ({"task": "text-generation", "options": {"tool_format": "smoke-signals"}}, "options.tool_format"),
+        ({"task": "text-generation", "options": {"tool_format": None}}, "options.tool_format"),
     ],
 )
 def test_bad_manifests_name_the_field(change, field):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from workers.errors import InputsRefused
-from workers.models.generation.schemas import MAX_SCHEMA_BYTES, MAX_SCHEMA_WORK, read_schema
+from workers.models.generation.schemas import MAX_SCHEMA_BYTES, MAX_SCHEMA_WORK, Weight, read_schema
 
 
 def array(most, **more):
@@ -33,7 +33,7 @@ USUAL = {
 @pytest.mark.parametrize("schema", USUAL.values(), ids=USUAL.keys())
 def test_a_usual_schema_is_taken_as_it_came(schema):
     text = json.dumps(schema, indent=1)
-    assert read_schema(text) == text
+    assert read_schema(text, Weight()) == text
 
 
 HEAVY = {
@@ -55,14 +55,14 @@ HEAVY = {
 @pytest.mark.parametrize("schema", HEAVY.values(), ids=HEAVY.keys())
 def test_a_schema_whose_grammar_would_be_huge_is_refused(schema):
     with pytest.raises(InputsRefused) as error:
-        read_schema(json.dumps(schema))
+        read_schema(json.dumps(schema), Weight())
     assert error.value.field == "parameters.json_schema"
     assert error.value.remedy.startswith("Leave")
 
 
 def test_of_a_name_given_twice_both_count():
     with pytest.raises(InputsRefused, match="add up to too many"):
-        read_schema(f'{{"type": "array", "maxItems": {MAX_SCHEMA_WORK}, "maxItems": 1}}')
+        read_schema(f'{{"type": "array", "maxItems": {MAX_SCHEMA_WORK}, "maxItems": 1}}', Weight())
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_of_a_name_given_twice_both_count():
 )
 def test_what_is_no_schema_is_refused(text):
     with pytest.raises(InputsRefused, match="expected the JSON"):
-        read_schema(text)
+        read_schema(text, Weight())
 
 
 def test_none_asks_for_nothing():
-    assert read_schema(None) is None
+    assert read_schema(None, Weight()) is None

@@ -119,6 +119,9 @@ def read_ready(said: Any) -> dict[str, str]:
             return {name: printable(text) for name, text in said[1].items() if name in _READY}
         case ["unusable", str() as detail]:
             raise ModelUnusable(printable(detail))
+        case ["unusable", str() as detail, "tool_format" as option]:
+            remedy = "Leave the option out, or correct the chat template or tokenizer."
+            raise ModelUnusable(printable(detail), field=f"options.{option}", remedy=remedy)
     raise Garbled("it did not say that it is ready.")
 
 

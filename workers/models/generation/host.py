@@ -4,9 +4,9 @@ Started by `workers.models.generation.model` as a program, with the folder of a 
 no key and no connection; a stranger's model is screened first and runs in a sandbox. A new generation's prompt is read
 in pieces between the others' tokens, so that a long prompt does not make them wait. Ends when the socket does.
 
-It is told `["start", id, {…}]` and `["stop", id]`. It says once `["ready", {…}]` or `["unusable", detail]`, then lists
-of `["delta", id, text, tokens]`, `["top", id, [[text, logprob], …]]`, `["done", id, reason, prompt_tokens,
-completion_tokens, logprobs | nil]` and of
+It is told `["start", id, {…}]` and `["stop", id]`. It says once `["ready", {…}]`, or `["unusable", detail]` with the
+option that it is for if it is one, then lists of `["delta", id, text, tokens]`, `["top", id, [[text, logprob], …]]`,
+`["done", id, reason, prompt_tokens, completion_tokens, logprobs | nil]` and of
 `["refused" | "crowded" | "failed", id, detail, field | nil]`.
 """
 
@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS, ToolFormat
 from workers.models.generation.decoder import Decoder, UnfitDecoder, fitness
 from workers.models.generation.genai import og
-from workers.models.generation.language import open_empty, open_model
+from workers.models.generation.language import ToolWords, UnfitTemplate, is_guided, open_empty, open_model
 from workers.models.generation.stops import StopScanner
 from workers.models.generation.ways import Generation, InTurns, Together, Way
 from workers.models.runtime import open_file
@@ -38,10 +39,16 @@ PIECE_TOKENS = 128  # of a prompt, between the others' tokens
 
 
 class Host:
-    """Runs generations; `limits` are `context`, `active`, `tokens` of all active ones together, and `vocabulary`."""
+    """Runs generations; `limits` are `context`, `active`, `tokens` of all active ones together, and `vocabulary`.
 
-    def __init__(self, tokenizer: Any, way: Way, wire: Wire, limits: Mapping[str, int]) -> None:
+    `form` is how the model calls functions, None if it does not.
+    """
+
+    def __init__(
+        self, tokenizer: Any, way: Way, wire: Wire, limits: Mapping[str, int], form: ToolFormat | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._tool_words = None if form is None else ToolWords(tokenizer, form)
         self._way = way
         self._ends = {int(token) for token in np.atleast_1d(self._tokenizer.eos_token_ids)}
         self._wire = wire
@@ -79,8 +86,9 @@ class Host:
     def _start(self, number: int, request: Mapping[str, Any]) -> None:
         prompt = request["prompt"]
         if request["messages"] is not None:
+            shown = {} if request["tools"] is None else {"tools": request["tools"]}
             try:
-                prompt = self._tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True)
+                prompt = self._tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True, **shown)
             except RuntimeError as error:
                 self._events.append(["refused", number, f"the chat template: {str(error)[:200]}", "prompt"])
                 return
@@ -91,6 +99,8 @@ class Host:
             self._events.append(["refused", number, detail, "prompt"])
             return
         request = {**request, "max_tokens": min(request["max_tokens"], context - len(tokens))}
+        if request["grammar"] is not None and self._tool_words is not None:
+            request["grammar"] = self._tool_words.whole(request["grammar"])
         if 0 < self._limits["vocabulary"] <= request["top_k"]:
             request["top_k"] = 0  # all; the runtime fails where it is told of more than there are
         one = Generation(request, self._tokenizer.create_stream(), StopScanner(request["stop"]), tokens)
@@ -114,10 +124,10 @@ class Host:
         try:
             self._way.open(one)
         except RuntimeError as error:
-            if one.request["json_schema"] is None:
+            if not is_guided(one.request):
                 raise
             self._drop(number)
-            self._events.append(["refused", number, f"the schema: {_first_line(error)}", "parameters.json_schema"])
+            self._events.append(_refused_grammar(number, one, error))
 
     def _read_a_piece(self) -> None:
         """Read one piece of the prompt that came first."""
@@ -199,10 +209,15 @@ class Host:
     def _fail(self, number: int, error: Exception) -> None:
         one = self._active.get(number)
         self._drop(number)
-        if one is not None and one.request["json_schema"] is not None and str(error).startswith(_GRAMMARS_WORDS):
-            self._events.append(["refused", number, f"the schema: {_first_line(error)}", "parameters.json_schema"])
+        if one is not None and is_guided(one.request) and str(error).startswith(_GRAMMARS_WORDS):
+            self._events.append(_refused_grammar(number, one, error))
         else:
             self._events.append(["failed", number, _first_line(error), None])
+
+
+def _refused_grammar(number: int, one: Generation, error: Exception) -> list[Any]:
+    field = "parameters.json_schema" if one.request["grammar"] is None else "prompt.tools"
+    return ["refused", number, f"the schema: {_first_line(error)}", field]
 
 
 def open_way(said: Mapping[str, Any], provider: str) -> tuple[Any, Way, str]:
@@ -251,8 +266,12 @@ def main() -> None:
                 raise
             ready |= {"provider": "cpu", "fell_back": _first_line(error)}
             model, way, reason = open_way(said, "cpu")
-        host = Host(og.Tokenizer(model), way, wire, said["limits"])
+        form = None if said["tool_format"] is None else TOOL_FORMATS[said["tool_format"]]
+        host = Host(og.Tokenizer(model), way, wire, said["limits"], form)
         ready |= {"advance": "together" if isinstance(way, Together) else "in turns", "why": reason}
+    except UnfitTemplate as error:
+        wire.send(["unusable", _first_line(error), TOOL_FORMAT])
+        return
     except Exception as error:  # whatever the runtime makes of a stranger's files
         wire.send(["unusable", _first_line(error)])
         return

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.protocol.tool_formats import ToolFormat
 from workers.models.generation.genai import og
+from workers.models.generation.tools import mark_rules
 from workers.models.runtime import cuda_options
 
 # tests/unit/workers/test_generation_parts.py builds it anew, from seven nodes, and compares. The size of the vocabulary
@@ -55,6 +57,34 @@ _EMPTY: dict[str, Any] = {
     "search": {"past_present_share_buffer": False},
 }
 
+# A chat in which a function was called, and what of it must be in the prompt.
+_TRIAL_MARKS = {
+    "functions": "weather_of_today",
+    "what they take": "name_of_a_town",
+    "calls": "calls_for_Zanzibar",
+    "what they gave": "rain_and_wind",
+}
+_TRIAL_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather_of_today",
+            "description": "Says how the weather is.",
+            "parameters": {"type": "object", "properties": {"name_of_a_town": {"type": "string"}}},
+        },
+    }
+]
+_TRIAL_CALL = {"name": "weather_of_today", "arguments": {"where": "calls_for_Zanzibar"}}
+_TRIAL_CHAT = [
+    {"role": "user", "content": "How is the weather?"},
+    {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "call_1", "function": _TRIAL_CALL}]},
+    {"role": "tool", "tool_call_id": "call_1", "name": "weather_of_today", "content": "rain_and_wind"},
+]
+
+
+class UnfitTemplate(Exception):
+    """This package's words are not those of a model that calls functions; the message says why."""
+
 
 def open_model(folder: str, provider: str, threads: int, memory_bytes: int = 0) -> Any:
     """Load the model for a provider, whatever its configuration says of providers.
@@ -92,17 +122,59 @@ def search_options(request: Mapping[str, Any], budget: int) -> dict[str, Any]:
     return options
 
 
+def is_guided(request: Mapping[str, Any]) -> bool:
+    """Tell whether a request holds its text to something."""
+    return request["json_schema"] is not None or request["grammar"] is not None
+
+
 def open_generator(model: Any, request: Mapping[str, Any], budget: int) -> Any:
-    """Open a generator for a request, bound to its schema if it has one."""
+    """Open a generator for a request, bound to its grammar or schema if it has one."""
     params = og.GeneratorParams(model)
     params.set_search_options(**search_options(request, budget))
-    if request["json_schema"] is not None:
+    if request["grammar"] is not None:
+        params.set_guidance("lark_grammar", request["grammar"])
+    elif request["json_schema"] is not None:
         params.set_guidance("json_schema", request["json_schema"])
     return og.Generator(model, params)
 
 
+class ToolWords:
+    """What a tokenizer and its chat template make of a chat with functions.
+
+    Raises:
+        UnfitTemplate: the template leaves them out, or the tokenizer a mark of a call.
+    """
+
+    def __init__(self, tokenizer: Any, form: ToolFormat) -> None:
+        self._tokenizer = tokenizer
+        self._rules = mark_rules(form, self._token_of)
+        self._check_template()
+
+    def whole(self, grammar: str) -> str:
+        """Return a request's grammar with the rules that are this tokenizer's."""
+        return f"{grammar}{self._rules}"
+
+    def _token_of(self, mark: str) -> int | None:
+        token = int(self._tokenizer.to_token_id(mark))
+        if token < 0:
+            return None
+        if self._tokenizer.create_stream().decode(token) != mark:
+            raise UnfitTemplate(f"the tokenizer leaves {mark} out of texts, so that no call is seen.")
+        return token
+
+    def _check_template(self) -> None:
+        messages, tools = json.dumps(_TRIAL_CHAT), json.dumps(_TRIAL_TOOLS)
+        try:
+            prompt = self._tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True)
+        except RuntimeError as error:
+            raise UnfitTemplate(f"the chat template fails with functions: {str(error)[:200]}") from error
+        for what, mark in _TRIAL_MARKS.items():
+            if mark not in prompt:
+                raise UnfitTemplate(f"the chat template leaves out {what}, though the option tool_format is set.")
+
+
 class Guide:
-    """Chooses tokens of a text that keeps to its schema, from logits computed elsewhere."""
+    """Chooses tokens of a text that keeps to its grammar or schema, from logits computed elsewhere."""
 
     def __init__(self, empty: Any, request: Mapping[str, Any], tokens: NDArray[np.int32], budget: int) -> None:
         self._generator = open_generator(empty, request, budget)

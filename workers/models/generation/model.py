@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from contracts.protocol.manifest import Manifest
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
 from workers import telemetry
 from workers.errors import CrowdedOut, ExecutionFailed, InputsRefused, JobError, ModelDied, ModelUnusable
 from workers.models.deaths import Deaths
@@ -70,6 +71,7 @@ class GenerationModel:
         context = options.number("context_length", found.context_length, 2, found.context_length)
         options.number("max_output_tokens", 256, 1, context)
         options.number("template_tokens", 64, 0, context)
+        tool_format = options.choice(TOOL_FORMAT, "", ("", *TOOL_FORMATS)) or None
         options.done()
         spare = [one for one in (LOGPROBS, *TOP) if one in self.manifest.outputs]
         check_interface(self.manifest, INPUTS, [*OUTPUTS, *spare])
@@ -86,6 +88,7 @@ class GenerationModel:
             "provider": provider,
             "together": together,
             "threads": threads,
+            "tool_format": tool_format,
             "limits": {
                 "context": context,
                 "active": most_active,
@@ -188,7 +191,7 @@ class GenerationModel:
             raise ModelUnusable("the generating process ended while it loaded the model.", field="entry") from error
         except ModelUnusable as error:
             self._drop(ours)
-            error.field = self.manifest.entry
+            error.field = error.field or self.manifest.entry
             raise
         ours.settimeout(None)
         # A process that does not read keeps nobody waiting.

@@ -12,7 +12,9 @@ from contracts.protocol.manifest import Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_CONTEXT_TOKENS, choices, output_tokens
 from contracts.protocol.tensors import Tensor, utf8
 from workers.errors import InputsRefused
-from workers.models.generation.schemas import read_schema
+from workers.models.generation.chats import read_chat, without_nul
+from workers.models.generation.schemas import Weight, read_schema
+from workers.models.generation.tools import form_of, read_tools
 
 INPUTS = (TensorSpec("prompt", "BYTES", (1,)),)
 OUTPUTS = (
@@ -25,19 +27,21 @@ LOGPROBS = TensorSpec("logprobs", "FP32", (-1,))
 TOP = (TensorSpec("top_tokens", "BYTES", (-1, -1)), TensorSpec("top_logprobs", "FP32", (-1, -1)))
 
 PARAMETERS = (
+    "allowed_tools",
     "format",
     "json_schema",
     "logprobs",
     "max_tokens",
     "n",
+    "parallel_tool_calls",
     "seed",
     "stop",
     "temperature",
+    "tool_choice",
     "top_k",
     "top_logprobs",
     "top_p",
 )
-ROLES = ("system", "user", "assistant", "tool")
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 # No tokenizer's vocabulary reaches this on average; a longer prompt is not even looked at.
@@ -49,7 +53,11 @@ MAX_SEED = (1 << 53) - 1
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation; `messages` is the JSON of the chat, or None where `prompt` is plain text; `n` texts are given."""
+    """One generation; `messages` is the JSON of the chat, or None where `prompt` is plain text; `n` texts are given.
+
+    `tools` is the JSON of the functions that it is shown, and `grammar` holds the text to their calls: then it holds it
+    to `json_schema` too.
+    """
 
     prompt: str
     messages: str | None
@@ -63,6 +71,8 @@ class GenerationRequest:
     json_schema: str | None = None
     n: int = 1
     top_logprobs: int = 0
+    tools: str | None = None
+    grammar: str | None = None
 
     def each(self) -> list[GenerationRequest]:
         """Return a request for each of its texts; of one that names a seed, the seeds count up from it."""
@@ -110,9 +120,13 @@ def read_request(
     seed = parameters.get("seed")
     if seed is not None:
         seed = _whole(parameters, "seed", 0, 0, MAX_SEED)
+    weight = Weight()
+    schema = read_schema(parameters.get("json_schema"), weight)
+    messages, tools = read_chat(prompt, form_of(manifest)) if chat == "chat" else (None, None)
+    use = read_tools(manifest, tools, parameters, schema=schema, weight=weight)
     return GenerationRequest(
         prompt="" if chat == "chat" else prompt,
-        messages=_messages(prompt) if chat == "chat" else None,
+        messages=messages,
         max_tokens=max_tokens,
         temperature=_real(parameters, "temperature", 1.0, 0.0, MAX_TEMPERATURE),
         top_p=_real(parameters, "top_p", 1.0, 0.0, 1.0),
@@ -120,9 +134,11 @@ def read_request(
         seed=seed,
         stop=_stops(parameters.get("stop")),
         logprobs=wants_logprobs or logprobs,
-        json_schema=read_schema(parameters.get("json_schema")),
+        json_schema=schema,
         n=n,
         top_logprobs=top_logprobs,
+        tools=use.shown,
+        grammar=use.grammar,
     )
 
 
@@ -141,47 +157,7 @@ def _prompt(manifest: Manifest, tensor: Tensor) -> str:
         raise InputsRefused("the prompt is not UTF-8.", field="prompt") from error
     if not text:
         raise InputsRefused("the prompt is empty.", field="prompt")
-    return _without_nul(text)
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise InputsRefused("the prompt has a character U+0000.", field="prompt", remedy="Leave it out.")
-    return text
-
-
-def _messages(text: str) -> str:
-    """Return the chat as JSON of roles and texts only."""
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputsRefused(
-            "the prompt is not JSON.", field="prompt", remedy="A chat is a list of messages."
-        ) from error
-    if not isinstance(rows, list) or not rows:
-        raise InputsRefused("a chat is a list of at least one message.", field="prompt")
-    messages = []
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict) or row.get("role") not in ROLES:
-            raise InputsRefused(f"message {i} has no role of {', '.join(ROLES)}.", field="prompt")
-        unknown = sorted(set(row) - {"role", "content", "name"})
-        if unknown:
-            raise InputsRefused(f"message {i} has {unknown[0]!r:.80}, which means nothing here.", field="prompt")
-        messages.append({"role": row["role"], "content": _content(i, row.get("content"))})
-    try:
-        return json.dumps(messages, ensure_ascii=False).encode().decode()
-    except UnicodeEncodeError as error:
-        raise InputsRefused("a message has half a surrogate pair.", field="prompt") from error
-
-
-def _content(index: int, content: Any) -> str:
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
-    ):
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str):
-        raise InputsRefused(f"message {index} has no text.", field="prompt")
-    return _without_nul(content)
+    return without_nul(text)
 
 
 def _stops(value: Any) -> tuple[str, ...]:

@@ -25,15 +25,14 @@ _REMARKS = frozenset(
 )
 
 
-def read_schema(value: Any) -> str | None:
-    """Return a schema's JSON as it came, None if there is none.
+def read_schema(value: Any, weight: Weight) -> str | None:
+    """Return a schema's JSON as it came, None if there is none; adds to what it weighs.
 
     Raises:
         InputsRefused: no JSON of an object, too long, or too much work.
     """
     if value is None:
         return None
-    weight = _Weight()
     try:
         fits = (
             isinstance(value, str)
@@ -46,11 +45,11 @@ def read_schema(value: Any) -> str | None:
         raise InputsRefused(
             f"expected the JSON of a schema, an object of at most {MAX_SCHEMA_BYTES} bytes.", field=FIELD
         )
-    weight.check()
+    weight.check(FIELD)
     return str(value)
 
 
-class _Weight:
+class Weight:
     """Adds up what makes a grammar large, object by object as they stand in the JSON, a name given twice included."""
 
     def __init__(self) -> None:
@@ -79,7 +78,11 @@ class _Weight:
                 self._denominator = math.lcm(self._denominator, step.denominator)
         return dict(pairs)
 
-    def check(self) -> None:
+    def weigh(self, schema: dict[str, Any]) -> None:
+        """Count a schema, which is JSON that was read before."""
+        json.loads(json.dumps(schema), object_pairs_hook=self.add)
+
+    def check(self, field: str) -> None:
         """Hold the sums against the limit.
 
         Raises:
@@ -90,13 +93,13 @@ class _Weight:
             raise InputsRefused(
                 f"minItems and maxItems add up to too many items: at most {MAX_SCHEMA_WORK}, fewer where $ref, anyOf "
                 "or allOf merge what holds them.",
-                field=FIELD,
+                field=field,
                 remedy="Leave maxItems out, or make it smaller: max_tokens bounds a list too.",
             )
         if self._numerator * self._denominator > MAX_SCHEMA_WORK:
             raise InputsRefused(
                 f"multipleOf of more than {MAX_SCHEMA_WORK} steps, all of them together.",
-                field=FIELD,
+                field=field,
                 remedy="Leave multipleOf out, or make it smaller.",
             )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.models.generation.decoder import Decoder, Logits
-from workers.models.generation.language import Guide, open_generator
+from workers.models.generation.language import Guide, is_guided, open_generator
 from workers.models.generation.sampling import Sampler
 from workers.models.generation.stops import StopScanner
 
@@ -138,7 +138,7 @@ class Together:
     def open(self, one: Generation) -> None:
         """Begin one."""
         request = one.request
-        if request["json_schema"] is not None:
+        if is_guided(request):
             one.state = _Row(Guide(self._empty, request, one.tokens, one.budget).choose)
         else:
             options = {name: request[name] for name in ("temperature", "top_p", "top_k", "seed")}

@@ -334,8 +334,6 @@ WRONG_CHAT = [
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
-    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-    ({"tools": [{"type": "function"}]}, "tools"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
@@ -427,7 +425,7 @@ async def test_what_a_worker_refuses_is_named_as_the_client_named_it_and_free(
 MESSAGES = [
     (CHAT, {"max_token": 5}, "max_token: there is no such parameter here. Did you mean max_tokens?"),
     (CHAT, {"beams": 5}, "beams: there is no such parameter here. Leave it out."),
-    (CHAT, {"tools": [1]}, "tools: [1] is not offered here. Leave it out."),
+    (CHAT, {"functions": [1]}, "functions: [1] is not offered here. Leave it out."),
     (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role: expected one of system, developer, user, assistant, tool, got nothing. "),
     (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content: expected a text, or a list of text parts, got nothing. "),
     (CHAT, {"messages": "x"}, "messages: expected a list of at least one message, got 'x'. "),

@@ -181,6 +181,21 @@ def test_a_generating_model_is_known_by_its_configuration(tmp_path):
     assert manifest.options == {"context_length": 256, "max_output_tokens": 128, "template_tokens": 64}
 
 
+def test_a_model_that_calls_functions_is_known_by_its_chat_template(tmp_path):
+    calling = {"context_length": 4_096, "max_output_tokens": 256, "template_tokens": 256, "tool_format": "hermes"}
+    manifest = draft(lay(tmp_path / "config", tiny_llm.tool_files())).write()
+    assert manifest.options == calling
+    of_file = tiny_llm.tool_files() | {
+        "tokenizer_config.json": tiny_llm.TOKENIZER_CONFIG,
+        "chat_template.jinja": tiny_llm.TOOL_TEMPLATE.encode(),
+    }
+    assert draft(lay(tmp_path / "file", of_file)).write().options == calling
+    without = of_file | {"chat_template.jinja": b"{{ messages[0]['content'] }} <tool_call>"}
+    assert "tool_format" not in draft(lay(tmp_path / "without", without)).write().options
+    said = draft(lay(tmp_path / "said", without), options={"tool_format": "hermes"}).write()
+    assert said.options == calling
+
+
 REFUSED = {
     "no folder": (None, {}, "package"),
     "no model": ({"readme.txt": b"x"}, {}, "entry"),
