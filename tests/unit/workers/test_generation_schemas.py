@@ -14,6 +14,10 @@ def refs(number, **beside):
     return {f"p{i}": {"$ref": "#/$defs/a", **beside} for i in range(number)}
 
 
+def names(number):
+    return {f"^n{i}$": {} for i in range(number)}
+
+
 USUAL = {
     "any object": {"type": "object"},
     "a list": array(1_000, minItems=1),
@@ -26,6 +30,19 @@ USUAL = {
             f"f{i}": {"anyOf": [array(10), {"type": "null"}], "default": None, "title": "F"} for i in range(50)
         },
     },
+    "many properties": {"type": "object", "properties": names(1_000)},
+    "properties of many objects": {"properties": {f"o{i}": {"properties": names(40)} for i in range(30)}},
+    "properties of which one is a union": {
+        "$defs": {"a": {"properties": names(20)}},
+        "properties": {
+            **names(60),
+            **{
+                f"u{i}": {"oneOf": [{"$ref": "#/$defs/a"}] * 4, "discriminator": {"propertyName": "a"}}
+                for i in range(9)
+            },
+        },
+    },
+    "some patterns": {"patternProperties": names(50)},
     "money": {"type": "object", "properties": {f"m{i}": {"type": "number", "multipleOf": 0.01} for i in range(20)}},
 }
 
@@ -46,6 +63,10 @@ HEAVY = {
     "references merged": {"allOf": [{"$ref": "#/$defs/a"}] * 9 + [array(1_000)]},
     "branches beside more": array(1_000, anyOf=[{"minItems": i} for i in range(20)]),
     "branches merged": {"allOf": [array(1_000), {"oneOf": [{"minItems": i} for i in range(20)]}]},
+    "properties": {"properties": names(2_000)},
+    "properties merged": {"allOf": [{"properties": names(100 + i)} for i in range(18)]},
+    "patterns": {"patternProperties": names(150)},
+    "patterns merged": {"$defs": {"a": {"patternProperties": names(50)}}, "properties": refs(30, minProperties=1)},
     "steps": {"type": "integer", "multipleOf": 99_999_989},
     "steps together": {"anyOf": [{"type": "integer", "multipleOf": step} for step in (211, 223)]},
     "small steps": {"anyOf": [{"type": "number", "multipleOf": step} for step in (1e-6, 3)]},
@@ -57,7 +78,7 @@ def test_a_schema_whose_grammar_would_be_huge_is_refused(schema):
     with pytest.raises(InputsRefused) as error:
         read_schema(json.dumps(schema), Weight())
     assert error.value.field == "parameters.json_schema"
-    assert error.value.remedy.startswith("Leave")
+    assert error.value.remedy.startswith(("Leave", "Describe fewer"))
 
 
 def test_of_a_name_given_twice_both_count():

@@ -17,7 +17,10 @@ FIELD = "parameters.json_schema"
 MAX_SCHEMA_BYTES = 1 << 16
 # Of either of two measures: a third of a second at most, and 55 MB (llguidance in onnxruntime-genai 0.18, 2026-11-28).
 MAX_SCHEMA_WORK = 20_000
+# Of objects' names: each of `properties` is held against each other one, each of `patternProperties` against each two.
+MAX_NAMES_WORK = 3_000_000
 _COUNTS = frozenset({"minItems", "maxItems"})
+_NAMES = ("properties", "patternProperties")
 _BRANCHES = ("$ref", "anyOf", "oneOf")
 # They say nothing about what a text may be.
 _REMARKS = frozenset(
@@ -55,6 +58,7 @@ class Weight:
     def __init__(self) -> None:
         self._items = 0
         self._merged = 0
+        self._names = 0
         self._numerator, self._denominator = 1, 1
 
     def add(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -67,6 +71,9 @@ class Weight:
             elif name == "allOf" and isinstance(value, list):
                 members = [one for one in value if isinstance(one, dict)]
                 self._merged += sum(_count(one[branch]) for one in members for branch in _BRANCHES if branch in one)
+                self._names += _names_work([one.get(kind) for one in members for kind in _NAMES])
+            elif name in _NAMES:
+                self._names += _names_work([value], 3 if name == "patternProperties" else 2)
             elif type(value) not in (int, float) or value <= 0:
                 continue
             elif name in _COUNTS:
@@ -96,12 +103,23 @@ class Weight:
                 field=field,
                 remedy="Leave maxItems out, or make it smaller: max_tokens bounds a list too.",
             )
+        if self._names * (1 + self._merged) > MAX_NAMES_WORK:
+            raise InputsRefused(
+                "objects with too many properties, or patternProperties: some 1,700 of the one or 140 of the other, "
+                "fewer where $ref, anyOf or allOf merge what holds them.",
+                field=field,
+                remedy="Describe fewer of them.",
+            )
         if self._numerator * self._denominator > MAX_SCHEMA_WORK:
             raise InputsRefused(
                 f"multipleOf of more than {MAX_SCHEMA_WORK} steps, all of them together.",
                 field=field,
                 remedy="Leave multipleOf out, or make it smaller.",
             )
+
+
+def _names_work(values: list[Any], power: int = 2) -> int:
+    return int(sum(len(value) for value in values if isinstance(value, dict)) ** power)
 
 
 def _count(value: Any) -> int:
