@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from market.adapters.memory_ledger import MemoryLedger
-from market.payments.keys import ApiKey
+from market.payments.keys import ApiKey, KeyCount
 from market.payments.model import ParsedVoucher
 
 
@@ -23,7 +23,7 @@ class MemoryKeyBook:
     async def add(self, key: ApiKey) -> ApiKey:
         """See `KeyBook.add`."""
         self.keys.setdefault(key.grant.key_hash, replace(key, spent=0, revoked_at=None))
-        await self.fund(key.voucher)
+        await self.fund(key.voucher, key.created_at)
         return self._now(self.keys[key.grant.key_hash])
 
     async def find(self, key_hash: bytes) -> ApiKey | None:
@@ -36,6 +36,12 @@ class MemoryKeyBook:
         mine = [self._now(key) for key in self.keys.values() if key.grant.channel_id == channel_id]
         return sorted(mine, key=lambda key: (key.created_at, key.grant.key_hash))
 
+    async def count(self, channel_id: bytes, now: int) -> KeyCount:
+        """See `KeyBook.count`."""
+        mine = await self.of_channel(channel_id)
+        still = [key for key in mine if key.is_open(now)]
+        return KeyCount(len(mine), len(still), sum(key.grant.spending_limit - key.spent for key in still))
+
     async def revoke(self, key_hash: bytes, now: int) -> ApiKey | None:
         """See `KeyBook.revoke`."""
         found = self.keys.get(key_hash)
@@ -45,13 +51,13 @@ class MemoryKeyBook:
             self.keys[key_hash] = replace(found, revoked_at=now)
         return self._now(self.keys[key_hash])
 
-    async def fund(self, voucher: ParsedVoucher) -> None:
+    async def fund(self, voucher: ParsedVoucher, now: int) -> None:
         """See `KeyBook.fund`."""
         mine = [key.voucher for key in self.keys.values() if key.grant.channel_id == voucher.channel_id]
         voucher = max([voucher, *mine], key=lambda one: one.cumulative_amount)
         for key_hash, key in self.keys.items():
             lower = key.voucher.cumulative_amount < voucher.cumulative_amount
-            if key.grant.channel_id == voucher.channel_id and lower:
+            if key.grant.channel_id == voucher.channel_id and lower and key.is_open(now):
                 self.keys[key_hash] = replace(key, voucher=voucher)
 
     def _now(self, key: ApiKey) -> ApiKey:

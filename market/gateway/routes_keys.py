@@ -6,14 +6,18 @@ signer makes it and sends its hash. What a key may do is `market.payments.keys`'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
+from pydantic import TypeAdapter
+from starlette.responses import Response
 
 from contracts.protocol.errors import InvalidHex
 from contracts.protocol.hexes import from_hex, hex0x
 from contracts.protocol.money import MAX_UINT128
 from contracts.protocol.signing import SIGNATURE_BYTES
+from market.aside import looking
 from market.errors import InvalidRequest
 from market.gateway import schemas_keys as schemas
 from market.gateway.headers import bearer_of
@@ -22,6 +26,7 @@ from market.payments.keys import ApiKey, Grant
 from market.payments.model import ParsedVoucher
 
 router = APIRouter(prefix="/market/v1/keys", tags=["API keys"])
+_KEYS = TypeAdapter(list[schemas.Key])
 
 _Signature = Annotated[str | None, Header(alias="Market-Key-Signature", description="Of the channel's signer, 0x-hex.")]
 
@@ -60,7 +65,8 @@ async def listing(
     if channel is None:
         raise InvalidRequest("name the channel, or send a key.", field="channel")
     found = await capabilities.keys_of(hash_of(channel, "channel"), issued_at, _signature(signature or "", "signature"))
-    return [_key(key) for key in found]
+    # There may be thousands, which nobody pays for.
+    return Response(await looking(_written, found), media_type="application/json")
 
 
 @router.delete("/{key_hash}", response_model=schemas.Key)
@@ -82,6 +88,10 @@ async def fund(request: Request, body: schemas.Funding) -> Any:
     voucher = _voucher(hash_of(body.channel_id, "channelId"), body)
     await runtime(request).capabilities.fund(voucher)
     return {"channel_id": hex0x(voucher.channel_id), "cumulative_amount": str(voucher.cumulative_amount)}
+
+
+def _written(keys: Sequence[ApiKey]) -> bytes:
+    return _KEYS.dump_json(_KEYS.validate_python([_key(key) for key in keys]), by_alias=True)
 
 
 def _key(key: ApiKey) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from market.errors import (
     TooManyKeys,
     WrongGateway,
 )
-from market.payments.keys import MAX_LIMIT, ApiKey, Grant, open_allowance
+from market.payments.keys import MAX_LIMIT, ApiKey, Grant
 from market.payments.model import ChannelFacts, KeySpending, ParsedVoucher
 from market.payments.ports import Channels, KeyBook, Reservations
 from market.payments.vouchers import VoucherVerifier
@@ -40,6 +40,7 @@ BELIEVED_SECONDS = 1.0
 REMEMBERED_KEYS = 10_000
 LISTING_SECONDS = 300
 MAX_OPEN_KEYS = 1_000
+MAX_KEYS = 10_000
 # Unknown keys that may be tried at once, and how many more each second; keys that are known never wait.
 FAILURES_AT_ONCE = 50.0
 FAILURES_A_SECOND = 10.0
@@ -170,17 +171,22 @@ class Capabilities:
         facts = self._facts(grant.channel_id)
         self._check_grant(grant, facts, now)
         self._check_voucher(grant.channel_id, voucher, facts)
-        keys = await self._book.of_channel(grant.channel_id)
+        count = await self._book.count(grant.channel_id, int(now))
         known = await self._book.find(grant.key_hash)
         if known is not None:
             if known.grant != grant:
                 raise KeyExists(field="keyHash")
             await self._fund(voucher)
             return known
-        if sum(key.is_open(now) for key in keys) >= MAX_OPEN_KEYS:
+        if count.open >= MAX_OPEN_KEYS:
             raise TooManyKeys(f"A channel may have {MAX_OPEN_KEYS} keys in use.", field="channelId")
+        if count.made >= MAX_KEYS:
+            # Each stays for ever, and nobody pays for it but by opening the channel.
+            raise TooManyKeys(
+                f"A channel may have had {MAX_KEYS} keys in all.", field="channelId", remedy="Open another channel."
+            )
         account = await self._reservations.account(grant.channel_id)
-        required = account.charged + open_allowance(keys, now) + grant.spending_limit
+        required = account.charged + count.allowance + grant.spending_limit
         if voucher.cumulative_amount < required:
             raise InsufficientVoucher(
                 f"The channel is charged {both(account.charged)}; with that and what its keys may still spend, this "
@@ -204,7 +210,7 @@ class Capabilities:
         await self._fund(voucher)
 
     async def _fund(self, voucher: ParsedVoucher) -> None:
-        await self._book.fund(voucher)
+        await self._book.fund(voucher, int(self._wall_clock()))
         for name, (at, key) in list(self._known.items()):
             if key is not None and key.grant.channel_id == voucher.channel_id:
                 best = max(key.voucher, voucher, key=lambda one: one.cumulative_amount)

@@ -68,6 +68,10 @@ class ApiKey:
             raise KeyModel(field="model")
 
 
-def open_allowance(keys: Iterable[ApiKey], now: float) -> int:
-    """Return what these keys may still spend together, in atomic units."""
-    return sum(key.grant.spending_limit - key.spent for key in keys if key.is_open(now))
+@dataclass(frozen=True, slots=True)
+class KeyCount:
+    """How many keys a channel has had, how many of them are open, and what these may still spend, in atomic units."""
+
+    made: int
+    open: int
+    allowance: int

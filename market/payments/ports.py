@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from market.payments.keys import ApiKey
+from market.payments.keys import ApiKey, KeyCount
 from market.payments.model import (
     Account,
     ChannelFacts,
@@ -187,7 +187,7 @@ class KeyBook(Protocol):
     """The durable record of API keys; rows are never deleted, so a hash names one key for ever."""
 
     async def add(self, key: ApiKey) -> ApiKey:
-        """Write a new key down, its voucher for all keys of the channel; returns the key that has this hash now."""
+        """Write a new key down, its voucher for all open keys of the channel; returns the key that has its hash now."""
         ...
 
     async def find(self, key_hash: bytes) -> ApiKey | None:
@@ -198,10 +198,14 @@ class KeyBook(Protocol):
         """Return a channel's keys, the oldest first."""
         ...
 
+    async def count(self, channel_id: bytes, now: int) -> KeyCount:
+        """Return how many keys a channel has had, and what those that are open may still spend."""
+        ...
+
     async def revoke(self, key_hash: bytes, now: int) -> ApiKey | None:
         """End a key for good, once; returns it as it is then."""
         ...
 
-    async def fund(self, voucher: ParsedVoucher) -> None:
-        """Keep a voucher for all keys of its channel where it is the best."""
+    async def fund(self, voucher: ParsedVoucher, now: int) -> None:
+        """Keep a voucher for all keys of its channel that are open, where it is the best."""
         ...

@@ -14,6 +14,7 @@ from market.adapters.database.tables_keys import api_keys
 from market.adapters.memory_keys import MemoryKeyBook
 from market.adapters.memory_ledger import MemoryLedger
 from market.errors import KeyLimit
+from market.payments.keys import KeyCount
 from market.payments.model import KeySpending, ParsedVoucher
 from tests.support.databases import SERVERS, open_database
 from tests.support.keys import api_key
@@ -83,10 +84,39 @@ async def test_the_best_voucher_stands_behind_all_keys_of_its_channel(kept):
         await book.add(key)
     found = await book.of_channel(CHANNEL_ID)
     assert {key.voucher for key in found} == {ParsedVoucher(CHANNEL_ID, 900, (900).to_bytes(65, "big"))}
-    await book.fund(ParsedVoucher(CHANNEL_ID, 800, b"\1" * 65))
-    await book.fund(ParsedVoucher(CHANNEL_ID, 1_000, b"\2" * 65))
+    await book.fund(ParsedVoucher(CHANNEL_ID, 800, b"\1" * 65), 0)
+    await book.fund(ParsedVoucher(CHANNEL_ID, 1_000, b"\2" * 65), 0)
     assert (await book.find(HASH)).voucher == ParsedVoucher(CHANNEL_ID, 1_000, b"\2" * 65)
     assert (await book.find(stranger.grant.key_hash)).voucher.cumulative_amount == 7
+
+
+async def test_a_voucher_is_kept_for_open_keys_and_found_again_where_it_stood_behind_ended_ones(kept):
+    """Ended keys stay for ever: to write to all of them each time would keep charges waiting."""
+    book, _ = kept
+    ended, over, still = (api_key(number, ceiling=500, expires_at=50 if number == 2 else 0) for number in (1, 2, 3))
+    for key in (ended, over, still):
+        await book.add(key)
+    await book.revoke(ended.grant.key_hash, 10)
+    await book.fund(ParsedVoucher(CHANNEL_ID, 900, b"\2" * 65), 50)
+    found = {key.grant.name: key.voucher.cumulative_amount for key in await book.of_channel(CHANNEL_ID)}
+    assert found == {"key 1": 500, "key 2": 500, "key 3": 900}
+    await book.revoke(still.grant.key_hash, 60)
+    await book.add(api_key(4, ceiling=600, created_at=70))
+    newest = await book.find(api_key(4).grant.key_hash)
+    assert newest.voucher == ParsedVoucher(CHANNEL_ID, 900, b"\2" * 65)
+
+
+async def test_keys_are_counted_with_what_they_may_still_spend(kept):
+    book, ledger = kept
+    assert await book.count(CHANNEL_ID, 0) == KeyCount(0, 0, 0)
+    for number, expires_at in ((1, 0), (2, 50), (3, 0)):
+        await book.add(api_key(number, limit=100, expires_at=expires_at))
+    await book.add(api_key(9, channel_id=b"\x09" * 32))
+    await ledger.record(spending(60, request=1))
+    assert await book.count(CHANNEL_ID, 49) == KeyCount(3, 3, 240)
+    assert await book.count(CHANNEL_ID, 50) == KeyCount(3, 2, 140)
+    await book.revoke(HASH, 50)
+    assert await book.count(CHANNEL_ID, 50) == KeyCount(3, 1, 100)
 
 
 async def test_a_charge_counts_on_its_key(kept):
@@ -162,7 +192,7 @@ async def test_a_better_voucher_locks_keys_in_the_order_in_which_charges_do(tmp_
     try:
         with writing(engine) as charging:
             charging.execute(lock.where(api_keys.c.key_hash == low.grant.key_hash))
-            funding = asyncio.create_task(book.fund(ParsedVoucher(CHANNEL_ID, 20_000, b"\x09" * 65)))
+            funding = asyncio.create_task(book.fund(ParsedVoucher(CHANNEL_ID, 20_000, b"\x09" * 65), 0))
             await asyncio.sleep(0.3)
             charging.execute(sa.text("SET LOCAL lock_timeout = '2s'"))
             await asyncio.to_thread(charging.execute, lock.where(api_keys.c.key_hash == high.grant.key_hash))

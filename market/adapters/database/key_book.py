@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from market.adapters.database.engine import reading, writing
 from market.adapters.database.tables_keys import api_keys
 from market.adapters.grouping import GroupThread
-from market.payments.keys import ApiKey, Grant
+from market.payments.keys import ApiKey, Grant, KeyCount
 from market.payments.model import ParsedVoucher
 
 
@@ -47,9 +47,13 @@ class DatabaseKeyBook:
         """See `KeyBook.revoke`."""
         return await asyncio.to_thread(self._revoke, key_hash, now)
 
-    async def fund(self, voucher: ParsedVoucher) -> None:
+    async def count(self, channel_id: bytes, now: int) -> KeyCount:
+        """See `KeyBook.count`."""
+        return await asyncio.to_thread(self._count, channel_id, now)
+
+    async def fund(self, voucher: ParsedVoucher, now: int) -> None:
         """See `KeyBook.fund`."""
-        await asyncio.to_thread(self._fund, voucher)
+        await asyncio.to_thread(self._fund, voucher, now)
 
     def _add(self, key: ApiKey) -> ApiKey:
         insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
@@ -71,7 +75,7 @@ class DatabaseKeyBook:
         }
         with writing(self._engine) as connection:
             connection.execute(insert(api_keys).values(row).on_conflict_do_nothing())
-            _raise_vouchers(connection, key.voucher)
+            _raise_vouchers(connection, key.voucher, key.created_at)
             found = _select(connection, grant.key_hash)
         assert found is not None, "written above"
         return found
@@ -95,12 +99,26 @@ class DatabaseKeyBook:
             connection.execute(api_keys.update().where(alive).values(revoked_at=now))
             return _select(connection, key_hash)
 
-    def _fund(self, voucher: ParsedVoucher) -> None:
+    def _count(self, channel_id: bytes, now: int) -> KeyCount:
+        c = api_keys.c
+        made = sa.select(sa.func.count()).where(c.channel_id == channel_id)
+        still = sa.select(sa.func.count(), sa.func.sum(c.spending_limit - c.spent)).where(_open(channel_id, now))
+        with reading(self._engine) as connection:
+            count, allowance = connection.execute(still).one()
+            return KeyCount(connection.execute(made).scalar_one(), count, int(allowance or 0))
+
+    def _fund(self, voucher: ParsedVoucher, now: int) -> None:
         with writing(self._engine) as connection:
-            _raise_vouchers(connection, voucher)
+            _raise_vouchers(connection, voucher, now)
 
 
-def _raise_vouchers(connection: Connection, voucher: ParsedVoucher) -> None:
+def _open(channel_id: bytes, now: int) -> sa.ColumnElement[bool]:
+    """A channel's keys that can still spend anything; what others stand behind makes no difference."""
+    c = api_keys.c
+    return (c.channel_id == channel_id) & c.revoked_at.is_(None) & ((c.expires_at == 0) | (c.expires_at > now))
+
+
+def _raise_vouchers(connection: Connection, voucher: ParsedVoucher, now: int) -> None:
     c = api_keys.c
     best = (
         sa.select(c.voucher_amount, c.voucher_signature)
@@ -109,12 +127,12 @@ def _raise_vouchers(connection: Connection, voucher: ParsedVoucher) -> None:
         .limit(1)
     )
     # Locked in order of hash first, as the ledger locks them for charges: neither then waits for the other in a circle.
-    mine = sa.select(c.key_hash).where(c.channel_id == voucher.channel_id).order_by(c.key_hash)
+    mine = sa.select(c.key_hash).where(_open(voucher.channel_id, now)).order_by(c.key_hash)
     connection.execute(mine.with_for_update()).all()
     given = connection.execute(best).one_or_none()
     if given is not None:
         voucher = ParsedVoucher(voucher.channel_id, given.voucher_amount, given.voucher_signature)
-    lower = (c.channel_id == voucher.channel_id) & (c.voucher_amount < voucher.cumulative_amount)
+    lower = _open(voucher.channel_id, now) & (c.voucher_amount < voucher.cumulative_amount)
     better = {"voucher_amount": voucher.cumulative_amount, "voucher_signature": voucher.signature}
     connection.execute(api_keys.update().where(lower).values(better))
 

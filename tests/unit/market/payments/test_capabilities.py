@@ -25,6 +25,7 @@ from market.errors import (
     KeyUnfunded,
     MarketError,
     TooManyFailures,
+    TooManyKeys,
     WrongGateway,
 )
 from market.inference.channel_facts import RegistryChannels
@@ -293,6 +294,19 @@ async def test_the_signer_or_the_holder_ends_a_key_and_nobody_else(desk):
 
 
 # --- spending -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_channel_has_so_many_keys_in_all(desk, monkeypatch):
+    """Made and ended again and again they cost their maker nothing, and stay for ever."""
+    monkeypatch.setattr(module, "MAX_KEYS", 3)
+    grants = [grant_of(new_key(), limit=10) for _ in range(4)]
+    for grant in grants[:3]:
+        await desk.create(grant, voucher(100))
+        await desk.revoke(grant.key_hash, signed(KeyRevocation(CHANNEL_ID, grant.key_hash)))
+    with pytest.raises(TooManyKeys) as refused:
+        await desk.create(grants[3], voucher(100))
+    assert (refused.value.field, refused.value.remedy) == ("channelId", "Open another channel.")
+    assert (await desk.create(grants[0], voucher(100))).revoked_at is not None, "the same grant again is the same key"
 
 
 async def with_key(world, desk, secret, **changes):
