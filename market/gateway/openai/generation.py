@@ -122,8 +122,8 @@ class GenerationCall:
         return InferenceBody((Tensor.from_numpy("prompt", prompt),), (), parameters, None)
 
 
-def read_chat(body: Mapping[str, Any]) -> GenerationCall:
-    """Read a chat completion request.
+def read_chat(body: Mapping[str, Any], tools: Tools | None = None) -> GenerationCall:
+    """Read a chat completion request; `tools` in place of those in it.
 
     Raises:
         InvalidRequest: names the parameter.
@@ -139,7 +139,7 @@ def read_chat(body: Mapping[str, Any]) -> GenerationCall:
         "max_tokens": "max_tokens" if most is None else "max_completion_tokens",
         "json_schema": "response_format.json_schema.schema",
     }
-    messages, tools = read_messages(body.get("messages")), read_tools(body)
+    messages, tools = read_messages(body.get("messages")), tools or read_tools(body)
     chat = {"messages": messages.rows, "tools": tools.shown} if tools.shown else messages.rows
     prompt = json.dumps(chat, ensure_ascii=False, separators=(",", ":"))
     call = _call(body, prompt, logprobs=logprobs, top=top, chat=True, most=most, schema=schema, names=names)

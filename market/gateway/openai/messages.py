@@ -103,16 +103,23 @@ def _call(raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict) or raw.get("type", "function") != "function":
         got = fields.shown(raw.get("type") if isinstance(raw, dict) else raw)
         raise InvalidRequest(f"expected a call of type 'function', got {got}.", field=where)
-    id_, function = raw.get("id"), raw.get("function")
-    if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_CALL_ID:
-        raise InvalidRequest(
-            f"expected a text of 1 to {MAX_CALL_ID} characters, got {fields.shown(id_)}.", field=f"{where}.id"
-        )
+    id_, function = check_call_id(raw.get("id"), f"{where}.id"), raw.get("function")
     if not isinstance(function, dict):
         raise InvalidRequest(f"expected an object, got {fields.shown(function)}.", field=f"{where}.function")
     name = check_function_name(function.get("name"), f"{where}.function.name")
-    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
+    arguments = read_arguments(function.get("arguments"), f"{where}.function.arguments")
     return {"type": "function", "id": id_, "function": {"name": name, "arguments": arguments}}
+
+
+def check_call_id(id_: Any, where: str) -> str:
+    """Return a call's id.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_CALL_ID:
+        raise InvalidRequest(f"expected a text of 1 to {MAX_CALL_ID} characters, got {fields.shown(id_)}.", field=where)
+    return id_
 
 
 def check_function_name(name: Any, where: str) -> str:
@@ -128,8 +135,12 @@ def check_function_name(name: Any, where: str) -> str:
     return name
 
 
-def _arguments(text: Any, where: str) -> dict[str, Any]:
-    """Return the arguments of a call that was made, which templates write anew."""
+def read_arguments(text: Any, where: str) -> dict[str, Any]:
+    """Return the arguments of a call that was made, which templates write anew.
+
+    Raises:
+        InvalidRequest: they are no JSON of an object.
+    """
     try:
         # Some clients write nothing for no arguments.
         found = orjson.loads(text or "{}") if isinstance(text, str) else None

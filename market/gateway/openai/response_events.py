@@ -8,6 +8,7 @@ where it does for chats: in the headers of a whole answer, and in a stream on th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -24,6 +25,16 @@ from market.inference.model import Answer, Partial
 _INCOMPLETE = {"length": "max_output_tokens"}
 
 
+@dataclass(slots=True)
+class _Item:
+    """An item of the output in the making; `call` is the chat's, None where it is the message."""
+
+    id: str
+    index: int
+    call: Mapping[str, Any] | None
+    pieces: list[str] = field(default_factory=list)
+
+
 class ResponseEvents:
     """Writes one response, from the pieces and the answer of its chat."""
 
@@ -33,8 +44,9 @@ class ResponseEvents:
         self._call = call
         self._chat = Completion(call.chat)
         self._number = 0
-        self._begun: Mapping[str, Any] | None = None
-        self._text: list[str] = []
+        self._begun = False
+        self._items: list[dict[str, Any]] = []
+        self._open: _Item | None = None
 
     def decode(self, manifest: Manifest) -> InferenceBody:
         """Return the request for the model."""
@@ -55,8 +67,12 @@ class ResponseEvents:
         chat = self._chat.whole(answer)
         [choice] = chat["choices"]
         reason, text = choice["finish_reason"], choice["message"]["content"]
-        message = self._message(chat, _part(text, choice["logprobs"]), _status(reason))
-        return self._response(chat, _status(reason), [message], reason, chat["usage"])
+        calls = choice["message"].get("tool_calls", [])
+        items = [] if text is None else [_message(chat, 0, _part(text, None if calls else choice["logprobs"]))]
+        items += [_call(one, one["function"]["arguments"]) for one in calls]
+        items[-1]["status"] = _status(reason)
+        response = self._response(chat, _status(reason), items, reason, chat["usage"])
+        return {**response, "market": chat["market"]} if "market" in chat else response
 
     # --- in events ------------------------------------------------------------------------------------------------
 
@@ -73,17 +89,12 @@ class ResponseEvents:
         *chunks, end, usage = self._chat.last(answer)
         events = [event for chunk in chunks for event in self._more(chunk)]
         [choice] = end["choices"]
-        text, reason = "".join(self._text), choice["finish_reason"]
-        part, status = _part(text, choice["logprobs"]), _status(reason)
-        message = self._message(end, part, status)
-        response = self._response(end, status, [message], reason, usage["usage"])
-        return [
-            *events,
-            self._of_text("response.output_text.done", end, text=text, logprobs=part["logprobs"]),
-            self._of_text("response.content_part.done", end, part=part),
-            self._event("response.output_item.done", output_index=0, item=message),
-            self._event(f"response.{status}", response={**response, "market": end["market"]}),
-        ]
+        reason = choice["finish_reason"]
+        status = _status(reason)
+        # The probabilities are of all the answer's tokens: they stand beside a text that is all of it.
+        events += self._close(end, status, None if self._items else choice["logprobs"])
+        response = self._response(end, status, self._items, reason, usage["usage"])
+        return [*events, self._event(f"response.{status}", response={**response, "market": end["market"]})]
 
     def event(self, found: Mapping[str, Any]) -> bytes:
         """Return an event as it is sent: by its type, too."""
@@ -98,23 +109,69 @@ class ResponseEvents:
     def _more(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the events for a chunk of the chat, after those that open the response if it is the first."""
         events = [] if self._begun else self._begin(chunk)
-        text = chunk["choices"][0]["delta"]["content"]
-        self._text.append(text)
-        return [*events, self._of_text("response.output_text.delta", chunk, delta=text, logprobs=[])]
+        delta = chunk["choices"][0]["delta"]
+        [call] = delta.get("tool_calls", [None])
+        one = self._open
+        if one is None or (call is not None and "id" in call) or (call is None and one.call is not None):
+            events += self._close(chunk, "completed", None)
+            one, started = self._start(chunk, call)
+            events += started
+        text = delta["content"] if call is None else call["function"]["arguments"]
+        one.pieces.append(text)
+        if call is None:
+            return [*events, self._of_text("response.output_text.delta", one, delta=text, logprobs=[])]
+        if text:  # a call begins without any
+            kind = "response.function_call_arguments.delta"
+            events.append(self._event(kind, item_id=one.id, output_index=one.index, delta=text))
+        return events
 
     def _begin(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
-        self._begun = chunk
+        self._begun = True
         response = self._response(chunk, "in_progress", [], None, None)
-        item = {**self._message(chunk, _part("", None), "in_progress"), "content": []}
         return [
             self._event("response.created", response=response),
             self._event("response.in_progress", response=response),
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._of_text("response.content_part.added", chunk, part=_part("", None)),
         ]
 
-    def _of_text(self, kind: str, chat: Mapping[str, Any], **members: Any) -> dict[str, Any]:
-        return self._event(kind, item_id=_named("msg", chat), output_index=0, content_index=0, **members)
+    def _start(self, chat: Mapping[str, Any], call: Mapping[str, Any] | None) -> tuple[_Item, list[dict[str, Any]]]:
+        """Begin an item, the message or a call."""
+        index = len(self._items)
+        if call is not None:
+            made = _call(call, "")
+            one = self._open = _Item(made["id"], index, call)
+            item = {**made, "status": "in_progress"}
+            return one, [self._event("response.output_item.added", output_index=index, item=item)]
+        message = _message(chat, index, _part("", None))
+        one = self._open = _Item(message["id"], index, None)
+        item = {**message, "status": "in_progress", "content": []}
+        return one, [
+            self._event("response.output_item.added", output_index=index, item=item),
+            self._of_text("response.content_part.added", one, part=_part("", None)),
+        ]
+
+    def _close(self, chat: Mapping[str, Any], status: str, logprobs: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """End the item that is open, if one is."""
+        one, self._open = self._open, None
+        if one is None:
+            return []
+        text = "".join(one.pieces)
+        if one.call is not None:
+            item, kind = _call(one.call, text), "response.function_call_arguments.done"
+            named = {"item_id": one.id, "output_index": one.index, "name": item["name"]}
+            events = [self._event(kind, **named, arguments=text)]
+        else:
+            part = _part(text, logprobs)
+            item = _message(chat, one.index, part)
+            events = [
+                self._of_text("response.output_text.done", one, text=text, logprobs=part["logprobs"]),
+                self._of_text("response.content_part.done", one, part=part),
+            ]
+        item["status"] = status
+        self._items.append(item)
+        return [*events, self._event("response.output_item.done", output_index=one.index, item=item)]
+
+    def _of_text(self, kind: str, one: _Item, **members: Any) -> dict[str, Any]:
+        return self._event(kind, item_id=one.id, output_index=one.index, content_index=0, **members)
 
     def _event(self, kind: str, **members: Any) -> dict[str, Any]:
         number = self._number
@@ -122,9 +179,6 @@ class ResponseEvents:
         return {"type": kind, "sequence_number": number, **members}
 
     # --- both -----------------------------------------------------------------------------------------------------
-
-    def _message(self, chat: Mapping[str, Any], part: Mapping[str, Any], status: str) -> dict[str, Any]:
-        return {"id": _named("msg", chat), "type": "message", "role": "assistant", "status": status, "content": [part]}
 
     def _response(
         self,
@@ -145,12 +199,9 @@ class ResponseEvents:
             "incomplete_details": None if missing is None else {"reason": missing},
             "model": chat["model"],
             "output": output,
-            "parallel_tool_calls": True,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,
-            "tool_choice": "auto",
-            "tools": [],
             "truncation": "disabled",
             "usage": None if usage is None else _usage(usage),
             **self._call.echo,
@@ -160,6 +211,20 @@ class ResponseEvents:
 def _named(kind: str, chat: Mapping[str, Any]) -> str:
     """Return an id of the response, by its request's: the same for an answer that is given once more."""
     return f"{kind}_{chat['id'].rpartition('-')[2]}"
+
+
+def _message(chat: Mapping[str, Any], index: int, part: Mapping[str, Any]) -> dict[str, Any]:
+    # After calls there is text only from a worker that keeps to nothing.
+    id_ = _named("msg", chat) + (f"_{index}" if index else "")
+    named = {"id": id_, "type": "message", "role": "assistant"}
+    return {**named, "status": "completed", "content": [part]}
+
+
+def _call(call: Mapping[str, Any], arguments: str) -> dict[str, Any]:
+    """Return a chat's call as an item."""
+    id_ = f"fc_{call['id'].removeprefix('call_')}"
+    named = {"id": id_, "type": "function_call", "call_id": call["id"], "name": call["function"]["name"]}
+    return {**named, "status": "completed", "arguments": arguments}
 
 
 def _status(reason: str) -> str:

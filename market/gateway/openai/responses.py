@@ -15,6 +15,8 @@ from market.errors import InvalidRequest
 from market.gateway.openai import fields
 from market.gateway.openai.generation import GenerationCall, read_chat
 from market.gateway.openai.naming import by_names_of
+from market.gateway.openai.response_input import SEND_ALL, read_input
+from market.gateway.openai.tools import Tools, read_tools
 
 MAX_METADATA = 16
 MAX_METADATA_CHARACTERS = 512
@@ -27,7 +29,20 @@ _NAMES = {
     "response_format.json_schema.schema": "text.format.schema",
 }
 _ALIKE = frozenset({"model", "seed", "stop", "stream", "temperature", "top_k", "top_logprobs", "top_p"})
-_READ = frozenset({"include", "input", "instructions", "max_output_tokens", "reasoning", "stream_options", "text"})
+_READ = frozenset(
+    {
+        "include",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "parallel_tool_calls",
+        "reasoning",
+        "stream_options",
+        "text",
+        "tool_choice",
+        "tools",
+    }
+)
 # It bounds calls of tools that a provider runs; here are none.
 _IDLE = frozenset({"max_tool_calls"})
 _NOT_OFFERED: dict[str, tuple[object, ...]] = {
@@ -37,17 +52,13 @@ _NOT_OFFERED: dict[str, tuple[object, ...]] = {
     "moderation": (),
     "previous_response_id": (),
     "prompt": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "truncation": ("disabled",),
 }
 _LOGPROBS = "message.output_text.logprobs"
 # Models here have no reasoning apart from their text, so there is none to include.
 _INCLUDED = frozenset({_LOGPROBS, "reasoning.encrypted_content"})
-_ROLES = ("user", "assistant", "system", "developer")
-_TEXT_PARTS = ("input_text", "output_text")
-_OF_A_MESSAGE = frozenset({"content", "id", "phase", "role", "status", "type"})
-_SEND_ALL = "Nothing is stored here: send the earlier messages in input."
+# What an answer tells of a function at least.
+_TOLD = {"description": None, "parameters": None, "strict": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +77,14 @@ def read_response(body: Mapping[str, Any]) -> ResponseCall:
     """
     for name in ("previous_response_id", "conversation"):
         if body.get(name) is not None:
-            raise InvalidRequest(f"{fields.shown(body[name])} is not offered here.", field=name, remedy=_SEND_ALL)
+            raise InvalidRequest(f"{fields.shown(body[name])} is not offered here.", field=name, remedy=SEND_ALL)
     fields.check_names(body, _ALIKE | _READ | _IDLE, _NOT_OFFERED)
     _check_reasoning(body.get("reasoning"))
     form, described = _form(body.get("text"))
+    items, tools = read_input(body.get("input")), _tools(body)
     asked: dict[str, Any] = {
         **{name: body.get(name) for name in _ALIKE},
-        "messages": [*_instructions(body.get("instructions")), *_input(body.get("input"))],
+        "messages": [*_instructions(body.get("instructions")), *items.messages],
         "max_completion_tokens": body.get("max_output_tokens"),
         "logprobs": _logprobs(body.get("include")) or bool(body.get("top_logprobs")),
         "response_format": form,
@@ -81,15 +93,18 @@ def read_response(body: Mapping[str, Any]) -> ResponseCall:
         asked["stream_options"] = {"include_usage": True}
     _check_stream_options(body)
     with by_names_of(_NAMES):
-        chat = read_chat({name: value for name, value in asked.items() if value is not None})
+        chat = read_chat({name: value for name, value in asked.items() if value is not None}, tools)
     names = {**_NAMES, **{sent: _NAMES.get(name, name) for sent, name in chat.names.items()}}
     echo = {
         **{name: body.get(name) for name in ("instructions", "max_output_tokens", "temperature", "top_p")},
         "metadata": _metadata(body.get("metadata")),
         "text": {"format": described},
         "top_logprobs": body.get("top_logprobs") or 0,
+        "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": [{**_TOLD, **one} for one in body.get("tools") or []],
     }
-    return ResponseCall(replace(chat, names=names), echo)
+    return ResponseCall(replace(chat, names=names, calls_at=items.calls_at), echo)
 
 
 def _instructions(value: Any) -> list[dict[str, Any]]:
@@ -100,48 +115,32 @@ def _instructions(value: Any) -> list[dict[str, Any]]:
     return [{"role": "system", "content": value}]
 
 
-def _input(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise InvalidRequest(
-            f"expected a text or a list of at least one message, got {fields.shown(value)}.", field="input"
-        )
-    return [_item(item, f"input[{index}]") for index, item in enumerate(value)]
+def _tools(body: Mapping[str, Any]) -> Tools:
+    """Read the functions, which a chat has inside a member of their own."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    asked = {
+        "tools": [_inside(one) for one in tools] if isinstance(tools, list) else tools,
+        "tool_choice": choice,
+        "parallel_tool_calls": body.get("parallel_tool_calls"),
+    }
+    if isinstance(choice, dict):
+        asked["tool_choice"] = _inside(choice)
+        if choice.get("type") == "allowed_tools":
+            named = choice.get("tools")
+            allowed = [_inside(one) for one in named] if isinstance(named, list) else named
+            asked["tool_choice"] = {"type": "allowed_tools", "allowed_tools": {**choice, "tools": allowed}}
+    try:
+        return read_tools(asked)
+    except InvalidRequest as error:
+        error.field = (error.field or "").replace(".function", "", 1).replace(".allowed_tools", "", 1)
+        raise
 
 
-def _item(item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise InvalidRequest(f"expected an object with role and content, got {fields.shown(item)}.", field=where)
-    kind = item.get("type", "message")
-    if kind == "item_reference":
-        raise InvalidRequest("there is nothing to refer to.", field=where, remedy=_SEND_ALL)
-    if kind != "message":
-        raise InvalidRequest(f"expected an item of type 'message', got {fields.shown(kind)}.", field=f"{where}.type")
-    for name, value in item.items():
-        if name not in _OF_A_MESSAGE and value not in (None, []):
-            raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
-    role = item.get("role")
-    if role not in _ROLES:
-        raise InvalidRequest(f"expected one of {', '.join(_ROLES)}, got {fields.shown(role)}.", field=f"{where}.role")
-    content = item.get("content")
-    if isinstance(content, list) and content:
-        content = "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(content))
-    if not isinstance(content, str):
-        got = fields.shown(content)
-        raise InvalidRequest(f"expected a text, or a list of text parts, got {got}.", field=f"{where}.content")
-    return {"role": role, "content": content}
-
-
-def _part(part: Any, where: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else part
-    if not isinstance(part, dict) or kind not in _TEXT_PARTS:
-        wanted = " or ".join(f"'{one}'" for one in _TEXT_PARTS)
-        raise InvalidRequest(f"expected a part of type {wanted}, got {fields.shown(kind)}.", field=where)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"expected a text, got {fields.shown(text)}.", field=f"{where}.text")
-    return text
+def _inside(tool: Any) -> Any:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    members = {name: value for name, value in tool.items() if name != "type" and value not in (None, False, [])}
+    return {"type": "function", "function": members}
 
 
 def _form(config: Any) -> tuple[dict[str, Any] | None, Mapping[str, Any]]:

@@ -22,6 +22,50 @@ class InputMessage(BaseModel):
     content: str | list[InputTextPart]
 
 
+class CallItem(BaseModel):
+    """A call of a function; an earlier answer's own is taken as it came."""
+
+    type: Literal["function_call"]
+    id: str | None = None
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class CallOutput(BaseModel):
+    """What a call gave."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[InputTextPart]
+
+
+class FunctionTool(BaseModel):
+    """A function that may be called; without `parameters` it takes none."""
+
+    type: Literal["function"]
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema of type object.")
+    strict: bool | None = Field(None, description="Refuse the schema if any word of it is not understood.")
+
+
+class FunctionNamed(BaseModel):
+    """One of the tools."""
+
+    type: Literal["function"]
+    name: str
+
+
+class FunctionsAllowed(BaseModel):
+    """A choice among some of the tools, and whether one of them must be called."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[FunctionNamed]
+
+
 class TextFormat(BaseModel):
     """What the text is to be; `schema` with json_schema, `name` and `strict` mean nothing here."""
 
@@ -41,7 +85,7 @@ class ResponseRequest(BaseModel):
     """What /v1/responses takes."""
 
     model: str
-    input: str | list[InputMessage]
+    input: str | list[InputMessage | CallItem | CallOutput]
     instructions: str | None = Field(None, description="Goes before the input as a system's message.")
     max_output_tokens: int | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -51,6 +95,9 @@ class ResponseRequest(BaseModel):
     stop: str | list[str] | None = None
     stream: bool | None = None
     text: TextConfig | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=128, description="As of chats.")
+    tool_choice: Literal["none", "auto", "required"] | FunctionNamed | FunctionsAllowed | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most.")
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="So many of the likeliest tokens for each.")
     metadata: dict[str, str] | None = Field(None, description="Comes back with the answer.")
@@ -96,5 +143,5 @@ class ResponseAnswer(BaseModel):
     status: Literal["completed", "incomplete"]
     incomplete_details: dict[str, str] | None = None
     model: str
-    output: list[OutputMessage]
+    output: list[OutputMessage | CallItem]
     usage: ResponseUsage

@@ -101,6 +101,27 @@ def test_where_it_may_call_every_text_is_text_or_whole_calls(client):
         assert "<tool_call>" not in (choice.message.content or "")
 
 
+def test_responses_call_too_whole_streamed_and_round(paying, client):
+    before = settled(paying)
+    tool = {"type": "function", "strict": True, **{k: v for k, v in WEATHER["function"].items() if k != "strict"}}
+    choice = {"type": "function", "name": "get_weather"}
+    asked = {"model": AGENT, "tools": [tool], "temperature": 0, "max_output_tokens": 120, "extra_body": {"seed": 1}}
+    first = client.responses.create(**asked, input=MESSAGES, tool_choice=choice)
+    [call] = first.output
+    assert (call.type, call.name, call.status, first.status) == ("function_call", "get_weather", *["completed"] * 2)
+    Weather(**json.loads(call.arguments))
+    with client.responses.stream(**asked, input=MESSAGES, tool_choice=choice) as stream:
+        kinds = [event.type for event in stream]
+        [streamed] = stream.get_final_response().output
+    assert "response.function_call_arguments.delta" in kinds
+    assert streamed.arguments == call.arguments
+    given = {"type": "function_call_output", "call_id": call.call_id, "output": "It rains in Rome."}
+    last = client.responses.create(**asked, input=[*MESSAGES, call, given], tool_choice="none")
+    assert last.output_text
+    spent = 2 * first.usage.total_tokens + last.usage.total_tokens
+    assert settled(paying) == before + spent * TOKEN_PRICE
+
+
 def test_the_receipt_is_that_of_the_text_beside(client):
     raw = client.chat.completions.with_raw_response.create(**ASKED, tool_choice="required", parallel_tool_calls=False)
     answer = raw.parse()

@@ -174,6 +174,9 @@ async def test_log_probabilities_stand_beside_the_text(http, stream, asked):
         assert next(event for event in events(answer) if event["type"].endswith("text.done"))["logprobs"] == rows
 
 
+CLOCK = {"type": "function", "name": "clock"}
+CALL = {"type": "function_call", "call_id": "a", "name": "clock", "arguments": "{}"}
+GIVEN = {"type": "function_call_output", "call_id": "a", "output": "noon"}
 WRONG = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
@@ -196,7 +199,33 @@ WRONG = [
     ({"conversation": "conv_1"}, "conversation"),
     ({"background": True}, "background"),
     ({"truncation": "auto"}, "truncation"),
-    ({"tools": [{"type": "web_search"}]}, "tools"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": "x"}, "tools"),
+    ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].function"),
+    ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
+    ({"tools": [{**CLOCK, "parameters": {"type": "array"}}]}, "tools[0].parameters.type"),
+    ({"tools": [{**CLOCK, "defer_loading": True}]}, "tools[0].defer_loading"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice.name"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "mode": "x", "tools": [CLOCK]}}, "tool_choice.mode"),
+    (
+        {"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
+        "tool_choice.tools[0].name",
+    ),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    ({"tools": [CLOCK]}, "tools"),
+    ({"input": [CALL]}, "input[0]"),
+    ({"input": [{**CALL, "name": ""}]}, "input[0].name"),
+    ({"input": [{**CALL, "call_id": None}]}, "input[0].call_id"),
+    ({"input": [CALL, CALL]}, "input[1].call_id"),
+    ({"input": [{**CALL, "arguments": "[]"}]}, "input[0].arguments"),
+    ({"input": [{**CALL, "namespace": "x"}]}, "input[0].namespace"),
+    ({"input": [GIVEN]}, "input[0].call_id"),
+    ({"input": [CALL, {"role": "user", "content": "x"}, GIVEN]}, "input[2].call_id"),
+    ({"input": [CALL, {**GIVEN, "output": None}]}, "input[1].output"),
+    ({"input": [CALL, {**GIVEN, "output": [{"type": "input_image"}]}]}, "input[1].output[0]"),
     ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
     ({"reasoning": "high"}, "reasoning"),
     ({"include": ["file_search_call.results"]}, "include[0]"),
