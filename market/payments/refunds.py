@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from contracts.protocol.money import both
 from contracts.protocol.signing import PrivateKey, is_signed_by
@@ -19,18 +20,26 @@ from market.payments.ports import Channels, Reservations
 
 
 class RefundPromises(Protocol):
-    """The refunds that were signed, kept for good."""
+    """The refunds that are signed, or about to be, kept for good."""
 
     def outstanding(self, channel_id: bytes, nonce: int) -> int:
         """Return what is promised under the channel's current number, atomic units; reads memory only."""
+        ...
+
+    def signed(self, channel_id: bytes, nonce: int) -> int:
+        """Return what of that was signed; reads memory only."""
         ...
 
     def keep(self, channel_id: bytes, nonce: int, amount: int) -> None:
         """Make a promise durable and visible; the higher of two under one number stays."""
         ...
 
+    def sign(self, channel_id: bytes, nonce: int, amount: int) -> bool:
+        """Write down that so much of a promise is signed; False, and nothing done, if it was taken back meanwhile."""
+        ...
+
     def take_back(self, channel_id: bytes, nonce: int, amount: int) -> None:
-        """Lower a promise that was not signed to `amount`, what was promised before it."""
+        """Lower a promise to `amount`, what was promised before it, but never below what is signed."""
         ...
 
     def refresh(self) -> None:
@@ -68,7 +77,8 @@ class RefundDesk:
         self._reservations = reservations
         self._promises = promises
         self._visible_after_seconds = visible_after_seconds
-        self._signing = asyncio.Lock()
+        # One for each channel: somebody else's refund waits for no other.
+        self._signing: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def sign(self, refund: Refund, asked_by: bytes) -> SignedRefund:
         """Sign a refund that the channel's payer or signer asked for by signing it first.
@@ -87,7 +97,8 @@ class RefundDesk:
         digest = refund.digest(self._domain)
         if not any(is_signed_by(digest, asked_by, who) for who in (facts.channel.signer, facts.channel.payer)):
             raise RefundNotSigned(field="signature")
-        async with self._signing:
+        turn = self._signing.setdefault(refund.channel_id, asyncio.Lock())
+        async with turn:
             await self._promise(refund)
         return SignedRefund(refund, self._key.sign_digest(digest))
 
@@ -95,13 +106,15 @@ class RefundDesk:
         channel_id, nonce, amount = refund.channel_id, refund.nonce, refund.amount
         before = self._promises.outstanding(channel_id, nonce)
         await self._check(refund, before)
-        if amount <= before:
+        if amount <= self._promises.signed(channel_id, nonce):
             return
         await asyncio.to_thread(self._promises.keep, channel_id, nonce, amount)
         try:
             # From here nobody can set this money aside; what was set aside meanwhile is counted now.
             await asyncio.sleep(self._visible_after_seconds)
             await self._check(refund, amount)
+            if not await asyncio.to_thread(self._promises.sign, channel_id, nonce, amount):
+                raise RefundOutOfStep("another refund of this number was refused meanwhile.", field="nonce")
         except BaseException:
             await asyncio.to_thread(self._promises.take_back, channel_id, nonce, before)
             raise

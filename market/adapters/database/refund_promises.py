@@ -20,7 +20,7 @@ class DatabaseRefundPromises:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known: dict[bytes, tuple[int, int]] = {}
+        self._known: dict[bytes, tuple[int, int, int]] = {}
         insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         row = insert(t)
         higher = sa.case((t.c.amount > row.excluded.amount, t.c.amount), else_=row.excluded.amount)
@@ -32,26 +32,39 @@ class DatabaseRefundPromises:
         known = self._known.get(channel_id)
         return known[1] if known is not None and known[0] == nonce else 0
 
+    def signed(self, channel_id: bytes, nonce: int) -> int:
+        """See `RefundPromises.signed`."""
+        known = self._known.get(channel_id)
+        return known[2] if known is not None and known[0] == nonce else 0
+
     def keep(self, channel_id: bytes, nonce: int, amount: int) -> None:
         """See `RefundPromises.keep`."""
         with writing(self._engine) as connection:
             connection.execute(self._raise, {"channel_id": channel_id, "nonce": nonce, "amount": amount})
         self.refresh()
 
+    def sign(self, channel_id: bytes, nonce: int, amount: int) -> bool:
+        """See `RefundPromises.sign`."""
+        where = (t.c.channel_id == channel_id) & (t.c.nonce == nonce) & (t.c.amount >= amount)
+        most = sa.case((t.c.signed > amount, t.c.signed), else_=amount)
+        with writing(self._engine) as connection:
+            found = connection.execute(t.update().where(where).values(signed=most)).rowcount == 1
+        self.refresh()
+        return found
+
     def take_back(self, channel_id: bytes, nonce: int, amount: int) -> None:
         """See `RefundPromises.take_back`."""
         where = (t.c.channel_id == channel_id) & (t.c.nonce == nonce)
+        least = sa.case((t.c.signed > amount, t.c.signed), else_=amount)
         with writing(self._engine) as connection:
-            if amount:
-                connection.execute(t.update().where(where).values(amount=amount))
-            else:
-                connection.execute(t.delete().where(where))
+            connection.execute(t.update().where(where).values(amount=least))
+            connection.execute(t.delete().where(where, t.c.amount == 0))
         self.refresh()
 
     def refresh(self) -> None:
         """See `RefundPromises.refresh`."""
-        newest: dict[bytes, tuple[int, int]] = {}
+        newest: dict[bytes, tuple[int, int, int]] = {}
         with reading(self._engine) as connection:
             for row in connection.execute(sa.select(t).order_by(t.c.nonce)):
-                newest[row.channel_id] = (row.nonce, row.amount)
+                newest[row.channel_id] = (row.nonce, row.amount, row.signed)
         self._known = newest

@@ -1,6 +1,7 @@
 """A signed refund and a paid request never share the same money."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -156,6 +157,45 @@ async def test_what_another_process_set_aside_meanwhile_wins(engine):
         await asked
     assert DatabaseRefundPromises(engine).outstanding(CHANNEL_ID, 0) == 0
     await world.spend(700, request=2)
+
+
+@pytest.mark.parametrize("amount", [490, 500])
+async def test_a_promise_that_another_process_has_not_signed_yet_is_no_promise_to_sign(engine, amount):
+    """It is taken back when that one finds the money set aside, and what was signed on it could be spent once more."""
+    one, other = World(engine, visible_after_seconds=0.4), World(engine, visible_after_seconds=0.4)
+    other.reservations = other.authorizer._reservations = other.desk._reservations = one.reservations
+    third = World(engine)
+    third.authorizer._reservations = one.reservations
+    held = await one.spend(500)
+    first = asyncio.create_task(one.ask(500))
+    while not one.promises.outstanding(CHANNEL_ID, 0):
+        await asyncio.sleep(0.01)
+    other.promises.refresh()
+    small = await third.spend(10, request=2)  # it has not seen the promise yet
+    second = asyncio.create_task(other.ask(amount))
+    with pytest.raises(RefundNotFree):
+        await first
+    await one.reservations.commit(held, 500)
+    await one.reservations.commit(small, 510)
+    signed = amount if not isinstance((await asyncio.gather(second, return_exceptions=True))[0], Exception) else 0
+    one.promises.refresh()
+    with contextlib.suppress(ChannelExiting):
+        await one.spend(490, request=3)
+    spent = (await one.reservations.account(CHANNEL_ID)).charged + (await one.reservations.account(CHANNEL_ID)).reserved
+    assert spent + signed <= 1_000
+
+
+async def test_a_refund_waits_for_no_other_channels(engine, monkeypatch):
+    world = World(engine, visible_after_seconds=30)
+    waiting = asyncio.create_task(world.ask(100))
+    while not world.promises.outstanding(CHANNEL_ID, 0):
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(world.desk, "_visible_after_seconds", 0.0)
+    other = replace(CHANNEL, salt=CHANNEL.salt + 1)
+    world.chain = ChannelFacts(other.digest(DOMAIN), other, 1_000, 0, 0)
+    async with asyncio.timeout(5):
+        await world.ask(100)
+    waiting.cancel()
 
 
 async def test_a_promise_survives_a_restart(engine):
