@@ -63,7 +63,10 @@ class ChainSide:
 
 @dataclass(frozen=True)
 class Node:
-    """A worker ready to serve; `sealing` is the key that requests are sealed to, and its signature."""
+    """A worker ready to serve; `sealing` is the key that requests are sealed to, and its signature.
+
+    `gateways` are the ones that it works for.
+    """
 
     settings: WorkerSettings
     side: ChainSide
@@ -77,6 +80,7 @@ class Node:
     journal: Journal
     redis: redis.Redis
     sealing: bytes
+    gateways: frozenset[bytes]
 
 
 def open_chain(settings: WorkerSettings) -> ChainSide:
@@ -299,9 +303,10 @@ def build(settings: WorkerSettings) -> Node:
     if refused and not served:
         raise refused[0]
     facts, sealing = CachedChainFacts(side.contracts), WorkersKey(side.key)
+    gateways = frozenset(settings.gateway_addresses)
     admission = Admission(
         domain=side.domain,
-        gateways=frozenset(settings.gateway_addresses),
+        gateways=gateways,
         served=served,
         max_fee_ppm=settings.max_fee_ppm,
         chain=facts,
@@ -320,6 +325,7 @@ def build(settings: WorkerSettings) -> Node:
         journal=open_journal(settings, side, operator),
         redis=client,
         sealing=sealing.signed(side.domain),
+        gateways=gateways,
     )
 
 

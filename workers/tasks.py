@@ -137,6 +137,10 @@ _HANDLERS: dict[str, Callable[[bytes, Sitting], None]] = {TASK_RUN: _run, TASK_F
 
 
 def _keep_papers(node: Node, papers: Papers) -> None:
+    note = papers.credit_note
+    if note is not None and note.gateway not in node.gateways:
+        # One could send notes of as many others as it draws keys, each of which is kept and asked the chain about.
+        papers = replace(papers, credit_note=None)
     if not papers.countersigned and papers.credit_note is None:
         return
     try:

@@ -8,6 +8,7 @@ import pytest
 
 from contracts.protocol.errors import Retry
 from contracts.protocol.messages import Papers
+from contracts.protocol.signing import PrivateKey
 from contracts.protocol.typed_data import CreditNote
 from tests.support import worker as support
 from workers import papers, tasks
@@ -82,6 +83,22 @@ def test_processes_of_one_worker_share_the_journal_and_file_each_others_papers(j
     journal.keep((), Papers(tuple(signatures), *note(900)))
     assert journal.counts() == other.counts() == (2, 2)
     other.close()
+
+
+def test_notes_of_gateways_that_it_does_not_work_for_are_dropped(journal, executor, packaged):
+    """Each is kept, and asked the chain about by `worker rescue`: a gateway could draw a thousand keys a second."""
+    work = serve(executor, packaged.manifest)
+    journal.keep([work])
+    node = SimpleNamespace(journal=journal, gateways=frozenset({GATEWAY.address}))
+    countersigned = ((work.receipt.request_id, GATEWAY.sign_digest(work.receipt.digest(DOMAIN))),)
+    for number in range(1, 4):
+        stranger = PrivateKey(bytes([100 + number]) * 32)
+        promise = CreditNote(stranger.address, OPERATOR, 900)
+        tasks._keep_papers(node, Papers(countersigned, promise, stranger.sign_digest(promise.digest(DOMAIN))))
+    assert journal.notes() == []
+    assert journal.counts() == (1, 1)
+    tasks._keep_papers(node, Papers((), *note(900)))
+    assert [kept.cumulative_amount for kept, _ in journal.notes()] == [900]
 
 
 def test_forged_papers_are_dropped(journal, executor, packaged):
