@@ -267,6 +267,24 @@ def test_a_schema_that_cannot_be_held_to_is_named(model):
     assert generate(model, temperature=0, max_tokens=3)[0].text == tiny_llm.SCRIPT[1:4], "it still serves"
 
 
+def test_a_template_that_fails_with_these_functions_names_them(sessions, tmp_path):
+    """As that of Hermes 2 Pro with a type that is a list."""
+    failing = "{%- if tools and tools[0].function.name == 'bad' %}{{ raise_exception('no') }}{%- endif %}"
+    failing += "{%- if messages[0].content == 'bad' %}{{ raise_exception('no') }}{%- endif %}"
+    config = {**tiny_llm.TOKENIZER_CONFIG, "chat_template": failing + tiny_llm.TOOL_TEMPLATE}
+    contents = tiny_llm.tool_files() | {"tokenizer_config.json": json.dumps(config).encode()}
+    model = sessions.get(models.fetched(tmp_path / "source", tiny_llm.tool_package(tmp_path / "source", contents)))
+    bad = {"role": "user", "content": "bad"}
+    for field, tools, messages in (
+        ("prompt.tools", [function("bad")], []),
+        ("prompt", [function("bad")], [bad]),
+        ("prompt", TOOLS, [bad]),
+    ):
+        with pytest.raises(InputsRefused, match="the chat template") as error:
+            generate(model, tools, **({"messages": messages} if messages else {}))
+        assert error.value.field == field
+
+
 TEMPLATES = {
     "functions": tiny_llm.TOKENIZER_CONFIG["chat_template"],
     "calls": "{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + tiny_llm.TOKENIZER_CONFIG["chat_template"],

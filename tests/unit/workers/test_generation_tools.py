@@ -23,9 +23,13 @@ def ask(tools=(), messages=(USER,), manifest=CALLING, **parameters):
     return read(chat, manifest, format="chat", **parameters)
 
 
-def test_functions_are_shown_without_what_is_ours():
-    request = ask([function(strict=True, description="é", parameters={"type": "object"})])
-    assert json.loads(request.tools) == [function(description="é", parameters={"type": "object"})]
+def test_functions_are_shown_whole_and_without_what_is_ours():
+    schema = {"properties": {"a": {}}, "required": ["a"]}
+    request = ask([function(strict=True, description="é", parameters=schema), function("g")])
+    assert json.loads(request.tools) == [
+        function(description="é", parameters={"type": "object", **schema}),
+        function("g", description="", parameters={"type": "object", "properties": {}}),
+    ]
     assert json.loads(request.messages) == [USER]
 
 

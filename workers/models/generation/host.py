@@ -86,11 +86,11 @@ class Host:
     def _start(self, number: int, request: Mapping[str, Any]) -> None:
         prompt = request["prompt"]
         if request["messages"] is not None:
-            shown = {} if request["tools"] is None else {"tools": request["tools"]}
             try:
-                prompt = self._tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True, **shown)
+                prompt = self._render(request["messages"], request["tools"])
             except RuntimeError as error:
-                self._events.append(["refused", number, f"the chat template: {str(error)[:200]}", "prompt"])
+                detail = f"the chat template: {str(error)[:200]}"
+                self._events.append(["refused", number, detail, self._culprit(request)])
                 return
         tokens = np.asarray(self._tokenizer.encode(prompt), np.int32)
         context = self._limits["context"]
@@ -109,6 +109,20 @@ class Host:
             self._events.append(["crowded", number, detail, "max_tokens"])
             return
         self._waiting[number] = one
+
+    def _render(self, messages: str, tools: str | None) -> str:
+        shown = {} if tools is None else {"tools": tools}
+        return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **shown))
+
+    def _culprit(self, request: Mapping[str, Any]) -> str:
+        """Return what a chat template fails with: the functions, if it takes the messages without them."""
+        if request["tools"] is None:
+            return "prompt"
+        try:
+            self._render(request["messages"], None)
+        except RuntimeError:
+            return "prompt"
+        return "prompt.tools"
 
     def _admit(self) -> None:
         for number, one in list(self._waiting.items()):

@@ -83,10 +83,7 @@ def read_tools(
     several = parameters.get("parallel_tool_calls", True)
     if not isinstance(several, bool):
         raise InputsRefused(f"{several!r:.80} is not true or false.", field=_at("parallel_tool_calls"))
-    shown = json.dumps(
-        [{**one, "function": {k: v for k, v in one["function"].items() if k != "strict"}} for one in tools],
-        ensure_ascii=False,
-    )
+    shown = json.dumps([_shown(one) for one in tools], ensure_ascii=False)
     return ToolUse(shown, _grammar(form, allowed, choice=choice, several=several, schema=schema))
 
 
@@ -117,6 +114,13 @@ def _function(index: int, tool: Any, weight: Weight) -> Function:
         raise _refused(f"the parameters of {name} are no schema of an object.")
     weight.weigh(schema)
     return Function(name, schema, strict)
+
+
+def _shown(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a function as templates know them: some fail where a description or parameters are missing."""
+    said = {name: value for name, value in tool["function"].items() if name != "strict"}
+    schema = {"type": "object", "properties": {}, **said.get("parameters", {})}
+    return {"type": "function", "function": {"description": "", **said, "parameters": schema}}
 
 
 def _allowed(value: Any, functions: Sequence[Function]) -> list[Function]:
