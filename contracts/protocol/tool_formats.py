@@ -20,11 +20,20 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """A call is `begin`, a JSON object with the function's `name` and its arguments as `arguments`, and `end`."""
+    """A call is `begin`, a JSON object with the function's `name` and its arguments as `arguments`, and `end`.
+
+    `space` stands around the object and between calls. Without `begin` only a whole text can be a call, one.
+    """
 
     begin: str
     end: str
-    arguments: str = "arguments"
+    arguments: str
+    space: str
 
 
-TOOL_FORMATS = MappingProxyType({"hermes": ToolFormat("<tool_call>", "</tool_call>")})
+TOOL_FORMATS = MappingProxyType(
+    {
+        "hermes": ToolFormat("<tool_call>", "</tool_call>", "arguments", "\n"),
+        "llama3_json": ToolFormat("", "", "parameters", ""),
+    }
+)

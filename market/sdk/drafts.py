@@ -17,7 +17,7 @@ from contracts.protocol.errors import ManifestError
 from contracts.protocol.manifest import AUDIT_TOLERANCE, TASKS, Manifest, TensorSpec
 from contracts.protocol.metering import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPLATE_TOKENS, DEFAULT_TEXT_TOKENS
 from contracts.protocol.pricing import Unit
-from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
+from contracts.protocol.tool_formats import TOOL_FORMAT
 from market.sdk import packages
 from market.sdk.onnx_file import OnnxFile, OnnxTensor, read_onnx
 from market.sdk.reproducible import tolerance_by
@@ -28,6 +28,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 # Templates that show tools explain them in some hundred tokens.
 TOOL_TEMPLATE_TOKENS = 256
+# What in a chat template tells how its model calls functions.
+_TOOL_SIGNS = {"hermes": "<tool_call>", "llama3_json": '{"name": function name, "parameters": '}
 MAX_TEXTS = 2_048
 MAX_IMAGES = 32
 _TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
@@ -367,7 +369,7 @@ def _generation(made: Draft, said: dict[str, Any]) -> None:
     made.option("max_output_tokens", most, "given where a client names no max_tokens")
     form = _tool_format(made.folder)
     if form is not None:
-        made.option(TOOL_FORMAT, form, f"the chat template shows tools and writes {TOOL_FORMATS[form].begin}")
+        made.option(TOOL_FORMAT, form, f"the chat template shows tools and has {_TOOL_SIGNS[form]}")
     calls = form is not None or TOOL_FORMAT in said
     room = TOOL_TEMPLATE_TOKENS if calls else DEFAULT_TEMPLATE_TOKENS
     made.option(
@@ -384,7 +386,7 @@ def _tool_format(folder: Path) -> str | None:
         template = _json(folder, TOKENIZER_CONFIG).get("chat_template")
     if not isinstance(template, str) or "tools" not in template:
         return None
-    return next((name for name, form in TOOL_FORMATS.items() if form.begin in template), None)
+    return next((name for name, sign in _TOOL_SIGNS.items() if sign in template), None)
 
 
 def _pick(graph: OnnxFile, said: dict[str, Any], preferred: tuple[str, ...]) -> OnnxTensor:

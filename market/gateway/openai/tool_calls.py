@@ -21,6 +21,7 @@ _LOOKED_AT = 4_096
 _MORE, _NEVER = -1, -2
 _NAME = re.compile(f'"({FUNCTION_NAME.pattern})"', re.ASCII)
 _NAME_BEGINS = re.compile('(?:"[A-Za-z0-9_-]{,64})?', re.ASCII)
+_SKIPPED = re.compile(f"[{_BLANKS}]*")
 _OUTSIDE, _IN_STRING = re.compile(r'["{}\[\]]'), re.compile(r'["\\]')
 
 
@@ -62,7 +63,8 @@ class ToolCallScanner:
         self._lead = ""  # what stood before a head that is held: text again if it proves to be none
         self._spoke = False  # since the last call, other than blanks
         self._end = _End()
-        self._step: Callable[[list[Found]], bool] = self._read_text
+        # Without a mark the text is a call from its beginning, or none.
+        self._step: Callable[[list[Found]], bool] = self._read_text if form.begin else self._read_head
         self.calls = 0
         self.is_whole = True
 
@@ -78,13 +80,15 @@ class ToolCallScanner:
     def rest(self) -> list[Found]:
         """Return what was held back, when nothing more comes; a call whose name did not come whole is nothing."""
         held, self._held = self._held, ""
-        is_text = self._step == self._read_text and (self._spoke or not self.calls or held.strip(_BLANKS))
+        # Where there is no mark, blanks alone may have been the whole text.
+        in_text = self._step == self._read_text or not (self._lead or self.calls or held.strip(_BLANKS))
+        is_text = in_text and (self._spoke or not self.calls or held.strip(_BLANKS))
         return [Text(held)] if held and is_text else []
 
     # Each step reads what it can of what is held; tells whether the next step is to go on with the rest.
 
     def _read_text(self, found: list[Found]) -> bool:
-        at = self._held.find(self._begin)
+        at = self._held.find(self._begin) if self._begin else -1
         end = at if at >= 0 else len(self._held) - _overlap(self._held, self._begin)
         # Blanks alone say nothing before a call.
         if self._spoke or self._held[:end].strip(_BLANKS):
@@ -175,8 +179,7 @@ def _match(words: Sequence[str | None], text: str) -> tuple[int, str]:
     """
     at, name, going = 0, "", len(text) <= _MOST_AROUND
     for word in words:
-        while text[at : at + 1] in _BLANKS and at < len(text):
-            at += 1
+        at = _SKIPPED.match(text, at).end()  # type: ignore[union-attr]
         if word is None:
             mark = _NAME.match(text, at)
             if mark is None:

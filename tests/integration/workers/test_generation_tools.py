@@ -52,17 +52,17 @@ def tokenizer_with(words):
 class Speaker:
     """Wants to write a text, and is held to a grammar."""
 
-    def __init__(self, folder, words=()):
+    def __init__(self, folder, words=(), tool_format="hermes"):
         config = tiny_llm.config(context=tiny_llm.TOOL_CONTEXT)
         config["model"]["vocab_size"] = self.vocabulary = tiny_llm.VOCABULARY + len(words)
         contents = tiny_llm.tool_files() | {
             "tokenizer.json": tokenizer_with(words),
             "genai_config.json": json.dumps(config).encode(),
         }
-        self.manifest = tiny_llm.tool_package(folder, contents)
+        self.manifest = tiny_llm.tool_package(folder, contents, tool_format=tool_format)
         self.model = open_empty(str(folder), "model.onnx", self.vocabulary)
         self.tokenizer = og.Tokenizer(self.model)
-        self.words = ToolWords(self.tokenizer, FORM)
+        self.words = ToolWords(self.tokenizer, TOOL_FORMATS[tool_format])
 
     def request(self, tools=TOOLS, **parameters):
         chat = {"messages": [{"role": "user", "content": "x"}], "tools": tools}
@@ -137,6 +137,51 @@ NOT_ALLOWED = [
     ("true" + call(), {"json_schema": '{"type": "boolean"}'}, "true"),
     (call(), {"json_schema": '{"type": "boolean"}', "tool_choice": "none"}, ""),
 ]
+
+
+@pytest.fixture(scope="module")
+def plain_speaker(tmp_path_factory):
+    return Speaker(tmp_path_factory.mktemp("plain"), tool_format="llama3_json")
+
+
+def plain(name="weather", arguments='{"city": "Rome"}'):
+    """Return a call without marks."""
+    return f'{{"name": "{name}", "parameters": {arguments}}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("", {}),
+        (" ", {}),
+        ("\n So {is} it.", {}),
+        (call(), {}),
+        (plain(), {}),
+        (plain("clock", "{}"), FREE["required"] | CLOCK_ONLY),
+        ("Hm.", FREE["none"]),
+        ("true", {"json_schema": '{"type": "boolean"}'}),
+        (plain(), {"json_schema": '{"type": "object", "maxProperties": 0}'}),
+    ],
+)
+def test_without_marks_a_text_is_a_call_or_does_not_begin_as_one(plain_speaker, text, parameters):
+    assert plain_speaker.say(text, **parameters) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("{}", {}),
+        (' {"name', {}),
+        ("Sure.", FREE["required"]),
+        (plain("other", "{}"), {}),
+        (plain(arguments='{"city": "Paris"}'), {}),
+        (plain() + plain(), {}),
+        (plain() + "\n", FREE["required"]),
+        (plain(), FREE["none"]),
+    ],
+)
+def test_without_marks_nothing_else_is_written(plain_speaker, text, parameters):
+    assert plain_speaker.say(text, **parameters).endswith("…")
 
 
 @pytest.mark.parametrize(("text", "parameters"), ALLOWED)

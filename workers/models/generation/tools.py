@@ -137,7 +137,7 @@ def _allowed(value: Any, functions: Sequence[Function]) -> list[Function]:
 
 
 def _grammar(form: ToolFormat, functions: Sequence[Function], *, choice: str, several: bool, schema: str | None) -> str:
-    more = " more*" if several else ""
+    more = " more*" if several and form.begin else ""
     starts = []
     if choice != "required":
         starts.append("text" if schema is None else "answer")
@@ -149,8 +149,9 @@ def _grammar(form: ToolFormat, functions: Sequence[Function], *, choice: str, se
     if schema is not None and choice != "required":
         rules.append(f"answer: %json {_quoted(json.loads(schema))}")
     if choice != "none":
-        rules.append('more: "\\n" begin rest')
-        rules.append('rest: "\\n" function "\\n" end')
+        space = json.dumps(form.space)
+        rules.append(f"more: {space} begin rest")
+        rules.append(f"rest: {space} function {space} end")
         rules.append(f"function: {' | '.join(f'f{index}' for index in range(len(functions)))}")
         for index, one in enumerate(functions):
             head = json.dumps(f'{{"name": "{one.name}", "{form.arguments}": ')
@@ -169,6 +170,9 @@ def _quoted(schema: Mapping[str, Any]) -> str:
 
 def mark_rules(form: ToolFormat, token_of: Callable[[str], int | None]) -> str:
     """Return the rules that a tokenizer decides: its own token for a mark, if `token_of` has one, or its letters."""
+    if not form.begin:
+        # A text that begins as a call does would be read as one.
+        return 'begin: ""\nend: ""\nopened: ""\ntext: TEXT\nTEXT: /\\s*([^{\\s](?s:.*))?/'
     begin, end = token_of(form.begin), token_of(form.end)
     pattern = re.escape(form.begin).replace("/", r"\/")
     return "\n".join(

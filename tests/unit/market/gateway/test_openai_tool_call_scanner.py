@@ -13,8 +13,8 @@ from market.gateway.openai.tool_calls import Arguments, Begun, Text, ToolCallSca
 NAMES = frozenset({"weather", "wea"})
 
 
-def scanned(*pieces):
-    scanner = ToolCallScanner(TOOL_FORMATS["hermes"], NAMES)
+def scanned(*pieces, form="hermes"):
+    scanner = ToolCallScanner(TOOL_FORMATS[form], NAMES)
     found = [one for piece in pieces for one in scanner.feed(piece)] + scanner.rest()
     joined = []
     for one in found:
@@ -27,6 +27,11 @@ def scanned(*pieces):
 
 def call(arguments="{}", name="weather"):
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def plain(arguments="{}", name="weather"):
+    """Return a call without marks."""
+    return f'{{"name": "{name}", "parameters": {arguments}}}'
 
 
 HARD = json.dumps({"a": '}"]</tool_call>{\\', "b": [{"c": "\\\\"}], "é": None})
@@ -66,6 +71,29 @@ def test_whole_and_letter_by_letter(text, found):
     assert scanned(*text)[0] == found
 
 
+PLAIN = {
+    "text": ("Hello { there }.", [Text("Hello { there }.")]),
+    "nothing": ("", []),
+    "blanks": (" \n", [Text(" \n")]),
+    "a call": (plain(HARD), [Begun(0, "weather"), Arguments(0, HARD)]),
+    "blanks around it": (f"\n {plain()}\n", [Begun(0, "weather"), Arguments(0, "{}")]),
+    "a call behind text": ("So: " + plain(), [Text("So: " + plain())]),
+    "another call behind it": (
+        plain() + "; " + plain(),
+        [Begun(0, "weather"), Arguments(0, "{}"), Text("; " + plain())],
+    ),
+    "another object": ('{"name": "Rome"}', [Text('{"name": "Rome"}')]),
+    "a name that nobody offered": (plain(name="other"), [Text(plain(name="other"))]),
+    "a call with marks": (call(), [Text(call())]),
+}
+
+
+@pytest.mark.parametrize(("text", "found"), PLAIN.values(), ids=PLAIN.keys())
+def test_without_marks_a_call_is_the_whole_text(text, found):
+    assert scanned(text, form="llama3_json")[0] == found
+    assert scanned(*text, form="llama3_json")[0] == found
+
+
 WHOLE = "I see.\n" + call(HARD)
 
 
@@ -83,7 +111,7 @@ def test_a_text_that_is_cut_shows_no_mark_and_says_that_the_call_is_not_whole():
 
 PARTS = st.sampled_from([
     "<tool_call>", "</tool_call>", "{", "}", '"name"', '"arguments"', ":", ",", '"wea"', '"weather"', '"no"', "\n", " ",
-    "a", "<", "é", '"', "\\", "[", "]", '{"name": "wea", "arguments": {', call(), call(HARD), " " * 600,
+    "a", "<", "é", '"parameters"', plain(HARD), '"', "\\", "[", "]", '{"name": "wea", "arguments": {', call(), call(HARD), " " * 600,
 ])  # fmt: skip
 
 
@@ -92,6 +120,7 @@ PARTS = st.sampled_from([
 def test_any_cut_gives_the_same(text, data):
     whole = scanned(text)
     assert scanned(*text) == whole
+    assert scanned(*text, form="llama3_json") == scanned(text, form="llama3_json")
     if data is not None:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
         assert scanned(*(text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))) == whole

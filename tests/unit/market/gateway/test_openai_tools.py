@@ -166,6 +166,18 @@ async def test_a_call_is_answered_whole():
     assert body["usage"]["completion_tokens"] == len(CALL)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_model_that_writes_no_marks(stream):
+    script = ['{"name": "get_weather", "para', 'meters": {"city": "Kö', 'ln"}}']
+    answer = await ask(await calling(*script, tool_format="llama3_json"), stream=stream)
+    message = put_together(events(answer))[0] if stream else answer.json()["choices"][0]["message"]
+    assert [one["function"] for one in message["tool_calls"]] == [{"name": "get_weather", "arguments": ARGUMENTS}]
+    text = ["Hm, ", '{"name": "get_weather", ', '"parameters": {}}']
+    answer = await ask(await calling(*text, tool_format="llama3_json"), stream=stream)
+    message = put_together(events(answer))[0] if stream else answer.json()["choices"][0]["message"]
+    assert (message["content"], message.get("tool_calls", [])) == ("".join(text), [])
+
+
 async def test_text_and_several_calls():
     message = (await whole(await calling("Let me see.", *CALL, *SECOND)))["choices"][0]["message"]
     assert message["content"] == "Let me see."

@@ -192,6 +192,9 @@ def test_a_model_that_calls_functions_is_known_by_its_chat_template(tmp_path):
     assert draft(lay(tmp_path / "file", of_file)).write().options == calling
     without = of_file | {"chat_template.jinja": b"{{ messages[0]['content'] }} <tool_call>"}
     assert "tool_format" not in draft(lay(tmp_path / "without", without)).write().options
+    llama = """{% if tools %}Respond in the format {"name": function name, "parameters": dictionary}{% endif %}"""
+    made = draft(lay(tmp_path / "llama", of_file | {"chat_template.jinja": llama.encode()})).write()
+    assert made.options == calling | {"tool_format": "llama3_json"}
     said = draft(lay(tmp_path / "said", without), options={"tool_format": "hermes"}).write()
     assert said.options == calling
 
