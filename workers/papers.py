@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from contracts.protocol.messages import Papers
@@ -28,6 +28,8 @@ from workers.errors import JournalUnusable
 
 # Where a receipt's bytes have its number.
 _SEQ = "substr(receipt, 105, 8)"
+# And its running total; sixteen bytes big endian compare as the numbers do.
+_CUMULATIVE = "substr(w.receipt, 277, 16)"
 # Rows are only ever appended. The indexes find what was answered to a request, or under a channel's number, however
 # long ago: the contracts punish two answers to one, though they be signed years apart and the request in two channels.
 # What grows with time, as ids and a channel's numbers do, costs an index little.
@@ -72,6 +74,12 @@ _COUNTERSIGNATURES = 4
 _CHANNELS = 10_000  # whose highest numbers are remembered, two megabytes
 _SOON_SECONDS = 60
 _BEYOND_ALL = b"\xff" * (REQUEST_ID_BYTES + 1)
+_CLAIMS = (
+    "SELECT c.channel_id, w.receipt, w.worker_signature, s.signature, c.channel, c.voucher_amount,"
+    " c.voucher_signature{} FROM countersignatures s JOIN work w ON w.number = s.work"
+    " JOIN channels c USING (channel_id) {}"
+)
+_AT_ONCE = 1_000
 _IN_GROUP = 300  # SQLite bounds the parameters of a statement: three for each
 # A channel's id and a receipt's number in it.
 _Place = tuple[bytes, int]
@@ -351,25 +359,26 @@ class Journal:
 
     def claims(self) -> Sequence[tuple[SignedWork, bytes]]:
         """Return, for each channel, its countersigned receipt with the highest cumulative, and the countersignature."""
+        # One row of each channel, of what may be millions: SQLite gives the other columns of the row that has the max.
         with self._lock:
-            rows = self._db.execute(
-                "SELECT w.receipt, w.worker_signature, s.signature, c.channel, c.voucher_amount,"
-                " c.voucher_signature FROM countersignatures s JOIN work w ON w.number = s.work"
-                " JOIN channels c USING (channel_id)"
-            ).fetchall()
-        found: dict[bytes, list[tuple[SignedWork, bytes]]] = {}
-        for receipt_data, worker_sig, gateway_sig, channel, amount, voucher_sig in rows:
-            receipt = Receipt.from_bytes(receipt_data)
-            work = SignedWork(
-                receipt, worker_sig, Channel.from_bytes(channel), int.from_bytes(amount, "big"), voucher_sig
-            )
-            found.setdefault(receipt.channel_id, []).append((work, gateway_sig))
-        best: list[tuple[SignedWork, bytes]] = []
-        for claims in found.values():
-            claims.sort(key=lambda claim: -claim[0].receipt.cumulative)
-            genuine = (claim for claim in claims if self._is_countersigned(claim[0].receipt, claim[1]))
-            best.extend(islice(genuine, 1))
-        return best
+            highest = self._db.execute(_CLAIMS.format(f", max({_CUMULATIVE})", "GROUP BY c.channel_id")).fetchall()
+            found = [self._claim(row[:-1]) or self._lower_claim(row[0]) for row in highest]
+        return [claim for claim in found if claim is not None]
+
+    def _claim(self, row: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]) -> tuple[SignedWork, bytes] | None:
+        """Return what a row of `_CLAIMS` says; None if the countersignature is not genuine."""
+        _, receipt_data, worker_sig, gateway_sig, channel, amount, voucher_sig = row
+        receipt = Receipt.from_bytes(receipt_data)
+        if not self._is_countersigned(receipt, gateway_sig):
+            return None
+        voucher_amount = int.from_bytes(amount, "big")
+        return SignedWork(receipt, worker_sig, Channel.from_bytes(channel), voucher_amount, voucher_sig), gateway_sig
+
+    def _lower_claim(self, channel_id: bytes) -> tuple[SignedWork, bytes] | None:
+        rows = self._db.execute(
+            _CLAIMS.format("", f"WHERE c.channel_id = ? ORDER BY {_CUMULATIVE} DESC"), (channel_id,)
+        )
+        return next(filter(None, map(self._claim, rows)), None)
 
     def signed(self) -> Iterator[Signed]:
         """Yield every receipt, with its countersignature if a genuine one came."""
@@ -379,12 +388,17 @@ class Journal:
             " ON s.number = n.number ORDER BY w.number"
         )
         with self._lock:
-            rows = self._db.execute(query).fetchall()
-        for data, worker_signature, gateway_signature in rows:
-            receipt = Receipt.from_bytes(data)
-            if gateway_signature is not None and not self._is_countersigned(receipt, gateway_signature):
-                gateway_signature = None  # noqa: PLW2901 - filed unchecked, and not genuine
-            yield Signed(receipt, worker_signature, gateway_signature)
+            rows = self._db.execute(query)
+        # There may be millions, which would not all fit into memory.
+        while True:
+            with self._lock:
+                some = rows.fetchmany(_AT_ONCE)
+            if not some:
+                return
+            for data, worker_signature, gateway_signature in some:
+                receipt = Receipt.from_bytes(data)
+                genuine = gateway_signature is not None and self._is_countersigned(receipt, gateway_signature)
+                yield Signed(receipt, worker_signature, gateway_signature if genuine else None)
 
     def counts(self) -> tuple[int, int]:
         """Return how many receipts are kept, and how many of them are countersigned."""

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -140,6 +141,40 @@ def test_a_forged_signature_among_genuine_ones_is_never_claimed(journal, executo
     assert journal.claims()[0][1] == genuine[1][1]
     journal.keep((), Papers((genuine[2],)))
     assert journal.claims()[0][0].receipt == works[2].receipt
+
+
+def test_what_millions_of_receipts_are_worth_is_found_in_little_memory(journal, executor, packaged):
+    """A worker serves so many in an hour; all at once in memory, the way without the gateway would end for lack of it."""
+    work = serve(executor, packaged.manifest)
+    journal.keep([work])
+    signature = GATEWAY.sign_digest(work.receipt.digest(DOMAIN))
+    journal.keep((), Papers(((work.receipt.request_id, signature),)))
+    rows = [
+        (number, number.to_bytes(32, "big"), work.receipt.channel_id, row.to_bytes(), bytes(65))
+        for number in range(2, 5_000)
+        for row in [dataclasses.replace(work.receipt, request_id=number.to_bytes(32, "big"), cumulative=number)]
+    ]
+    with journal._db:
+        journal._db.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?)", rows)
+        journal._db.executemany(
+            "INSERT INTO countersignatures (work, signature) VALUES (?, ?)", [(row[0], signature) for row in rows]
+        )
+    forged = dataclasses.replace(work.receipt, request_id=b"?" * 32, cumulative=1 << 100)
+    with journal._db:
+        journal._db.execute(
+            "INSERT INTO work VALUES (?, ?, ?, ?, ?)",
+            (30_000, forged.request_id, forged.channel_id, forged.to_bytes(), bytes(65)),
+        )
+        journal._db.execute("INSERT INTO countersignatures (work, signature) VALUES (30000, ?)", (signature,))
+    del rows
+    tracemalloc.start()
+    try:
+        (claim,) = journal.claims()
+        assert claim[0].receipt == work.receipt
+        assert sum(signed.gateway_signature is not None for signed in journal.signed()) == 1
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_notes_only_grow_and_name_the_operator(journal):
