@@ -17,10 +17,11 @@ from collections.abc import AsyncGenerator, Generator
 import httpx
 
 from contracts.protocol.hexes import hex0x
+from contracts.protocol.own_machine import HOSTS
 from contracts.protocol.request_ids import new_request_id
 from market.sdk.client import Market
 from market.sdk.effects import Reply, refusal
-from market.sdk.errors import SpendingLimit
+from market.sdk.errors import SpendingLimit, UnusableAddress
 from market.sdk.papers import SignedReceipt
 from market.sdk.tritonclient import Payment
 
@@ -34,6 +35,7 @@ class MarketAuth(httpx.Auth):
 
     def __init__(self, market: Market, *, window: int, budget: int) -> None:
         self._market = market
+        self._origin = _origin(httpx.URL(market.url))
         self._window = window
         self._lock = threading.Lock()
         self._payment = Payment(market, budget=min(window, budget), cover=False)
@@ -66,6 +68,17 @@ class MarketAuth(httpx.Auth):
         return self._payment.collect()
 
     def _pay(self, request: httpx.Request) -> int:
+        """Add the payment to a request to the market's own gateway; returns what it may cost the channel in all.
+
+        Raises:
+            UnusableAddress: it goes elsewhere, where what pays would be anybody's to spend.
+        """
+        if _origin(request.url) != self._origin:
+            raise UnusableAddress(
+                f"this pays at {self._market.url}, not at {request.url.scheme}://{request.url.netloc.decode('ascii')}.",
+                field="url",
+                remedy="Give requests to other servers a client of their own, without this payment.",
+            )
         ceiling = self._payment.ceiling
         request.headers.update(self._payment.headers())
         request.headers.setdefault(REQUEST_ID_HEADER, hex0x(new_request_id()))
@@ -85,3 +98,8 @@ class MarketAuth(httpx.Auth):
                 raise SpendingLimit("the budget is used up.", field="budget", remedy="Allow more, in a new MarketAuth.")
             self._payment.renew(self._window, at_most=self._last)
             return self._payment.ceiling > used
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Return scheme, host and port; this machine has several names."""
+    return url.scheme, HOSTS[0] if url.host in HOSTS else url.host, url.port

@@ -12,7 +12,7 @@ import pytest
 from contracts.protocol.typed_data import Domain
 from market.sdk.aio import AsyncMarket
 from market.sdk.client import Market
-from market.sdk.errors import GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit
+from market.sdk.errors import GatewayRefused, GatewayUnreachable, NoChannel, SpendingLimit, UnusableAddress
 from market.sdk.httpx_auth import MarketAuth
 from market.sdk.kernel import TopUp
 from market.sdk.tritonclient import Payment
@@ -243,6 +243,28 @@ def test_httpx_pays_by_its_auth_up_to_the_budget(gateway, open_sync):
             with pytest.raises(SpendingLimit):
                 client.post("/v2/models/m/infer", json=body())
     assert gateway.charged == 5 * PRICE
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    "url", ["http://elsewhere/v2/models/m/infer", "https://gateway/v2", "http://gateway:81/v2", "http://gateway.evil/"]
+)
+async def test_httpx_pays_at_the_gateway_and_nowhere_else(gateway, open_sync, asynchronous, url):
+    """Who is sent a voucher with the channel's access can spend it."""
+    asked = []
+
+    def handle(request):
+        asked.append(request)
+        return httpx.Response(402, json={"code": "insufficient-voucher", "detail": "", "required": "9000000"})
+
+    with open_sync() as market:
+        auth = MarketAuth(market, window=PRICE, budget=9 * PRICE)
+        signed = market.papers.channels()[0].signed
+        made = httpx.AsyncClient if asynchronous else httpx.Client
+        client = made(auth=auth, transport=httpx.MockTransport(handle))
+        with pytest.raises(UnusableAddress, match="pays at http://gateway, not at"):
+            await client.get(url) if asynchronous else client.get(url)
+        assert (asked, market.papers.channels()[0].signed) == ([], signed)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
