@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.protocol.manifest import Manifest
+from contracts.protocol.metering import ceiling_units
 from contracts.protocol.sealed import is_sealed
+from contracts.protocol.tensors import decode_tensors
 from market.inference.audit_model import Counted, Statement, WorkerAudits
 from market.inference.model import InferenceRequest
 from market.registry.model import Listing
@@ -26,8 +28,40 @@ from market.verification.result_check import CheckedResult
 MOST_WAITING = 256
 MOST_BYTES = 64 << 20
 KEPT_SECONDS = 600.0
-# What a process may spend on audits before it has earned any fee, atomic units: one dollar.
+# What a process may spend on audits beyond what it earned in fees on the model, atomic units: one dollar in all.
 FIRST_PURSE = 1_000_000
+
+
+@dataclass(slots=True)
+class Purse:
+    """What audits may cost, by model: more than the gateway earned on it would be a prize for who asks and audits.
+
+    With one for all models, whoever lists one of his own would be paid what the others earn.
+    """
+
+    first: int
+    fees: dict[bytes, int] = field(default_factory=dict)
+
+    def holds(self, model_id: bytes) -> int:
+        """Return what audits of a model may cost now, atomic units."""
+        return self.first + self.fees.get(model_id, 0)
+
+    def earn(self, model_id: bytes, fee: int) -> None:
+        """Add a fee."""
+        self.fees[model_id] = self.fees.get(model_id, 0) + fee
+
+    def take(self, model_id: bytes, amount: int) -> int:
+        """Take what it holds at least; returns how much of that was no fee of the model's."""
+        of_fees = min(amount, self.fees.get(model_id, 0))
+        self.earn(model_id, -of_fees)
+        self.first -= amount - of_fees
+        return amount - of_fees
+
+    def give_back(self, model_id: bytes, left: int, of_first: int) -> None:
+        """Put back what is left of an amount taken, `of_first` of which was no fee."""
+        back = min(left, of_first)
+        self.first += back
+        self.earn(model_id, left - back)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +83,14 @@ class Chosen:
     commitment: bytes
     waits_until: float
     tried: set[bytes] = field(default_factory=set)
+    _units: int = 0
+
+    @property
+    def units(self) -> int:
+        """How many units it may cost at most."""
+        if not self._units:
+            self._units = ceiling_units(self.manifest, *decode_tensors(self.inputs))
+        return self._units
 
     @property
     def size(self) -> int:
@@ -83,8 +125,7 @@ class AuditQueue:
         self._bytes = 0
         self.waiting: deque[Chosen] = deque()
         self.counted = Counted()
-        # What audits may cost: more than the gateway earned would be a prize for who asks and audits himself.
-        self.purse = FIRST_PURSE
+        self.purse = Purse(FIRST_PURSE)
         self.stirred = asyncio.Event()
 
     def use(self, secret: bytes | None) -> None:
@@ -113,7 +154,7 @@ class AuditQueue:
         if choice is None or not request.audited:
             return
         receipt = checked.receipt
-        self.purse += receipt.price - receipt.worker_amount - receipt.owner_amount
+        self.purse.earn(receipt.model_id, receipt.price - receipt.worker_amount - receipt.owner_amount)
         worker = receipt.worker
         answered = self._answered.get(worker, 0)
         below = self._usually

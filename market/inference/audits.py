@@ -22,7 +22,6 @@ import structlog
 from contracts.futures import rest
 from contracts.protocol.errors import CodedError
 from contracts.protocol.hexes import hex0x
-from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import both
 from contracts.protocol.pricing import price_up
 from contracts.protocol.tensors import Tensor, decode_tensors
@@ -170,8 +169,13 @@ class Auditor:
             if chosen is None:
                 return
             operator = chosen.statement.operator
-            if not self._somebody_else(chosen):
+            others = self._others(chosen)
+            if not others:
                 AUDITS.labels("no-auditor").inc()
+                continue
+            if not any(self._is_afforded(chosen, live) for live in others):
+                self._is_unpaid("house-short", "Those who could audit ask more than fees leave.")
+                AUDITS.labels("unpaid").inc()
                 continue
             auditor = self._pick(chosen, {operator}, chosen.tried)
             if auditor is None:
@@ -183,18 +187,30 @@ class Auditor:
 
     # --- one audit -----------------------------------------------------------------------------------------------
 
-    def _somebody_else(self, chosen: Chosen) -> bool:
+    def _others(self, chosen: Chosen) -> list[LiveOffer]:
         operator = chosen.statement.operator
-        return any(
-            live.worker.operator != operator and live.offer.worker not in chosen.tried
+        return [
+            live
             for live in self._offers.offers(chosen.listing.model_id)
-        )
+            if live.worker.operator != operator and live.offer.worker not in chosen.tried
+        ]
+
+    def _is_afforded(self, chosen: Chosen, live: LiveOffer) -> bool:
+        price = price_up(live.offer.unit_price, chosen.units)
+        return price <= self._queue.purse.holds(chosen.listing.model_id)
+
+    def _is_unpaid(self, code: str, detail: str) -> None:
+        if not self._unpaid:
+            self._unpaid = True
+            log.warning("audits-unpaid", code=code, detail=detail)
 
     def _pick(self, chosen: Chosen, operators: set[bytes], tried: set[bytes]) -> LiveOffer | None:
-        """Draw a worker with room to spare, of none of these operators."""
+        """Draw a worker with room to spare, of none of these operators, that asks no more than audits may cost."""
         spare = self._placement.spare(
             chosen.listing.model_id,
-            lambda live: live.worker.operator in operators or live.offer.worker in tried,
+            lambda live: (
+                live.worker.operator in operators or live.offer.worker in tried or not self._is_afforded(chosen, live)
+            ),
         )
         return secrets.choice(spare) if spare else None
 
@@ -211,9 +227,7 @@ class Auditor:
                 outcome = await self._judge(chosen, second)
         except (HouseShort, PaymentError) as error:
             outcome = "unpaid"
-            if not self._unpaid:
-                self._unpaid = True
-                log.warning("audits-unpaid", code=error.code, detail=error.detail)
+            self._is_unpaid(error.code, error.detail)
         except (CapacityError, OperationError) as error:
             # Nobody strayed or failed: it is audited anew once that is over.
             log.info("audit-waits", code=error.code)
@@ -234,14 +248,15 @@ class Auditor:
             CapacityError | OperationError: it was not asked, or the gateway's own services failed.
         """
         tensors, parameters = decode_tensors(chosen.inputs)
-        price = price_up(live.offer.unit_price, ceiling_units(chosen.manifest, tensors, parameters))
-        if price > self._queue.purse:
-            raise HouseShort(f"An audit asks {both(price)}; fees leave {both(self._queue.purse)} for audits.")
-        self._queue.purse -= price
+        model_id, purse = chosen.listing.model_id, self._queue.purse
+        price = price_up(live.offer.unit_price, chosen.units)
+        if price > purse.holds(model_id):
+            raise HouseShort(f"An audit asks {both(price)}; fees leave {both(purse.holds(model_id))} for audits.")
+        of_first = purse.take(model_id, price)
         left = price
         announcement = self._offers.announcement(live.offer.worker)
         request = InferenceRequest(
-            model_ref=hex0x(chosen.listing.model_id),
+            model_ref=hex0x(model_id),
             tensors=tuple(tensors),
             voucher=self._voucher(),
             parameters=parameters,
@@ -260,7 +275,7 @@ class Auditor:
             log.info("auditor-gave-no-answer", worker=live.offer.worker.hex(), code=error.code)
             return None
         finally:
-            self._queue.purse += left
+            purse.give_back(model_id, left, of_first)
         self._unpaid = False
         return _Given(
             statement=Statement(live.worker.operator, answer.receipt, answer.worker_signature),

@@ -186,7 +186,8 @@ async def test_audits_cost_no_more_than_the_gateway_earned(engine, monkeypatch):
     await made.settle()
     assert (dear.served, (await made.world.reservations.account(HOUSE_ID)).charged) == (0, 0)
     fees = 4 * (100 - 85 - 10)
-    assert made.queue.purse == 250 + fees
+    model_id = made.world.model.model_id
+    assert made.queue.purse.holds(model_id) == 250 + fees
     fair = await made.world.add_worker("fair", price=110, operator=b"\x71" * 20)
     made.world.registry.records.pop(dear.key.address)
     await made.world.offers.refresh()
@@ -194,9 +195,44 @@ async def test_audits_cost_no_more_than_the_gateway_earned(engine, monkeypatch):
     await made.settle()
     house = await made.world.reservations.account(HOUSE_ID)
     assert (fair.served, house.charged, house.reserved) == (2, 220, 0)
-    assert made.queue.purse == 250 + 2 * fees - 2 * (93 + 11), (
+    assert made.queue.purse.holds(model_id) == 250 + 2 * fees - 2 * (93 + 11), (
         "what is the gateway's own of an audit's price comes back"
     )
+
+
+async def test_what_one_model_earned_pays_for_no_audits_of_another(engine, monkeypatch):
+    """Else who lists a model and has two workers of two operators is paid what the gateway earns on all others."""
+    monkeypatch.setattr(audit_queue, "FIRST_PURSE", 0)
+    made = await market(engine, one=None, two=None)
+    made.queue.purse.earn(b"\x09" * 32, 10**9)
+    await ask(made, 4)
+    await made.settle()
+    assert (await made.world.reservations.account(HOUSE_ID)).charged == 0
+    made.queue.purse.earn(made.world.model.model_id, 10_000)
+    await ask(made, 4)
+    await made.settle()
+    assert (await made.world.reservations.account(HOUSE_ID)).charged == 4 * 101
+    assert made.queue.purse.holds(b"\x09" * 32) == 10**9
+
+
+async def test_an_auditor_that_asks_too_much_is_not_drawn(engine, monkeypatch):
+    """A cheat's friend at a price that nobody pays would have most audits left out."""
+    monkeypatch.setattr(audit_queue, "FIRST_PURSE", 5_000)
+    made = await market(engine, one=None, two=None)
+    for number in range(5):
+        await made.world.add_worker(f"dear {number}", price=10_000, operator=bytes([0x70 + number]) * 20)
+    await ask(made, 8)
+    await made.settle()
+    assert (await made.world.reservations.account(HOUSE_ID)).charged == 8 * 101
+
+
+def test_a_purse_gives_back_to_where_it_took_from():
+    purse = audit_queue.Purse(100)
+    purse.earn(b"a", 30)
+    assert purse.take(b"a", 50) == 20
+    assert (purse.first, purse.holds(b"a"), purse.holds(b"b")) == (80, 80, 80)
+    purse.give_back(b"a", 25, 20)
+    assert (purse.first, purse.holds(b"a"), purse.holds(b"b")) == (100, 105, 100)
 
 
 async def test_auditors_that_fail_convict_nobody(engine, monkeypatch):
