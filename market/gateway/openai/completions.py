@@ -103,7 +103,7 @@ class Completion:
         for index, choice in enumerate(self._choices):
             chunks += self._text(index, choice.decoder.decode(outputs.texts[index][choice.given :], final=True))
             if choice.scanner is not None:
-                chunks += self._found(index, choice.scanner.rest())
+                chunks += self._found(index, choice.scanner.rest(cut=outputs.reasons[index] == "length"))
             if not choice.opened:
                 chunks.append(self._chunk([self._delta(index, "")]))
         for index in range(self._call.n):
@@ -193,15 +193,16 @@ class Completion:
 
     def _whole(self, index: int, outputs: _Outputs) -> dict[str, Any]:
         text = outputs.texts[index].decode("utf-8", "replace")
-        written = {"message": self._message(index, text)} if self._call.chat else {"text": text}
+        cut = outputs.reasons[index] == "length"
+        written = {"message": self._message(index, text, cut=cut)} if self._call.chat else {"text": text}
         reason, logprobs = self._reason(index, outputs), self._logprobs(index, outputs)
         return {"index": index, "finish_reason": reason, "logprobs": logprobs, **written}
 
-    def _message(self, index: int, text: str) -> dict[str, Any]:
+    def _message(self, index: int, text: str, *, cut: bool) -> dict[str, Any]:
         scanner = self._choices[index].scanner
         if scanner is None:
             return {"role": "assistant", "content": text, "refusal": None}
-        found = [*scanner.feed(text), *scanner.rest()]
+        found = [*scanner.feed(text), *scanner.rest(cut=cut)]
         content = "".join(one.text for one in found if isinstance(one, Text))
         calls = [
             self._begun(

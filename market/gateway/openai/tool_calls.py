@@ -77,9 +77,15 @@ class ToolCallScanner:
                 pass
         return found
 
-    def rest(self) -> list[Found]:
-        """Return what was held back, when nothing more comes; a call whose name did not come whole is nothing."""
+    def rest(self, *, cut: bool) -> list[Found]:
+        """Return what was held back, when nothing more comes; `cut` tells whether the text would have gone on.
+
+        A call whose name did not come whole is nothing, nor is the beginning of a mark at which a text was cut.
+        """
         held, self._held = self._held, ""
+        begun = _overlap(held, self._begin)
+        if cut and begun > 1:  # a single character may well be the text's own
+            held = held[:-begun]
         # Where there is no mark, blanks alone may have been the whole text.
         in_text = self._step == self._read_text or not (self._lead or self.calls or held.strip(_BLANKS))
         is_text = in_text and (self._spoke or not self.calls or held.strip(_BLANKS))

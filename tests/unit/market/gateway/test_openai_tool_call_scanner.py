@@ -13,9 +13,9 @@ from market.gateway.openai.tool_calls import Arguments, Begun, Text, ToolCallSca
 NAMES = frozenset({"weather", "wea"})
 
 
-def scanned(*pieces, form="hermes"):
+def scanned(*pieces, form="hermes", cut=False):
     scanner = ToolCallScanner(TOOL_FORMATS[form], NAMES)
-    found = [one for piece in pieces for one in scanner.feed(piece)] + scanner.rest()
+    found = [one for piece in pieces for one in scanner.feed(piece)] + scanner.rest(cut=cut)
     joined = []
     for one in found:
         if joined and type(one) is type(joined[-1]) and not isinstance(one, Begun):
@@ -107,6 +107,15 @@ def test_a_text_that_is_cut_shows_no_mark_and_says_that_the_call_is_not_whole():
             given_arguments = "".join(one.text for one in found if isinstance(one, Arguments))
             assert HARD.startswith(given_arguments)
             assert is_whole == (given_arguments == HARD)
+
+
+def test_the_beginning_of_a_mark_at_which_a_text_was_cut_is_not_shown():
+    for before, found in (("So ", [Text("So ")]), ("", []), (call() + "\n", scanned(call())[0])):
+        for end in range(2, len("<tool_call>")):
+            assert scanned(before + "<tool_call>"[:end], cut=True)[0] == found
+    assert scanned("a <", cut=True)[0] == [Text("a <")]
+    assert scanned("a <tool", cut=False)[0] == [Text("a <tool")]
+    assert scanned("a <b", cut=True)[0] == [Text("a <b")]
 
 
 PARTS = st.sampled_from([
