@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.protocol.tool_formats import MAX_TOOLS, MAX_TOOLS_BYTES
 from tests.unit.workers.test_generation_request import MANIFEST, read
@@ -167,3 +169,51 @@ def test_numbers_that_json_does_not_know_are_refused(number):
     chat = json.dumps([{"role": "assistant", "content": "", "tool_calls": [CALL]}])
     with pytest.raises(InputsRefused):
         read(chat.replace('"arguments": {}', f'"arguments": {{"a": {number}}}'), CALLING, format="chat")
+
+
+WORDS = st.sampled_from(
+    [
+        "type",
+        "function",
+        "name",
+        "parameters",
+        "strict",
+        "tool_calls",
+        "id",
+        "arguments",
+        "role",
+        "content",
+        "x-guidance",
+        "tool_call_id",
+        "assistant",
+        "tool",
+        "user",
+        "f",
+        "object",
+        "properties",
+        "maxItems",
+        "$ref",
+        "allOf",
+        "\x00",
+    ]
+)
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+def field_refused(chat, parameters):
+    """Return the field that a chat is refused for, None if it is taken."""
+    try:
+        read(json.dumps(chat), CALLING, format="chat", **parameters)
+    except InputsRefused as error:
+        return error.field or ""
+    return None
+
+
+@given(JUNK, JUNK, st.dictionaries(st.sampled_from(["tool_choice", "allowed_tools", "parallel_tool_calls"]), JUNK))
+def test_whatever_is_sent_is_read_or_refused_by_name(messages, tools, parameters):
+    for chat in (messages, {"messages": messages, "tools": tools}, {"messages": [USER], "tools": tools}):
+        assert field_refused(chat, parameters) != ""

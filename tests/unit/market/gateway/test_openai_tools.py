@@ -5,10 +5,16 @@ from dataclasses import replace
 
 import httpx
 import numpy as np
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
+from market.errors import InvalidRequest
+from market.gateway.openai.generation import read_chat
+from market.gateway.openai.responses import read_response
 from market.sdk.papers import SignedReceipt
 from tests.support.gateway import app_of, payment
 from tests.support.generation import add_generator, chat_manifest
@@ -410,3 +416,57 @@ async def test_a_model_that_calls_nothing_says_so(stream):
     await free(world)
     assert (await whole(world, tool_choice="none"))["choices"][0]["message"]["content"] == "Hi."
     assert world.generator.parameters == {"format": "chat", "max_tokens": 60}
+
+
+WORDS = st.sampled_from(
+    [
+        "type",
+        "function",
+        "name",
+        "parameters",
+        "strict",
+        "tool_calls",
+        "id",
+        "arguments",
+        "role",
+        "content",
+        "call_id",
+        "tool_call_id",
+        "assistant",
+        "tool",
+        "user",
+        "f",
+        "auto",
+        "object",
+        "{}",
+        "allowed_tools",
+        "tools",
+        "mode",
+        "output",
+        "function_call",
+        "function_call_output",
+        "message",
+        "\x00",
+    ]
+)
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+def field_refused(read, body):
+    """Return the field that a request is refused for, None if it is taken."""
+    try:
+        read(orjson.loads(json.dumps({"model": "tiny", **body})))
+    except InvalidRequest as error:
+        return error.field or ""
+    return None
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "tools", "tool_choice", "parallel_tool_calls"]), JUNK))
+def test_whatever_is_sent_is_read_or_refused_by_name(changes):
+    assert field_refused(read_chat, {"messages": [USER], **changes}) != ""
+    said = {"input" if name == "messages" else name: value for name, value in changes.items()}
+    assert field_refused(read_response, {"input": [USER], **said}) != ""
