@@ -306,9 +306,14 @@ def test_calls_of_before_are_in_the_prompt(model):
 
 def test_a_schema_that_cannot_be_held_to_is_named(model):
     for parameters in (UNKNOWN, {"type": "object", "properties": {"a": {"type": "nonsense"}}}):
-        with pytest.raises(InputsRefused) as error:
-            generate(model, [function("f", parameters, strict=True)])
-        assert error.value.field == "prompt.tools"
+        bad = function("good-or_bad", parameters, strict=True)
+        for answer in ({}, {"json_schema": "{}"}):
+            with pytest.raises(InputsRefused, match="the schema of good-or_bad: ") as error:
+                generate(model, [*TOOLS, bad], **answer)
+            assert error.value.field == "prompt.tools"
+    with pytest.raises(InputsRefused, match="the schema: ") as error:
+        generate(model, json_schema='{"type": "nonsense"}')
+    assert error.value.field == "parameters.json_schema"
     assert generate(model, temperature=0, max_tokens=3)[0].text == tiny_llm.SCRIPT[1:4], "it still serves"
 
 

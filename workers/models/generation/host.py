@@ -27,6 +27,7 @@ from workers.models.generation.decoder import Decoder, UnfitDecoder, fitness
 from workers.models.generation.genai import og
 from workers.models.generation.language import ToolWords, UnfitTemplate, is_guided, open_empty, open_model
 from workers.models.generation.stops import StopScanner
+from workers.models.generation.tools import culprit
 from workers.models.generation.ways import Generation, InTurns, Together, Way
 from workers.models.runtime import open_file
 from workers.models.sandbox import limit_here
@@ -230,8 +231,10 @@ class Host:
 
 
 def _refused_grammar(number: int, one: Generation, error: Exception) -> list[Any]:
-    field = "parameters.json_schema" if one.request["grammar"] is None else "prompt.tools"
-    return ["refused", number, f"the schema: {_first_line(error)}", field]
+    what, field = "the schema", "parameters.json_schema"
+    if one.request["grammar"] is not None:
+        what, field = culprit(one.request["grammar"], str(error))
+    return ["refused", number, f"{what}: {_first_line(error)}", field]
 
 
 def open_way(said: Mapping[str, Any], provider: str) -> tuple[Any, Way, str]:

@@ -30,6 +30,8 @@ CHOICES = ("auto", "required", "none")
 _KEYS = frozenset({"name", "description", "parameters", "strict"})
 # As Python's json writes, which is what models are trained with: without it small models write blanks without end.
 _BLANKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_LINE = re.compile(r"\bat (\d{1,6})\(")
+_NAMED = re.compile(rf'f\d+: "{{\\"name\\": \\"({FUNCTION_NAME.pattern})\\"', re.ASCII)
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -166,6 +168,17 @@ def _held(one: Function) -> dict[str, Any]:
 
 def _quoted(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema)
+
+
+def culprit(grammar: str, error: str) -> tuple[str, str]:
+    """Return which schema of a grammar an error of llguidance is about, and its field; it names the rule's line."""
+    line = _LINE.search(error)
+    rules = grammar.split("\n")
+    rule = rules[int(line[1]) - 1] if line is not None and 0 < int(line[1]) <= len(rules) else ""
+    if rule.startswith("answer: "):
+        return "the schema", "parameters.json_schema"
+    named = _NAMED.match(rule)
+    return ("the schemas" if named is None else f"the schema of {named[1]}"), FIELD
 
 
 def mark_rules(form: ToolFormat, token_of: Callable[[str], int | None]) -> str:
