@@ -145,7 +145,8 @@ class Admission:
         return Admitted(job, tuple(opened.tensors), opened.parameters, channel_id, ceiling, opened.answer_key)
 
     def _check_price(self, job: Job, served: Served, units: int) -> None:
-        asked = price_up(served.unit_price, units)
+        per_price = served.package.manifest.unit.per_price
+        asked = price_up(served.unit_price, units, units_per_price=per_price)
         if job.price < asked:
             raise JobRefused(f"{job.price} for {units} units, {asked} asked.", field="price")
         if job.unit_price:
@@ -174,7 +175,12 @@ class Admission:
             raise JobRefused("the model's units are known beforehand.", field="unit_price")
         if job.unit_price < served.unit_price:
             raise JobRefused(f"{job.unit_price} a unit, {served.unit_price} asked.", field="unit_price")
-        if job.units < units or job.price < price_up(job.unit_price, units):
+        per_price = served.package.manifest.unit.per_price
+        if job.units_per_price != per_price:
+            raise JobRefused(
+                f"a price for {job.units_per_price} units, it is for {per_price}.", field="units_per_price"
+            )
+        if job.units < units or job.price < price_up(job.unit_price, units, units_per_price=per_price):
             raise JobRefused(f"{job.units} units for {job.price}; there may be {units}.", field="units")
 
     def _channel_id(self, job: Job) -> bytes:

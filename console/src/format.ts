@@ -27,7 +27,7 @@ export function share(value: number | null | undefined): string {
 }
 
 /** What a price is for. */
-export const unitName = (unit: string): string => (unit === "second" ? "second of audio" : unit);
+export const unitName = (unit: string): string => (unit === "second" ? "second of audio" : unit.replaceAll("_", " "));
 
 export function ppm(value: number): string {
   return `${(value / 10_000).toLocaleString("en", { maximumFractionDigits: 2 })} %`;

@@ -115,7 +115,7 @@ class Manifest:
     @property
     def is_metered(self) -> bool:
         """Tell whether only serving a request shows how many units it takes: a text's tokens."""
-        return self.unit is Unit.TOKEN and self.task in TEXT_TASKS
+        return self.unit.is_tokens and self.task in TEXT_TASKS
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:

@@ -58,7 +58,8 @@ class Job:
     `inputs` is the canonical tensor blob, or None when `inputs_ref` names it. `cumulative` is the channel's charge if
     this succeeds; `deadline_at` unix seconds; amounts atomic units. `fee_ppm` and `royalty_ppm` explain the split.
     With a `unit_price` above 0, `units`, `price` and `cumulative` are ceilings: the worker signs what it really served,
-    `price_up(unit_price, units served)`, and takes the difference off `cumulative`. `stream` asks for partial results.
+    `price_up` of the units served, `units_per_price` of them for one `unit_price`, and takes the difference off
+    `cumulative`. `stream` asks for partial results.
     """
 
     request_id: bytes
@@ -83,6 +84,7 @@ class Job:
     reply_to: str
     unit_price: int = 0
     stream: bool = False
+    units_per_price: int = 1
 
 
 @value_class(frozen=True, slots=True)

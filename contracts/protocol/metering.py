@@ -105,7 +105,7 @@ def served_terms(job: Job, units: int) -> Served:
     """
     if not job.unit_price:
         return Served(job.price, job.worker_amount, job.owner_amount, job.cumulative)
-    price = price_up(job.unit_price, max(units, 0))
+    price = price_up(job.unit_price, max(units, 0), units_per_price=job.units_per_price)
     if not 1 <= units <= job.units or price > job.price:
         raise InvalidAmount(f"{units} units for {price}, {job.units} for {job.price} allowed.", field="units")
     split = split_price(price, job.royalty_ppm, job.fee_ppm)

@@ -23,6 +23,20 @@ class Unit(IntEnum):
     BYTE = 3
     IMAGE = 4
     SECOND = 5
+    MILLION_TOKENS = 6
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether tokens are counted."""
+        return self in _TOKENS
+
+    @property
+    def per_price(self) -> int:
+        """How many of what is counted one price is for."""
+        return 1_000_000 if self is Unit.MILLION_TOKENS else 1
+
+
+_TOKENS = frozenset({Unit.TOKEN, Unit.MILLION_TOKENS})
 
 
 # What a manifest says of audio that is priced by the second: samples a second, and which input has them.
@@ -34,10 +48,10 @@ def count_units(
 ) -> int:
     """Count the units of a request, at least 1; `options` are the manifest's.
 
-    ROW counts the longest batch axis; TOKEN counts the non-zero entries of `attention_mask` or, without one, the
-    entries of `input_ids` or of the first tensor by name; BYTE counts tensor bytes; IMAGE counts the elements of a
-    BYTES input `image`, each a file, or else the rows; SECOND counts the samples of all rows of the audio input, by
-    the sample rate, rounded up.
+    ROW counts the longest batch axis; TOKEN and MILLION_TOKENS count the non-zero entries of `attention_mask` or,
+    without one, the entries of `input_ids` or of the first tensor by name; BYTE counts tensor bytes; IMAGE counts the
+    elements of a BYTES input `image`, each a file, or else the rows; SECOND counts the samples of all rows of the
+    audio input, by the sample rate, rounded up.
     """
     if unit is Unit.REQUEST or not tensors:
         return 1

@@ -8,7 +8,7 @@ import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 contract ModelRegistry is IModelRegistry {
     /// @inheritdoc IModelRegistry
     uint32 public constant MAX_ROYALTY_PPM = 500_000;
-    uint8 private constant MAX_UNIT = 5;
+    uint8 private constant MAX_UNIT = 6;
     uint256 private constant MAX_NAME_LENGTH = 63;
 
     mapping(bytes32 modelId => Model) private _models;

@@ -66,7 +66,12 @@ def status(*, data_dir: DataDirOption = DEFAULT_DATA_DIR, url: UrlOption = None,
                 }
             )
             rows = [
-                [m["name"], m["unit"], ", ".join(format_amount(int(o["unitPrice"])) for o in m["offers"]), m["modelId"]]
+                [
+                    m["name"],
+                    m["unit"].replace("_", " "),
+                    ", ".join(format_amount(int(o["unitPrice"])) for o in m["offers"]),
+                    m["modelId"],
+                ]
                 for m in models
             ]
             print_table("models", ["name", "unit", "offers", "id"], rows)

@@ -56,10 +56,12 @@ class Guessing:
 def unit_named(text: str) -> Unit:
     """Return the unit of a name."""
     try:
-        return Unit[text.upper()]
+        return Unit[text.upper().replace("-", "_")]
     except KeyError as error:
         raise ConfigurationError(
-            f"{text!r} is no unit.", field="unit", remedy="Use request, row, image, token, second or byte."
+            f"{text!r} is no unit.",
+            field="unit",
+            remedy="Use request, row, image, token, million-tokens, second or byte.",
         ) from error
 
 
@@ -70,7 +72,7 @@ def model_init(
     entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
     unit: Annotated[
-        str | None, typer.Option(help="What is priced: request, row, image, token, second or byte.")
+        str | None, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,

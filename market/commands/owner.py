@@ -79,7 +79,9 @@ def model_pack(
     inputs: Annotated[list[str], typer.Option("--input", help="name:DATATYPE:dim,dim with -1 for free sizes.")],
     outputs: Annotated[list[str], typer.Option("--output", help="name:DATATYPE:dim,dim.")],
     entry: Annotated[str, typer.Option(help="The ONNX file.")] = "model.onnx",
-    unit: Annotated[str, typer.Option(help="What is priced: request, row, image, token, second or byte.")] = "request",
+    unit: Annotated[
+        str, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
+    ] = "request",
     batch_axis: Annotated[int | None, typer.Option(help="Axis along which requests are joined.")] = None,
     max_batch: Annotated[int, typer.Option(help="Most rows of a request.")] = 64,
     license_name: Annotated[str, typer.Option("--license", help="SPDX name of the model's licence.")] = "",

@@ -64,7 +64,7 @@ def model_publish(
     entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
     unit: Annotated[
-        str | None, typer.Option(help="What is priced: request, row, image, token, second or byte.")
+        str | None, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,

@@ -108,7 +108,7 @@ class Offer(Schema):
 
     model_id: str
     worker: str
-    unit: Literal["request", "row", "image", "token", "second", "byte"]
+    unit: Literal["request", "row", "image", "token", "second", "byte", "million_tokens"]
     unit_price: str = Amount
     expires_at: int
     sealing: SealingKey | None = Field(None, description="What requests are sealed to that only the worker shall read.")

@@ -287,7 +287,10 @@ def payment_terms(
         "token": checksum(joined.contracts["token"]),
         "modelId": hex0x(listing.model_id),
         "offers": [
-            {**views.quote(found), "price": str(price_up(found.unit_price, units))}
+            {
+                **views.quote(found),
+                "price": str(price_up(found.unit_price, units, units_per_price=manifest.unit.per_price)),
+            }
             for found in joined.offers.quotes(listing.model_id)
         ],
     }

@@ -196,7 +196,7 @@ class Auditor:
         ]
 
     def _is_afforded(self, chosen: Chosen, live: LiveOffer) -> bool:
-        price = price_up(live.offer.unit_price, chosen.units)
+        price = price_up(live.offer.unit_price, chosen.units, units_per_price=chosen.manifest.unit.per_price)
         return price <= self._queue.purse.holds(chosen.listing.model_id)
 
     def _is_unpaid(self, code: str, detail: str) -> None:
@@ -249,7 +249,7 @@ class Auditor:
         """
         tensors, parameters = decode_tensors(chosen.inputs)
         model_id, purse = chosen.listing.model_id, self._queue.purse
-        price = price_up(live.offer.unit_price, chosen.units)
+        price = price_up(live.offer.unit_price, chosen.units, units_per_price=chosen.manifest.unit.per_price)
         if price > purse.holds(model_id):
             raise HouseShort(f"An audit asks {both(price)}; fees leave {both(purse.holds(model_id))} for audits.")
         of_first = purse.take(model_id, price)

@@ -94,7 +94,8 @@ class Answer:
 class PriceTerms:
     """What a request costs at the chosen worker and how the price is split.
 
-    A `unit_price` above 0 makes all of it ceilings: what is served is counted and charged at that price.
+    A `unit_price` above 0 makes all of it ceilings: what is served is counted and charged at that price for
+    `units_per_price` of it.
     """
 
     units: int
@@ -104,3 +105,4 @@ class PriceTerms:
     royalty_ppm: int
     fee_ppm: int
     unit_price: int = 0
+    units_per_price: int = 1

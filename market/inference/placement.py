@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contracts.protocol.money import both, split_price
-from contracts.protocol.pricing import price_up
+from contracts.protocol.pricing import Unit, price_up
 from market.errors import MarketError, NoCapacity, Overloaded, PriceAboveLimit
 from market.inference.breaker import Breakers
 from market.inference.load import WorkerLoad
@@ -64,10 +64,10 @@ class Placement:
                 worker, listing.model_id, client
             ):
                 return only, False
-        live = {offer.offer.worker: offer for offer in offers}
+        live, per_price = {offer.offer.worker: offer for offer in offers}, Unit(listing.unit).per_price
         candidates = [self._candidate(worker, offer, listing.model_id, client) for worker, offer in live.items()]
         limits = Limits(
-            max_unit_price=None if request.max_price is None else request.max_price // units,
+            max_unit_price=None if request.max_price is None else request.max_price * per_price // units,
             only_worker=request.worker,
             region=request.region,
             min_stake=request.min_stake,
@@ -143,9 +143,9 @@ class Placement:
             return NoCapacity(f"The workers of {listing.name} fail of late; they are tried again within a minute.")
         affordable = choose(rested, replace(limits, max_unit_price=None))
         if affordable is not None:
+            asked = price_up(affordable.unit_price, units, units_per_price=Unit(listing.unit).per_price)
             return PriceAboveLimit(
-                f"The cheapest offer asks {both(price_up(affordable.unit_price, units))}; "
-                f"the request allows {both(request.max_price or 0)}.",
+                f"The cheapest offer asks {both(asked)}; the request allows {both(request.max_price or 0)}.",
                 field="Market-Max-Price",
             )
         wanted = "" if request.worker is None else " at the worker that was asked for"
@@ -155,7 +155,8 @@ class Placement:
 
     def terms(self, listing: Listing, units: int, live: LiveOffer, *, metered: bool) -> PriceTerms:
         """Return what `units` cost at an offer, rounded up, and how that is split; ceilings where it is `metered`."""
-        price = price_up(live.offer.unit_price, units)
+        per_price = Unit(listing.unit).per_price
+        price = price_up(live.offer.unit_price, units, units_per_price=per_price)
         split = split_price(price, listing.royalty_ppm, self._fee_ppm)
         return PriceTerms(
             units=units,
@@ -165,4 +166,5 @@ class Placement:
             royalty_ppm=listing.royalty_ppm,
             fee_ppm=self._fee_ppm,
             unit_price=live.offer.unit_price if metered else 0,
+            units_per_price=per_price if metered else 1,
         )

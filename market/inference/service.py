@@ -514,6 +514,7 @@ class InferenceService:
             reply_to=self._dispatcher.reply_to,
             unit_price=terms.unit_price,
             stream=running.feed is not None,
+            units_per_price=terms.units_per_price,
         )
 
     def _find(self, model_ref: str) -> Listing:

@@ -202,7 +202,7 @@ def _texts(made: Draft, graph: OnnxFile) -> None:
         raise ManifestError(f"there is no {TOKENIZER}.", field="tokenizer", remedy="Save the model's fast tokenizer.")
     made.tokenizer, made.unit, made.max_elements, made.inputs = TOKENIZER, Unit.TOKEN, MAX_TEXTS, (_TEXT,)
     made.say("tokenizer", TOKENIZER, "it is here")
-    made.say("unit", "token", "texts are priced by their tokens")
+    made.say("unit", "token", "texts are priced by their tokens; --unit million-tokens for finer prices")
     made.say("max_elements", MAX_TEXTS, "the most texts of one request")
     _batch(made, graph, "texts")
     made.option("max_tokens", *_max_tokens(made.folder))
@@ -363,7 +363,9 @@ def _generation(made: Draft, said: dict[str, Any]) -> None:
     if not (made.folder / TOKENIZER).is_file():
         raise ManifestError(f"there is no {TOKENIZER}.", field="tokenizer")
     made.tokenizer = TOKENIZER
-    made.say("unit", "token", "prompt and completion are priced by their tokens")
+    made.say(
+        "unit", "token", "prompt and completion are priced by their tokens; --unit million-tokens for finer prices"
+    )
     made.option("context_length", context, f"{GENAI}, model.context_length")
     most = min(DEFAULT_OUTPUT_TOKENS, int(said.get("context_length", context)) // 2)
     made.option("max_output_tokens", most, "given where a client names no max_tokens")

@@ -53,7 +53,7 @@ class ModelInfo:
     @property
     def is_metered(self) -> bool:
         """Whether only serving a request shows how many units it takes."""
-        return self.unit is Unit.TOKEN and self.task in TEXT_TASKS
+        return self.unit.is_tokens and self.task in TEXT_TASKS
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
@@ -80,7 +80,9 @@ class ModelInfo:
     def expected_price(self, tensors: Sequence[Tensor]) -> int:
         """Return the price at the cheapest live offer, 0 if there is none."""
         units = count_units(self.unit, tensors, self.batch_axis, self.options)
-        return price_up(self.unit_prices[0], units) if self.unit_prices else 0
+        if not self.unit_prices:
+            return 0
+        return price_up(self.unit_prices[0], units, units_per_price=self.unit.per_price)
 
 
 @dataclass(frozen=True, slots=True)

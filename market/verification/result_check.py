@@ -115,7 +115,7 @@ def receipt_of(job: Job, result: Result, worker: bytes, *, channel_id: bytes) ->
     """
     price, worker_amount, owner_amount = job.price, job.worker_amount, job.owner_amount
     if job.unit_price and 1 <= result.units < job.units:
-        price = price_up(job.unit_price, result.units)
+        price = price_up(job.unit_price, result.units, units_per_price=job.units_per_price)
         split = split_price(price, job.royalty_ppm, job.fee_ppm)
         worker_amount, owner_amount = split.worker_amount, split.owner_amount
     return Receipt(

@@ -208,14 +208,14 @@ def write(folder, files: dict[str, bytes], **fields) -> Manifest:
     return manifest
 
 
-def embedding_package(folder, width=HIDDEN, **options) -> Manifest:
+def embedding_package(folder, width=HIDDEN, unit=Unit.TOKEN, **options) -> Manifest:
     return write(
         folder,
         {"model.onnx": embedder(), "tokenizer.json": tokenizer_json()},
         task="text-embedding",
         inputs=TEXT,
         outputs=(TensorSpec("embedding", "FP32", (-1, width)), TOKENS),
-        unit=Unit.TOKEN,
+        unit=unit,
         tokenizer="tokenizer.json",
         options={"max_tokens": 16, **options},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -81,8 +81,8 @@ def choose_models(ask: Answers, url: str, given: str | None, price: int | None) 
         typer.echo(f"Models of this gateway; prices are in atomic units, {ATOMIC_PER_TOKEN:,} of which are a dollar:")
         for name, row in listed.items():
             typer.echo(
-                f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {row['unit']}, "
-                f"{len(row['offers'])} offer(s), lowest {_lowest(row) or 'none'}"
+                f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {_spoken(row)}"
+                f", {len(row['offers'])} offer(s), lowest {_lowest(row) or 'none'}"
             )
 
     def split(text: str) -> list[tuple[dict[str, Any], str, str]]:
@@ -117,7 +117,7 @@ def _price(ask: Answers, name: str, own: str, row: dict[str, Any], price: int | 
     least, most = int(row["minPrice"]), int(row["maxPrice"])
     # As low as the lowest offer there is, else the middle of what the owner allows.
     usual = _lowest(row) or (least + most) // 2
-    question = f"Price of a {row['unit']} of {name}, {least} to {most} units"
+    question = f"Price of a {_spoken(row)} of {name}, {least} to {most} units"
     return ask.checked("price", own or price, question, usual, lambda text: _within(text, name, row))
 
 
@@ -137,3 +137,8 @@ def _some(listed: dict[str, Any]) -> str:
 
 def _lowest(row: dict[str, Any]) -> int | None:
     return min((int(offer["unitPrice"]) for offer in row["offers"]), default=None)
+
+
+def _spoken(row: Mapping[str, Any]) -> str:
+    """Return what a model's price is for."""
+    return str(row["unit"]).replace("_", " ")

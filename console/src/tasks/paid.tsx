@@ -40,7 +40,7 @@ export function usePrice(model: Model, given: unknown, tensors: () => Tensor[], 
 }
 
 /** Whether a request may cost less than its price: tokens are counted by who reads them. */
-export const isCeiling = (model: Model): boolean => model.unit === "token";
+export const isCeiling = (model: Model): boolean => model.unit === "token" || model.unit === "million_tokens";
 
 export function Asked({ model, price: asked, error }: Price & { model: Model }): JSX.Element {
   return (

@@ -8,7 +8,8 @@ pragma solidity 0.8.37;
 interface IModelRegistry {
     /// @param minPrice,maxPrice bounds of a worker's price for one unit, atomic token units.
     /// @param royaltyPpm owner's share of each price, parts per million.
-    /// @param unit what a price is for: 0 request, 1 row, 2 token, 3 byte, 4 image, 5 second of audio.
+    /// @param unit what a price is for: 0 request, 1 row, 2 token, 3 byte, 4 image, 5 second of audio,
+    /// 6 million tokens.
     /// @param supersededBy newer version under the same name; zero for the newest.
     struct Model {
         address owner;

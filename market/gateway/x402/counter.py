@@ -13,7 +13,7 @@ from contracts.protocol.hexes import hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import both
-from contracts.protocol.pricing import price_up
+from contracts.protocol.pricing import Unit, price_up
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.errors import (
     CreditSpent,
@@ -120,9 +120,9 @@ def prices_of(joined: GatewayRuntime, listing: Listing, units: int, payment: Pay
         NoCapacity: nobody offers it now.
         PriceAboveLimit: every offer costs more than the request allows.
     """
-    wanted = None if payment is None else payment.worker
+    wanted, per_price = None if payment is None else payment.worker, Unit(listing.unit).per_price
     prices = sorted(
-        price_up(offer.unit_price, units)
+        price_up(offer.unit_price, units, units_per_price=per_price)
         for offer in joined.offers.quotes(listing.model_id)
         if wanted is None or offer.worker == wanted
     )

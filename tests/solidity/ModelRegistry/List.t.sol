@@ -78,7 +78,7 @@ contract ListTest is Listings {
         models.list(keccak256("x"), "x", 2, 1, 0, 0, "");
         vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryRoyalty.selector, 500_001, 500_000));
         models.list(keccak256("x"), "x", 1, 1, 500_001, 0, "");
-        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryUnit.selector, 6, 5));
-        models.list(keccak256("x"), "x", 1, 1, 0, 6, "");
+        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.ModelRegistryUnit.selector, 7, 6));
+        models.list(keccak256("x"), "x", 1, 1, 0, 7, "");
     }
 }

@@ -99,6 +99,22 @@ def test_a_receipt_says_what_was_served_and_takes_the_rest_off_the_channel():
     assert served_terms(job, 11) == Served(77, 65, 7, 10_000 - 623)
 
 
+def test_of_a_price_for_many_units_a_part_is_charged_rounded_up():
+    job = replace(metered_job(unit_price=250_000), units_per_price=1_000_000, price=25)
+    assert served_terms(job, 100) == Served(25, *served_terms(job, 100)[1:3], 10_000)
+    assert [served_terms(job, units).price for units in (1, 4, 5, 99)] == [1, 1, 2, 25]
+    with pytest.raises(InvalidAmount):
+        served_terms(replace(job, price=24), 100)
+
+
+def test_tokens_are_metered_whatever_number_of_them_a_price_is_for():
+    by_the_million = manifest("text-generation", Unit.MILLION_TOKENS, context_length=100)
+    assert by_the_million.is_metered
+    assert ceiling_units(by_the_million, texts("a"), {}) == ceiling_units(
+        manifest("text-generation", context_length=100), texts("a"), {}
+    )
+
+
 def test_a_job_of_fixed_price_keeps_its_terms():
     job = replace(metered_job(), unit_price=0)
     assert served_terms(job, 0) == Served(job.price, job.worker_amount, job.owner_amount, 10_000)

@@ -47,6 +47,7 @@ def test_units():
     assert count_units(Unit.ROW, [ids, mask]) == 2
     assert count_units(Unit.TOKEN, [ids, mask]) == 7
     assert count_units(Unit.TOKEN, [ids]) == 10
+    assert count_units(Unit.MILLION_TOKENS, [ids, mask]) == 7
     assert count_units(Unit.BYTE, [ids]) == 80
     assert count_units(Unit.ROW, []) == 1
 

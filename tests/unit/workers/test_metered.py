@@ -7,6 +7,7 @@ import pytest
 
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.money import split_price
+from contracts.protocol.pricing import Unit
 from contracts.protocol.signing import recover
 from contracts.protocol.tensors import Tensor, decode_tensors
 from tests.support import models
@@ -94,6 +95,37 @@ def test_terms_that_would_not_pay_what_is_served_are_refused(executor, package, 
     job = dataclasses.replace(job, **change(job))
     (result,), work = executor.run([(job, blob)])
     assert (result.code, result.field, work) == ("job-refused", field, [])
+
+
+@pytest.fixture
+def by_the_million(tmp_path):
+    manifest = models.embedding_package(tmp_path / "source", unit=Unit.MILLION_TOKENS)
+    return models.fetched(tmp_path / "source", manifest)
+
+
+def test_a_price_for_a_million_is_charged_for_what_was_served(by_the_million):
+    price = 500_000
+    served = {by_the_million.model_id: Served(by_the_million, price)}
+    admission = Admission(
+        domain=DOMAIN, gateways=frozenset({GATEWAY.address}), served=served, max_fee_ppm=FEE, chain=FakeChain()
+    )
+    sessions = SessionCache(provider="cpu", threads=1, memory_budget_bytes=1 << 30)
+    running = Executor(key=WORKER, domain=DOMAIN, admission=admission, served=served, sessions=sessions)
+
+    def asked(**changes):
+        job, blob = metered(by_the_million, "the cat sat", "a", unit_price=price, **changes)
+        ceiling = -(-job.units * price // 1_000_000)
+        split = split_price(ceiling, ROYALTY, FEE)
+        terms = {"price": ceiling, "worker_amount": split.worker_amount, "owner_amount": split.owner_amount}
+        return dataclasses.replace(job, **{"units_per_price": 1_000_000, **terms, **changes}), blob
+
+    (result,), (work,) = running.run([asked()])
+    assert (result.units, work.receipt.price) == (8, 4)
+    for wrong in (1, 0, -1, 999_999, 2_000_000):
+        (result,), found = running.run([asked(units_per_price=wrong)])
+        assert (result.code, result.field, found) == ("job-refused", "units_per_price", [])
+    (result,), found = running.run([asked(price=1)])
+    assert (result.code, result.field, found) == ("job-refused", "price", [])
 
 
 def test_a_unit_price_for_a_model_that_is_not_metered_is_refused(tmp_path):
