@@ -9,17 +9,21 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import TypeAdapter
 from starlette.responses import JSONResponse, Response
 
+from market.bootstrap.gateway import GatewayRuntime
 from market.errors import InvalidRequest
 from market.gateway import schemas, views
 from market.gateway.body import read_body
 from market.gateway.infer_http import receive_body, respond
 from market.gateway.lookup import find_listing, require_manifest, runtime
 from market.gateway.tensors_json import HEADER_LENGTH, parse_json
+from market.gateway.written import written_once
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
 _INDEX_BODY_BYTES = 4_096
+_INDEX = TypeAdapter(list[schemas.ModelIndex])
 
 
 def _header(name: str, description: str) -> dict[str, Any]:
@@ -113,7 +117,12 @@ async def repository_index(request: Request) -> Any:
     ready_only = parse_json(body).get("ready", False) if body.strip() else False
     if not isinstance(ready_only, bool):
         raise InvalidRequest("expected true or false.", field="ready")
-    return views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=ready_only)
+
+    def write(joined: GatewayRuntime) -> bytes:
+        rows = views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=ready_only)
+        return _INDEX.dump_json(_INDEX.validate_python(rows), by_alias=True)
+
+    return written_once(request, write, "ready" if ready_only else "")
 
 
 @router.post(

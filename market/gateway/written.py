@@ -15,11 +15,11 @@ from market.bootstrap.gateway import GatewayRuntime
 from market.gateway.lookup import runtime
 
 
-def written_once(request: Request, write: Callable[[GatewayRuntime], bytes]) -> Response:
-    """Answer a route without parameters with the JSON that `write` gives for the newest view."""
+def written_once(request: Request, write: Callable[[GatewayRuntime], bytes], form: str = "") -> Response:
+    """Answer a route with the JSON that `write` gives for the newest view; `form` tells its few forms apart."""
     joined, kept = runtime(request), request.app.state.written
-    view = joined.offers.view
-    known = kept.get(request.url.path)
+    view, name = joined.offers.view, (request.url.path, form)
+    known = kept.get(name)
     if known is None or known[0] is not view:
-        known = kept[request.url.path] = view, write(joined)
+        known = kept[name] = view, write(joined)
     return Response(known[1], media_type="application/json")

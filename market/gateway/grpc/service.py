@@ -96,6 +96,8 @@ class InferenceServicer:
         self._doorman = doorman_of(joined.rates, joined.settings)
         self._version = package_version("inference-market")
         self._calls: Counter[str] = Counter()
+        # As newest written, of all models and of those that are ready: each view of the offers has its own.
+        self._indexes: dict[bool, tuple[object, Any]] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers; they parse requests themselves, so that bad bytes are the caller's error."""
@@ -141,8 +143,12 @@ class InferenceServicer:
 
     async def _index(self, request: Any) -> Any:
         joined = self._joined
-        rows = views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=request.ready)
-        return messages.RepositoryIndexResponse(models=rows)
+        view = joined.offers.view
+        known = self._indexes.get(request.ready)
+        if known is None or known[0] is not view:
+            rows = views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=request.ready)
+            known = self._indexes[request.ready] = view, messages.RepositoryIndexResponse(models=rows)
+        return known[1]
 
     # --- inference --------------------------------------------------------------------------------------------
 

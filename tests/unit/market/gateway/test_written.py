@@ -10,6 +10,8 @@ from market.adapters.database.engine import open_engine
 from market.adapters.database.migrate import upgrade
 from market.adapters.database.x402_book import DatabaseBook
 from market.gateway.app import create_app
+from market.gateway.grpc import messages
+from market.gateway.grpc.service import InferenceServicer
 from tests.support.gateway import runtime_of
 from tests.support.money import World
 from tests.unit.market.x402.payers import desk_of
@@ -47,6 +49,27 @@ async def test_a_list_is_written_once_however_often_it_is_asked_for(world, http,
     assert {(answer.status_code, answer.headers["content-type"]) for answer in answers} == {(200, "application/json")}
     assert len({answer.content for answer in answers}) == 1
     assert "tiny" in answers[0].text
+
+
+async def test_the_index_of_models_is_written_once_in_each_of_its_forms(world, http, monkeypatch):
+    looked = []
+    listings = world.registry.listings
+    monkeypatch.setattr(world.registry, "listings", lambda: looked.append(1) or listings())
+    world.registry.by_id[b"\x08" * 32] = replace(world.listing, model_id=b"\x08" * 32, name="unserved")
+    servicer = InferenceServicer(runtime_of(world))
+    for _ in range(5):
+        every = (await http.post("/v2/repository/index")).json()
+        ready = (await http.post("/v2/repository/index", json={"ready": True})).json()
+        for is_ready, rows in ((False, every), (True, ready)):
+            message = await servicer._index(messages.RepositoryIndexRequest(ready=is_ready))
+            assert [row.name for row in message.models] == [row["name"] for row in rows]
+    assert [row["name"] for row in ready] == ["tiny"]
+    assert sorted((row["name"], row["state"]) for row in every) == [("tiny", "READY"), ("unserved", "UNAVAILABLE")]
+    assert len(looked) == 4
+    world.registry.by_id.pop(b"\x08" * 32)
+    await world.offers.refresh()
+    assert (await http.post("/v2/repository/index")).json() == ready
+    assert len((await servicer._index(messages.RepositoryIndexRequest())).models) == 1
 
 
 @pytest.mark.parametrize("path", PATHS)
