@@ -75,7 +75,7 @@ class Lane:
     """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model.
 
     Long jobs run beside each other for as long as they take, so they hold no flight once they are sent. Its packs
-    keep the worker busy for `seconds` at least, the last one did for `last_seconds` until `done_at`, monotonic.
+    keep the worker busy for `seconds` at least, the last one that was served did for `last_seconds`; the last one ended at `done_at`, monotonic.
     """
 
     worker: bytes
@@ -369,7 +369,7 @@ class PackingDispatcher(ABC):
 
     def _finish(self, entry: Waiting, outcome: Result | Exception) -> None:
         ended, entry.ended = entry.ended, None
-        self._settle(entry)
+        self._settle(entry, served=isinstance(outcome, Result) and outcome.ok)
         if ended is not None:
             ended(outcome)
 
@@ -383,7 +383,7 @@ class PackingDispatcher(ABC):
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
-    def _settle(self, entry: Waiting) -> None:
+    def _settle(self, entry: Waiting, *, served: bool = False) -> None:
         """Close an entry's account with its lane; further calls change nothing."""
         if self._pending.pop((entry.job.request_id, entry.job.attempt), None) is None:
             return
@@ -397,9 +397,12 @@ class PackingDispatcher(ABC):
         if entry.pack.open == 0:
             lane, now = entry.lane, time.monotonic()
             lane.flights -= 1
-            took = now - max(entry.pack.since, lane.done_at)
-            # Of the last two, for a program that was kept waiting once says nothing.
-            lane.seconds, lane.last_seconds, lane.done_at = min(took, lane.last_seconds), took, now
+            if served:
+                took = now - max(entry.pack.since, lane.done_at)
+                # Of the last two, for a program that was kept waiting once says nothing.
+                lane.seconds, lane.last_seconds = min(took, lane.last_seconds), took
+            # A deadline, a failure or a client that left says nothing of how long the worker computes.
+            lane.done_at = now
             if lane.waiting:
                 self._schedule(lane)
 

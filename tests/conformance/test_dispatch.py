@@ -114,6 +114,36 @@ async def test_what_nobody_joins_is_sent_before_the_worker_is_free(lane, celery_
     assert all(result.ok for result in await asyncio.gather(*two))
 
 
+async def gathers(lane) -> bool:
+    """Whether one more is held back while the worker has four."""
+    four = [asyncio.create_task(run(lane, mode=7, inputs=b"300", seconds=30)) for _ in range(4)]
+    await asyncio.sleep(0.02)
+    ended = asyncio.get_running_loop().create_future()
+    alone = job(lane.dispatcher.reply_to, mode=7, inputs=b"0", seconds=30)
+    entry = lane.dispatcher.submit(alone, WORKER, ended.set_result)
+    await asyncio.sleep(0.02)
+    held = not entry.sent
+    assert not any(task.done() for task in four)
+    assert all(result.ok for result in await asyncio.gather(*four, ended))
+    return held
+
+
+async def test_messages_that_are_never_answered_do_not_say_that_a_worker_computes(lane, celery_worker):
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await run(lane, mode=1, seconds=0.6)
+    assert not await gathers(lane)
+
+
+async def test_failures_and_clients_that_leave_do_not_say_that_a_worker_is_quick(lane, celery_worker):
+    for _ in range(2):
+        await run(lane, mode=7, inputs=b"300", seconds=30)
+    assert not (await run(lane, mode=4, seconds=30)).ok
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(run(lane, mode=1, seconds=30), 0.01)
+    assert await gathers(lane)
+
+
 async def test_a_few_go_in_one_message(lane, celery_worker, plain):
     await run(lane, seconds=30)
     plain.delete("packs")
