@@ -75,7 +75,8 @@ class Lane:
     """What waits for and runs at one worker; queues per model, since a pack holds jobs of one model.
 
     Long jobs run beside each other for as long as they take, so they hold no flight once they are sent. Its packs
-    keep the worker busy for `seconds` at least, the last one that was served did for `last_seconds`; the last one ended at `done_at`, monotonic.
+    keep the worker busy for `seconds` at least, the last one that was served did for `last_seconds`; the last one of
+    all ended at `done_at`, monotonic.
     """
 
     worker: bytes
