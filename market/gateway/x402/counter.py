@@ -101,7 +101,9 @@ async def pay_by_x402(
 NOT_CACHED = {"Cache-Control": "no-store"}
 
 
-def challenge(error: PaymentError, desk: X402Desk, listing: Listing, manifest: Manifest, price: int, path: str) -> None:
+def challenge(
+    error: PaymentError, desk: X402Desk, listing: Listing, manifest: Manifest | None, price: int, path: str
+) -> None:
     """Let a refusal tell x402 clients of both versions what to pay."""
     header = terms.payment_required(desk, listing, manifest, price, path, error=error.detail)
     error.headers = {PAYMENT_REQUIRED: header, **NOT_CACHED}

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from contracts.protocol.hexes import address_from_hex, checksum, hex0x
+from contracts.protocol.pricing import Unit, price_up
 from market.bootstrap.gateway import GatewayRuntime
 from market.errors import (
     InvalidRequest,
@@ -24,7 +25,7 @@ from market.errors import (
     NoX402,
     PaymentRejected,
 )
-from market.gateway.lookup import find_listing, require_manifest, runtime
+from market.gateway.lookup import find_listing, runtime
 from market.gateway.written import written_once
 from market.gateway.x402 import refunds, sign_in, terms
 from market.gateway.x402.counter import NOT_CACHED, challenge, infer_path, price_of
@@ -35,18 +36,26 @@ from market.payments.x402_ports import X402Desk
 router = APIRouter(tags=["x402"])
 
 
-_ASKED: dict[int | str, dict[str, Any]] = {402: {"description": "What the endpoint asks, for one unit."}}
+_ASKED: dict[int | str, dict[str, Any]] = {402: {"description": "What the endpoint asks, for one unit, or one token."}}
 
 
 @router.head("/v2/models/{model}/infer", responses=_ASKED)
 @router.get("/v2/models/{model}/infer", responses=_ASKED)
 @router.get("/v2/models/{model}/versions/{version}/infer", responses=_ASKED)
 async def ask_price(request: Request, model: str, version: str | None = None) -> Response:
-    """Answer 402 with what one unit costs; a payload of type `refund` closes an x402 channel instead."""
+    """Answer 402 with what one unit costs, or one token where a million are the unit.
+
+    A payload of type `refund` closes an x402 channel instead. Clients ask for the terms before they ask for that, so
+    they are told them also where nobody offers the model now: then by the least price that its owner allows.
+    """
     joined, desk = runtime(request), _desk(request)
     listing = find_listing(joined, model, version)
-    manifest = require_manifest(joined, listing)
-    price = price_of(joined, listing, 1, None)
+    manifest = joined.offers.manifest(listing.model_id)
+    unit = Unit(listing.unit)
+    try:
+        price = price_of(joined, listing, 1, None)
+    except NoCapacity:
+        price = max(1, price_up(listing.min_price, 1, units_per_price=unit.per_price))
     path = infer_path(listing)
     given = x402_headers(request.headers)
     try:
@@ -58,14 +67,15 @@ async def ask_price(request: Request, model: str, version: str | None = None) ->
         header = terms.payment_required(desk, listing, manifest, price, path, error=refused.reason)
         rejected.headers = {PAYMENT_REQUIRED: header, **NOT_CACHED}
         raise rejected from refused
-    asked = NoPayment("Payment required", remedy="POST the request with a payment; this is the price of one unit.")
+    one = "token" if unit.is_tokens else "unit"
+    asked = NoPayment("Payment required", remedy=f"POST the request with a payment; this is the price of one {one}.")
     challenge(asked, desk, listing, manifest, price, path)
     raise asked
 
 
 @router.get("/.well-known/x402")
 async def endpoints(request: Request) -> Any:
-    """List the endpoints that are paid by x402, with what one unit costs at each."""
+    """List the endpoints that are paid by x402, with what one unit costs at each, or one token."""
     desk = _desk(request)
     return written_once(request, lambda joined: orjson.dumps(_endpoints(joined, desk)))
 
@@ -88,7 +98,13 @@ def _endpoints(joined: GatewayRuntime, desk: X402Desk) -> dict[str, Any]:
                 "x402Version": 2,
                 "accepts": terms.accepts(desk, price),
                 "extensions": {"bazaar": terms.bazaar(manifest)} if manifest.is_listed_whole else {},
-                "metadata": {"model": listing.name, "modelId": hex0x(listing.model_id), "task": manifest.task},
+                "metadata": {
+                    "model": listing.name,
+                    "modelId": hex0x(listing.model_id),
+                    "task": manifest.task,
+                    "unit": manifest.unit.name.lower(),
+                    "unitPrice": str(joined.offers.quotes(listing.model_id)[0].unit_price),
+                },
             }
         )
     return {"version": 1, "x402Version": 2, "resources": [found["resource"] for found in resources], "items": resources}

@@ -79,27 +79,28 @@ def matching(desk: X402Desk, price: int, paid: ReadPayment) -> dict[str, Any]:
 def payment_required(
     desk: X402Desk,
     listing: Listing,
-    manifest: Manifest,
+    manifest: Manifest | None,
     price: int,
     path: str,
     *,
     error: str = "Payment required",
     offers: list[dict[str, Any]] | None = None,
 ) -> str:
-    """Return the PAYMENT-REQUIRED header of an endpoint."""
+    """Return the PAYMENT-REQUIRED header of an endpoint; without a manifest it says nothing of the request."""
     url = desk.origin + path
+    task = "" if manifest is None else f" ({manifest.task})"
     required: dict[str, Any] = {
         "x402Version": 2,
         "error": error,
         "resource": {
             "url": url,
-            "description": f"Inference with {listing.name} ({manifest.task}), answered with a signed receipt.",
+            "description": f"Inference with {listing.name}{task}, answered with a signed receipt.",
             "mimeType": "application/json",
         },
         "accepts": offers if offers is not None else accepts(desk, price),
         "extensions": {SIGN_IN: sign_in_challenge(desk, url)},
     }
-    if path.endswith("/infer"):  # what it describes is a body of that route
+    if manifest is not None and path.endswith("/infer"):  # what it describes is a body of that route
         required["extensions"]["bazaar"] = bazaar(manifest)
     header = encode(required)
     if len(header) > _MAX_HEADER_BYTES and "bazaar" in required["extensions"]:
