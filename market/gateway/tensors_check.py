@@ -147,7 +147,10 @@ def shorten(value: object) -> str:
     """Write a caller's value into an error message, at most 80 characters of it."""
     if isinstance(value, (list, tuple)) and len(value) > 20:
         value = [*value[:20], "..."]
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deep"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

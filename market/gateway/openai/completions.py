@@ -204,15 +204,12 @@ class Completion:
             return {"role": "assistant", "content": text, "refusal": None}
         found = [*scanner.feed(text), *scanner.rest(cut=cut)]
         content = "".join(one.text for one in found if isinstance(one, Text))
-        calls = [
-            self._begun(
-                index,
-                begun,
-                "".join(one.text for one in found if isinstance(one, Arguments) and one.call == begun.call),
-            )
-            for begun in found
-            if isinstance(begun, Begun)
-        ]
+        begun = [one for one in found if isinstance(one, Begun)]
+        arguments: list[list[str]] = [[] for _ in begun]
+        for one in found:
+            if isinstance(one, Arguments):
+                arguments[one.call].append(one.text)
+        calls = [self._begun(index, one, "".join(arguments[one.call])) for one in begun]
         if not calls:
             return {"role": "assistant", "content": content, "refusal": None}
         return {"role": "assistant", "content": content or None, "refusal": None, "tool_calls": calls}

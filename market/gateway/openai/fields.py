@@ -12,7 +12,10 @@ from typing import Any
 
 from market.errors import InvalidRequest
 from market.gateway.tensors_check import shorten
+from market.gateway.tensors_json import parse_json
 
+# A worker's grammars take no deeper schema, and what writes an answer that repeats one gives up at twice this.
+MAX_NESTING = 128
 # What says nothing about the answer itself; taken and not used.
 WITHOUT_EFFECT = frozenset(
     {
@@ -26,6 +29,34 @@ WITHOUT_EFFECT = frozenset(
         "user",
     }
 )
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Parse a body as one JSON object that can be written again.
+
+    Raises:
+        InvalidRequest: not JSON, not an object, or nested too deep.
+    """
+    found = parse_json(body)
+    # Few bodies have so many brackets at all.
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and is_deep(found, MAX_NESTING):
+        raise InvalidRequest(f"the body is nested deeper than {MAX_NESTING}.", field="body")
+    return found
+
+
+def is_deep(value: Any, most: int) -> bool:
+    """Tell whether lists and objects are nested deeper than `most`."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def check_names(body: Mapping[str, Any], known: frozenset[str], not_offered: Mapping[str, tuple[object, ...]]) -> None:

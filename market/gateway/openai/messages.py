@@ -146,28 +146,13 @@ def read_arguments(text: Any, where: str) -> dict[str, Any]:
         found = orjson.loads(text or "{}") if isinstance(text, str) else None
     except ValueError:
         found = None
-    if not isinstance(found, dict) or is_deep(found):
+    if not isinstance(found, dict) or fields.is_deep(found, MAX_DEPTH):
         raise InvalidRequest(
             f"expected the JSON of an object, at most {MAX_DEPTH} deep, got {fields.shown(text)}.",
             field=where,
             remedy="Send the arguments as the answer had them.",
         )
     return found
-
-
-def is_deep(value: Any) -> bool:
-    """Tell whether lists and objects are nested deeper than models are sent them."""
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _answered(id_: Any, open_calls: Mapping[str, str], where: str) -> str:

@@ -30,6 +30,8 @@ class Input:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     calls_at: str | None = None
+    # The ids of the calls that what follows may answer.
+    open_calls: set[str] = field(default_factory=set)
 
 
 def read_input(value: Any) -> Input:
@@ -64,6 +66,7 @@ def _read_item(item: Any, where: str, found: Input) -> None:
         if name not in _OF_AN_ITEM[kind] and value not in (None, False, []):
             raise InvalidRequest("is not offered here.", field=f"{where}.{name[:80]}", remedy="Leave it out.")
     if kind == "message":
+        found.open_calls = set()
         found.messages.append(_message(item, where))
     elif kind == "function_call":
         _add_call(item, where, found)
@@ -85,20 +88,20 @@ def _add_call(item: dict[str, Any], where: str, found: Input) -> None:
     read_arguments(arguments, f"{where}.arguments")
     if not found.messages or found.messages[-1]["role"] != "assistant":
         found.messages.append({"role": "assistant", "content": ""})
+        found.open_calls = set()
     calls = found.messages[-1].setdefault("tool_calls", [])
     if len(calls) == MAX_TOOLS:
         raise InvalidRequest(f"more than {MAX_TOOLS} calls, one after the other.", field=where)
-    if any(one["id"] == id_ for one in calls):
+    if id_ in found.open_calls:
         raise InvalidRequest(f"{fields.shown(id_)} is given twice.", field=f"{where}.call_id")
     calls.append({"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}})
+    found.open_calls.add(id_)
     found.calls_at = found.calls_at or where
 
 
 def _output(item: dict[str, Any], where: str, found: Input) -> dict[str, Any]:
-    asking = next((one for one in reversed(found.messages) if one["role"] != "tool"), None)
-    calls = [] if asking is None else asking.get("tool_calls", [])
     id_ = item.get("call_id")
-    if all(one["id"] != id_ for one in calls):
+    if not isinstance(id_, str) or id_ not in found.open_calls:
         raise InvalidRequest(
             f"{fields.shown(id_)} is the call_id of no call before.",
             field=f"{where}.call_id",

@@ -28,6 +28,7 @@ from market.gateway.openai import schemas
 from market.gateway.openai.completions import Completion
 from market.gateway.openai.embeddings import embedding_answer, read_embedding
 from market.gateway.openai.events import Chunks, EventStream, Form, ReaderGone, while_there
+from market.gateway.openai.fields import parse_body
 from market.gateway.openai.generation import GenerationCall, read_chat, read_text
 from market.gateway.openai.naming import by_names_of
 from market.gateway.openai.rerank import read_rerank, rerank_answer
@@ -36,7 +37,7 @@ from market.gateway.openai.responses import read_response
 from market.gateway.openai.schemas_responses import ResponseAnswer, ResponseRequest
 from market.gateway.routes_oip import PAYMENT_PARAMETERS, PROBLEMS
 from market.gateway.serving import Streamed, serve, serve_stream
-from market.gateway.tensors_json import InferenceBody, parse_json
+from market.gateway.tensors_json import InferenceBody
 from market.gateway.written import written_once
 from market.inference.model import Answer, Partial
 from market.registry.model import Listing
@@ -124,7 +125,7 @@ async def chat_completions(request: Request) -> Response:
     """Go on with a chat. Only what is served is charged: a stream that its reader leaves costs what was sent."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    call = read_chat(parse_json(body))
+    call = read_chat(parse_body(body))
     return await _complete(joined, request, call, Completion(call), Chunks(), payment, len(body), CHAT)
 
 
@@ -139,7 +140,7 @@ async def responses(request: Request) -> Response:
     """Answer what the request brings; nothing is stored. Only what is served is charged, as of chats."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    call = read_response(parse_json(body))
+    call = read_response(parse_body(body))
     written = ResponseEvents(call)
     return await _complete(joined, request, call.chat, written, written, payment, len(body), RESPONSES)
 
@@ -155,7 +156,7 @@ async def completions(request: Request) -> Response:
     """Go on with a text. Only what is served is charged: a stream that its reader leaves costs what was sent."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    call = read_text(parse_json(body))
+    call = read_text(parse_body(body))
     return await _complete(joined, request, call, Completion(call), Chunks(), payment, len(body), TEXT)
 
 
@@ -191,7 +192,7 @@ async def _answer(
     """Serve a request of a route that streams nothing."""
     joined = runtime(request)
     body, payment = await _read(joined, request)
-    call = read(parse_json(body))
+    call = read(parse_body(body))
     with by_names_of(call.names):
         served = await serve(joined, call.model, None, payment, call.decode, len(body), path)
     return _answered(write(call, served.answer), served.answer, served.headers)

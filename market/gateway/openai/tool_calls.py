@@ -96,8 +96,8 @@ class ToolCallScanner:
     def _read_text(self, found: list[Found]) -> bool:
         at = self._held.find(self._begin) if self._begin else -1
         end = at if at >= 0 else len(self._held) - _overlap(self._held, self._begin)
-        # Blanks alone say nothing before a call.
-        if self._spoke or self._held[:end].strip(_BLANKS):
+        # Blanks alone say nothing before a call; so many of them are a text.
+        if self._spoke or end > _MOST_AROUND or self._held[:end].strip(_BLANKS):
             self._say(found, end)
             end = 0
         if at < 0:

@@ -15,7 +15,7 @@ from typing import Any
 from contracts.protocol.tool_formats import MAX_DEPTH, MAX_TOOLS, MAX_TOOLS_BYTES
 from market.errors import InvalidRequest
 from market.gateway.openai import fields
-from market.gateway.openai.messages import check_function_name, is_deep
+from market.gateway.openai.messages import check_function_name
 
 _KEYS = frozenset({"name", "description", "parameters", "strict"})
 _MODES = ("none", "auto", "required")
@@ -24,15 +24,19 @@ _EXPECTED_CHOICE = "expected none, auto, required, or an object that names a fun
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What may be called; `shown` are the functions, empty where nothing may be, and `parameters` the worker's."""
+    """What may be called; `shown` are the functions, empty where nothing may be, and `parameters` the worker's.
+
+    `allowed` names those of them that may be called, empty for all.
+    """
 
     shown: list[dict[str, Any]] = field(default_factory=list)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
-        """The functions' names."""
-        return frozenset(one["function"]["name"] for one in self.shown)
+        """The names of the functions that may be called: of no other is a call believed."""
+        return self.allowed or frozenset(one["function"]["name"] for one in self.shown)
 
 
 def read_tools(body: Mapping[str, Any]) -> Tools:
@@ -59,7 +63,7 @@ def read_tools(body: Mapping[str, Any]) -> Tools:
         parameters["allowed_tools"] = json.dumps(allowed, separators=(",", ":"))
     if one_only or not several:
         parameters["parallel_tool_calls"] = False
-    return Tools(shown, parameters)
+    return Tools(shown, parameters, frozenset(allowed or ()))
 
 
 def _functions(raw: Any) -> list[dict[str, Any]]:
@@ -118,7 +122,7 @@ def _schema(schema: Any, where: str) -> dict[str, Any]:
         raise InvalidRequest(
             f"expected 'object', since arguments are one, got {fields.shown(schema['type'])}.", field=f"{where}.type"
         )
-    if is_deep(schema):
+    if fields.is_deep(schema, MAX_DEPTH):
         raise InvalidRequest(f"nested deeper than {MAX_DEPTH}.", field=where)
     return schema
 
@@ -135,8 +139,10 @@ def _choice(choice: Any, names: list[str]) -> tuple[str, list[str] | None, bool]
         mode, tools = said.get("mode"), said.get("tools")
         if mode not in ("auto", "required"):
             raise InvalidRequest(f"expected auto or required, got {fields.shown(mode)}.", field=f"{where}.mode")
-        if not isinstance(tools, list) or not tools:
-            raise InvalidRequest(f"expected a list of functions, got {fields.shown(tools)}.", field=f"{where}.tools")
+        if not isinstance(tools, list) or not 1 <= len(tools) <= MAX_TOOLS:
+            raise InvalidRequest(
+                f"expected a list of 1 to {MAX_TOOLS} functions, got {fields.shown(tools)}.", field=f"{where}.tools"
+            )
         return mode, [_named(one, names, f"{where}.tools[{index}]") for index, one in enumerate(tools)], False
     raise InvalidRequest(f"{_EXPECTED_CHOICE}, got {fields.shown(choice)}.", field="tool_choice")
 

@@ -1,10 +1,12 @@
 """/v1/responses with functions: what is asked of the worker, and the items and events that its text becomes."""
 
 import json
+import time
 
 import openai.types.responses as shapes
 import pytest
 
+from market.gateway.openai.response_input import read_input
 from tests.unit.market.gateway.test_openai_completions import client_of
 from tests.unit.market.gateway.test_openai_responses import events
 from tests.unit.market.gateway.test_openai_tools import ARGUMENTS, CALL, SECOND, WEATHER, calling
@@ -137,3 +139,14 @@ async def test_calls_one_after_the_other_are_messages_of_their_own():
     await ask(world, input=[call, given, *again])
     rows = json.loads(world.generator.prompts[0])["messages"]
     assert [row["role"] for row in rows] == ["assistant", "tool", "assistant", "tool"]
+
+
+def test_what_a_call_gave_is_found_without_looking_at_all_before_it():
+    call = {"type": "function_call", "call_id": "a", "name": "clock", "arguments": "{}"}
+    given = {"type": "function_call_output", "call_id": "a", "output": ""}
+    took = []
+    for count in (1_000, 16_000):
+        started = time.process_time()
+        assert len(read_input([call, *[given] * count]).messages) == count + 1
+        took.append(time.process_time() - started)
+    assert took[1] < 100 * max(took[0], 0.001)

@@ -291,3 +291,25 @@ async def test_a_worker_that_fails_in_mid_stream_ends_it_with_an_error_that_cost
     assert (last["type"], last["code"]) == ("error", "receipt-mismatch")
     assert last["error"]["message"] == last["message"]
     assert await free(world)
+
+
+def nested(depth):
+    return json.loads('{"a":' * depth + "1" + "}" * depth)
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        {"text": {"format": {"type": "json_schema", "schema": nested(1)}}},
+        {"text": {"format": {"type": "text", "more": nested(1)}}},
+        {"tools": [CLOCK], "tool_choice": {"type": "function", "name": "clock", "more": nested(1)}},
+        {"input": nested(1)},
+        {"background": nested(1)},
+    ],
+)
+@pytest.mark.parametrize("depth", [200, 1_015])
+async def test_what_is_nested_too_deep_to_be_written_again_is_refused_before_it_costs(http, world, deep, depth):
+    body = json.dumps({**ASKED, **deep}).replace('{"a": 1}', '{"a":' * depth + "1" + "}" * depth)
+    refused(await http.post(PATH, content=body), "invalid-request", 400, "body")
+    assert world.generator.served == 0
+    assert await free(world)

@@ -36,6 +36,8 @@ def plain(arguments="{}", name="weather"):
 
 HARD = json.dumps({"a": '}"]</tool_call>{\\', "b": [{"c": "\\\\"}], "é": None})
 CASES = {
+    "very many blanks before it": (" " * 1_025 + call(), [Text(" " * 1_025), Begun(0, "weather"), Arguments(0, "{}")]),
+    "many blanks before it": (" " * 1_024 + call(), [Begun(0, "weather"), Arguments(0, "{}")]),
     "text": ("Hello there.", [Text("Hello there.")]),
     "nothing": ("", []),
     "blanks": (" \n", [Text(" \n")]),
@@ -153,3 +155,9 @@ def test_nothing_is_made_up(text):
 def test_any_arguments_come_whole(value):
     for text in (json.dumps({"v": value}), json.dumps({"v": value}, ensure_ascii=False, indent=1)):
         assert scanned(*call(text)) == ([Begun(0, "weather"), Arguments(0, text)], 1, True)
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+def test_blanks_are_not_gathered_without_end(form):
+    scanner = ToolCallScanner(TOOL_FORMATS[form], NAMES)
+    assert [one.text for _ in range(2_000) for one in scanner.feed(" ")]

@@ -1,7 +1,9 @@
 """Chats with functions: what is asked of the worker, and how its text becomes calls, whole and streamed."""
 
 import json
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from contracts.protocol.manifest import TensorSpec
 from contracts.protocol.tensors import Tensor, content_hash, encode_tensors
 from market.errors import InvalidRequest
+from market.gateway.openai.completions import Completion
 from market.gateway.openai.generation import read_chat
 from market.gateway.openai.responses import read_response
 from market.sdk.papers import SignedReceipt
@@ -184,6 +187,36 @@ async def test_a_model_that_writes_no_marks(stream):
     assert (message["content"], message.get("tool_calls", [])) == ("".join(text), [])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "choice", [NAMED, {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}]
+)
+async def test_a_call_of_a_function_that_was_not_allowed_is_text(stream, choice):
+    answer = await ask(await calling(*CALL, *SECOND), tool_choice=choice, stream=stream)
+    message = put_together(events(answer))[0] if stream else answer.json()["choices"][0]["message"]
+    assert [one["function"] for one in message["tool_calls"]] == [{"name": "clock", "arguments": "{}"}]
+    assert message["content"] == "".join(CALL) + "\n"
+
+
+def test_many_calls_are_written_in_one_go():
+    took = []
+    for count in (500, 8_000):
+        call = read_chat(CHAT)
+        completion = Completion(call)
+        completion.decode(chat_manifest(tool_format="hermes"))
+        text = ("".join(SECOND) * count).encode()
+        outputs = (
+            Tensor.from_numpy("text", np.array([text], dtype=object)),
+            Tensor.from_numpy("finish_reason", np.array([b"stop"], dtype=object)),
+            Tensor.from_numpy("usage", np.array([5, 9], np.int64)),
+        )
+        started = time.process_time()
+        [choice] = completion.whole(SimpleNamespace(tensors=outputs, request_id=bytes(32), pieces=()))["choices"]
+        took.append(time.process_time() - started)
+        assert len(choice["message"]["tool_calls"]) == count
+    assert took[1] < 100 * took[0]
+
+
 async def test_text_and_several_calls():
     message = (await whole(await calling("Let me see.", *CALL, *SECOND)))["choices"][0]["message"]
     assert message["content"] == "Let me see."
@@ -349,6 +382,10 @@ WRONG = {
     "a choice without a mode": (
         {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [NAMED]}}},
         "tool_choice.allowed_tools.mode",
+    ),
+    "a choice of too many": (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED] * 129}}},
+        "tool_choice.allowed_tools.tools",
     ),
     "a choice of an unknown one": (
         {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED, {"name": "x"}]}}},
