@@ -29,6 +29,9 @@ export function share(value: number | null | undefined): string {
 /** What a price is for. */
 export const unitName = (unit: string): string => (unit === "second" ? "second of audio" : unit.replaceAll("_", " "));
 
+/** A price for one of what is counted, by which models are compared. */
+export const priceOfOne = (unit: string, price: bigint): number => Number(price) / (unit === "million_tokens" ? 1e6 : 1);
+
 export function ppm(value: number): string {
   return `${(value / 10_000).toLocaleString("en", { maximumFractionDigits: 2 })} %`;
 }

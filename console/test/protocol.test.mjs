@@ -22,6 +22,7 @@ const domain = { chainId: Number(vectors.domain.chainId), escrow: vectors.domain
 const typed = await load("protocol/typed.ts");
 const merkle = await load("protocol/merkle.ts");
 const tensors = await load("protocol/tensors.ts");
+const format = await load("format.ts");
 
 const big = (fields, names) => Object.fromEntries(names.map((name) => [name, /^0x/.test(fields[name]) ? fields[name] : BigInt(fields[name])]));
 
@@ -122,4 +123,10 @@ test("what a worker hashed is hashed alike, infinities included", () => {
   const { outputs } = tensors.decodeBody(headers, tensors.joined([head, data]));
   assert.deepEqual(outputs[0].data, data);
   assert.deepEqual(tensors.numbers(outputs[0]), [Infinity, -Infinity, NaN]);
+});
+
+test("prices for one token and for a million are compared by the token", () => {
+  assert.equal(format.priceOfOne("million_tokens", 20_000n), 0.02);
+  assert.ok(format.priceOfOne("million_tokens", 20_000n) < format.priceOfOne("token", 1n));
+  assert.equal(format.priceOfOne("request", 5n), 5);
 });

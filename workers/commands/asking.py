@@ -80,9 +80,10 @@ def choose_models(ask: Answers, url: str, given: str | None, price: int | None) 
     if not ask.quiet:
         typer.echo(f"Models of this gateway; prices are in atomic units, {ATOMIC_PER_TOKEN:,} of which are a dollar:")
         for name, row in listed.items():
+            lowest = _lowest(row)
             typer.echo(
                 f"  {name}: {row['task'] or 'not served yet'}, {row['minPrice']} to {row['maxPrice']} a {_spoken(row)}"
-                f", {len(row['offers'])} offer(s), lowest {_lowest(row) or 'none'}"
+                f", {len(row['offers'])} offer(s), lowest {'none' if lowest is None else lowest}"
             )
 
     def split(text: str) -> list[tuple[dict[str, Any], str, str]]:
@@ -116,7 +117,8 @@ def _named(item: str, listed: dict[str, dict[str, Any]]) -> tuple[dict[str, Any]
 def _price(ask: Answers, name: str, own: str, row: dict[str, Any], price: int | None) -> int:
     least, most = int(row["minPrice"]), int(row["maxPrice"])
     # As low as the lowest offer there is, else the middle of what the owner allows.
-    usual = _lowest(row) or (least + most) // 2
+    lowest = _lowest(row)
+    usual = (least + most) // 2 if lowest is None else lowest
     question = f"Price of a {_spoken(row)} of {name}, {least} to {most} units"
     return ask.checked("price", own or price, question, usual, lambda text: _within(text, name, row))
 

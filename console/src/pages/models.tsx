@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { PageProps } from "../app.tsx";
 import { useRead, type Model, type ModelInsight, type Past } from "../api.ts";
-import { milliseconds, money, number, plural, ppm, share, unitName } from "../format.ts";
+import { milliseconds, money, number, plural, ppm, priceOfOne, share, unitName } from "../format.ts";
 import { href } from "../route.ts";
 import { Badge, Card, Copied, Details, Facts, Failure, Heading, Hex, Loading, Table } from "../ui/parts.tsx";
 import { Plot } from "../ui/plot.tsx";
@@ -17,7 +17,7 @@ export function Models({ argument }: PageProps): JSX.Element {
 /** In what order models are listed; what is not known, and what is delisted, comes last. */
 const ORDERS: Record<string, { title: string; by: (model: Model) => number | string }> = {
   name: { title: "Name", by: (model) => model.name },
-  price: { title: "Price of a unit", by: (model) => Number(cheapest(model) ?? Infinity) },
+  price: { title: "Price of a unit", by: (model) => least(model) ?? Infinity },
   time: { title: "Answer time", by: (model) => model.performance.p50Ms ?? Infinity },
   success: { title: "Success", by: (model) => -(model.performance.successRate ?? -1) },
 };
@@ -36,6 +36,11 @@ const cheapest = (model: Model): bigint | null =>
     const price = BigInt(offer.unitPrice);
     return least === null || price < least ? price : least;
   }, null);
+
+function least(model: Model): number | null {
+  const price = cheapest(model);
+  return price === null ? null : priceOfOne(model.unit, price);
+}
 
 function AllModels(): JSX.Element {
   const { data, error } = useRead<Model[]>("/market/v1/models", 5_000);

@@ -211,6 +211,14 @@ def test_a_price_is_the_one_given_else_the_lowest_offer_else_the_middle(monkeypa
     assert asking.choose_models(Answers(quiet=True), "http://gateway", given, price) == chosen
 
 
+def test_a_model_that_is_offered_for_nothing_is_said_to_be(monkeypatch, capsys):
+    said = iter(["minilm", ""])
+    monkeypatch.setattr(asking.typer, "prompt", lambda *_, default, **__: next(said) or default)
+    monkeypatch.setattr(asking, "_listed", lambda _: [{**LISTED, "minPrice": "0", "offers": [{"unitPrice": "0"}]}])
+    assert asking.choose_models(Answers(quiet=False), "http://gateway", None, None) == "minilm=0"
+    assert "1 offer(s), lowest 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("given", "code"), [("minilm=99", OfferOutsideBounds), ("gpt-9", ModelNotListed)])
 def test_a_choice_outside_what_is_listed_is_refused(monkeypatch, given, code):
     monkeypatch.setattr(asking, "_listed", lambda _: [{**LISTED, "offers": []}])
