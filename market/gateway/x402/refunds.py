@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from contracts.protocol.hexes import checksum
@@ -73,6 +74,9 @@ async def _send(desk: X402Desk, request_id: bytes, channel: PayerChannel, amount
     book = desk.book
     try:
         settled = await asyncio.to_thread(desk.facilitator.refund, channel, amount)
+        # Written down before the chain is asked again, which may be away: what is gone is not to be spent.
+        channel = replace(channel, balance=max(0, channel.balance - amount), refund_nonce=channel.refund_nonce + 1)
+        await asyncio.to_thread(book.see_channel, channel)
         after = await asyncio.to_thread(desk.facilitator.look, channel)
         await asyncio.to_thread(book.see_channel, after)
         await asyncio.to_thread(book.charge, request_id, 0, now=time.time())

@@ -462,6 +462,30 @@ def resign(shop, payment, total):
     inner["voucher"] = sign_voucher(signer, inner["voucher"]["channelId"], total, "eip155:31337").to_dict()
 
 
+async def test_what_was_refunded_is_not_spent_where_the_chain_cannot_be_read_just_then(shop, monkeypatch):
+    """Not even while what was last seen of the channel still counts as fresh."""
+    payment = shop.payer.batch(shop.desk, shop.payer.channel())
+    await shop.pay(payment)
+    payload = {key: payment["payload"][key] for key in ("channelConfig", "voucher")}
+    look = shop.chain.look
+
+    def away(channel):
+        if shop.chain.count("refund"):
+            raise ChainUnreachable("away.")
+        return look(channel)
+
+    monkeypatch.setattr(shop.chain, "look", away)
+    with pytest.raises(ChainUnreachable):
+        await refund(shop.desk, PRICE, header_of({**payment, "payload": {**payload, "type": "refund"}}))
+    (channel,) = shop.book.channels()
+    assert (channel.balance, channel.refund_nonce) == (shop.chain.balance, 1) == (PRICE, 1)
+    resign(shop, payment, 2 * PRICE)
+    voucher = {"channelConfig": payload["channelConfig"], "voucher": payment["payload"]["voucher"], "type": "voucher"}
+    with pytest.raises(PaymentRefused):
+        await shop.pay({**payment, "payload": voucher})
+    assert len(shop.worker.served) == 1
+
+
 async def test_a_deposit_not_worth_its_transaction_is_not_made(shop):
     client = shop.payer.channel()
     cheap = shop.payer.batch(shop.desk, client, 1)
