@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -25,6 +25,16 @@ from market.inference.ports import Dispatcher
 MAX_UNREAD_TOKENS = 512
 MAX_TOKEN_BYTES = 4_096
 TEXT, TOKENS, INDEX = "text", "tokens", "index"
+FINISH_REASON, USAGE = "finish_reason", "usage"
+_REASONS = frozenset({b"stop", b"length", b"cancelled"})
+_TYPES = {
+    TEXT: "BYTES",
+    FINISH_REASON: "BYTES",
+    USAGE: "INT64",
+    "logprobs": "FP32",
+    "top_tokens": "BYTES",
+    "top_logprobs": "FP32",
+}
 
 _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
@@ -152,6 +162,8 @@ class TokenFeed:
             texts = []
         if len(texts) != len(self._streamed):
             return f"The answer to a stream has {len(texts)} texts, not {len(self._streamed)}."
+        if not _is_generation(by_name, len(texts), () if self._job is None else self._job.outputs):
+            return "The answer is not that of a generation."
         if not self.started:
             return None
         for streamed, text in zip(self._streamed, texts, strict=True):
@@ -208,6 +220,35 @@ def _told_nobody(serving: asyncio.Task[Answer]) -> None:
     if not serving.cancelled() and (error := serving.exception()) is not None:
         code = error.code if isinstance(error, MarketError) else type(error).__name__
         log.info("abandoned-generation-failed", code=code)
+
+
+def _is_generation(by_name: Mapping[str, Tensor], texts: int, asked: Sequence[str]) -> bool:
+    """Tell whether outputs are a generation's: of the texts why each ended, and the tokens of prompt and texts.
+
+    What was not `asked` for may be missing, where anything was.
+    """
+    if any(name in by_name and by_name[name].datatype != kind for name, kind in _TYPES.items()):
+        return False
+    if any(name not in by_name for name in (FINISH_REASON, USAGE) if not asked or name in asked):
+        return False
+    try:
+        reasons = unpack_bytes(by_name[FINISH_REASON].data, FINISH_REASON) if FINISH_REASON in by_name else None
+    except ProtocolError:
+        return False
+    if reasons is not None and (len(reasons) != texts or not _REASONS.issuperset(reasons)):
+        return False
+    if USAGE not in by_name:
+        return True
+    usage = by_name[USAGE].to_numpy()
+    if usage.shape != (1 + texts,) or (usage < 0).any():
+        return False
+    if asked:
+        return True
+    # Each token has a row of its own in what is said of tokens.
+    made = int(usage[1:].sum())
+    rows = [by_name[name].shape[:1] for name in ("logprobs", "top_tokens", "top_logprobs") if name in by_name]
+    tops = {by_name[name].shape for name in ("top_tokens", "top_logprobs") if name in by_name}
+    return all(one == (made,) for one in rows) and len(tops) < 2 and all(len(one) == 2 for one in tops)
 
 
 def _read(result: Result) -> Partial:

@@ -20,7 +20,7 @@ from market.inference.kept import keep, kept, pieces
 from market.inference.model import Partial
 from market.sdk.papers import SignedReceipt
 from tests.support.gateway import app_of, payment
-from tests.support.generation import PROMPT_TOKENS, add_generator, chat_manifest, words
+from tests.support.generation import PROMPT_TOKENS, add_generator, chat_manifest, signed, texts, words
 from tests.support.money import World
 from tests.unit.market.gateway.test_openai_embeddings import free, refused
 
@@ -464,22 +464,59 @@ async def test_a_failure_in_mid_stream_is_the_last_event_and_free():
     assert await free(world)
 
 
-async def test_an_answer_that_is_none_is_a_fault_of_the_worker():
+def answered(**changes):
+    """Return the outputs of one text of a token, with its probability, and changes to them."""
+    sound = {
+        "text": texts("text", "x"),
+        "finish_reason": texts("finish_reason", "stop"),
+        "usage": Tensor.from_numpy("usage", np.array([1, 1], np.int64)),
+        "logprobs": Tensor.from_numpy("logprobs", np.array([-1], np.float32)),
+        "top_tokens": replace(texts("top_tokens", "x"), shape=(1, 1)),
+        "top_logprobs": Tensor.from_numpy("top_logprobs", np.array([[-1]], np.float32)),
+    }
+    return [tensor for tensor in {**sound, **changes}.values() if tensor is not None]
+
+
+def numbers(name, values, kind):
+    return Tensor.from_numpy(name, np.array(values, kind))
+
+
+ODD = {
+    "a reason that nobody knows": {"finish_reason": texts("finish_reason", "whim")},
+    "two reasons": {"finish_reason": texts("finish_reason", "stop", "stop")},
+    "reasons that are numbers": {"finish_reason": numbers("finish_reason", [1], np.int64)},
+    "no reason": {"finish_reason": None},
+    "no usage": {"usage": None},
+    "usage of another text": {"usage": numbers("usage", [1, 1, 1], np.int64)},
+    "usage in rows": {"usage": numbers("usage", [[1, 1]], np.int64)},
+    "usage below nothing": {"usage": numbers("usage", [-1, 1], np.int64)},
+    "usage with a point": {"usage": numbers("usage", [1, 1], np.float32)},
+    "too many probabilities": {"logprobs": numbers("logprobs", [-1, -1], np.float32)},
+    "probabilities that are texts": {"logprobs": texts("logprobs", "x")},
+    "tokens that are numbers": {"top_tokens": numbers("top_tokens", [[1]], np.float32)},
+    "tokens of no place": {"top_tokens": texts("top_tokens", "x")},
+    "fewer probabilities than tokens": {"top_logprobs": numbers("top_logprobs", [[-1, -1]], np.float32)},
+}
+
+
+@pytest.mark.parametrize("odd", [{}, *ODD.values()], ids=["none", *ODD])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_none_is_a_fault_of_the_worker_and_free(odd, stream):
     world = await generating()
-    sound = world.generator.stream
 
-    async def odd(job, partial, stopped):
-        import numpy as np
+    async def answer(job, partial, stopped):
+        return signed(job, world.generator.key, answered(**odd), 2)
 
-        from tests.support.generation import signed, texts
-
-        await sound(job, lambda _: None, stopped)
-        outputs = [texts("text", "x"), texts("finish_reason", "whim"), Tensor.from_numpy("usage", np.array([1, 1]))]
-        return signed(job, world.generator.key, outputs, 2)
-
-    world.dispatcher.stream_handlers[world.generator.key.address] = odd
+    world.dispatcher.stream_handlers[world.generator.key.address] = answer
     async with client_of(world) as http:
-        refused(await http.post("/v1/chat/completions", json=CHAT), "worker-failed", 502, None)
+        got = await http.post(
+            "/v1/chat/completions", json={**CHAT, "logprobs": True, "top_logprobs": 1, "stream": stream}
+        )
+    if not odd:
+        assert got.status_code == 200, got.text
+        return
+    refused(got, "receipt-mismatch", 502, None)
+    assert await free(world)
 
 
 async def test_a_stream_is_closed_when_its_reader_goes(world):
