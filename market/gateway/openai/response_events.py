@@ -70,7 +70,7 @@ class ResponseEvents:
         calls = choice["message"].get("tool_calls", [])
         items = [] if text is None else [_message(chat, 0, _part(text, None if calls else choice["logprobs"]))]
         items += [_call(one, one["function"]["arguments"]) for one in calls]
-        items[-1]["status"] = _status(reason)
+        items[-1]["status"] = _status(reason, of_call=bool(calls))
         response = self._response(chat, _status(reason), items, reason, chat["usage"])
         return {**response, "market": chat["market"]} if "market" in chat else response
 
@@ -92,7 +92,8 @@ class ResponseEvents:
         reason = choice["finish_reason"]
         status = _status(reason)
         # The probabilities are of all the answer's tokens: they stand beside a text that is all of it.
-        events += self._close(end, status, None if self._items else choice["logprobs"])
+        of_call = self._open is not None and self._open.call is not None
+        events += self._close(end, _status(reason, of_call=of_call), None if self._items else choice["logprobs"])
         response = self._response(end, status, self._items, reason, usage["usage"])
         return [*events, self._event(f"response.{status}", response={**response, "market": end["market"]})]
 
@@ -227,8 +228,9 @@ def _call(call: Mapping[str, Any], arguments: str) -> dict[str, Any]:
     return {**named, "status": "completed", "arguments": arguments}
 
 
-def _status(reason: str) -> str:
-    return "incomplete" if reason in _INCOMPLETE else "completed"
+def _status(reason: str, *, of_call: bool = False) -> str:
+    """Return the status of a response, or of its last item, which a stop string may cut if it is a call."""
+    return "incomplete" if reason in _INCOMPLETE or (of_call and reason == "stop") else "completed"
 
 
 def _part(text: str, logprobs: Mapping[str, Any] | None) -> dict[str, Any]:

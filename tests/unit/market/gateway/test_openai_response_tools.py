@@ -150,3 +150,13 @@ def test_what_a_call_gave_is_found_without_looking_at_all_before_it():
         assert len(read_input([call, *[given] * count]).messages) == count + 1
         took.append(time.process_time() - started)
     assert took[1] < 100 * max(took[0], 0.001)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_a_stop_string_cuts_is_incomplete(stream):
+    answer = await ask(await calling(*SECOND, *CALL), stop=["Kö"], stream=stream)
+    found = events(answer)[-1]["response"] if stream else answer.json()
+    shapes.Response.model_validate(found)
+    whole, cut = found["output"]
+    assert (whole["status"], whole["arguments"]) == ("completed", "{}")
+    assert (cut["status"], cut["arguments"].startswith('{"city": "')) == ("incomplete", True)
