@@ -1,7 +1,6 @@
 """A request that arrives whole takes the short way, in pieces uvicorn's: a client must not be able to tell."""
 
 import asyncio
-import gc
 import json
 import socket
 import threading
@@ -80,6 +79,10 @@ def hasty():
     yield from serving(ConnectionLimits(10, 10, 1_000, 1_000), timeout_keep_alive=KEEP_ALIVE_SECONDS)
 
 
+# By their addresses.
+RUNNING: dict[tuple[str, int], uvicorn.Server] = {}
+
+
 def serving(limits: ConnectionLimits, **uvicorns):
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 131_072)  # as the gateway's own
@@ -92,7 +95,9 @@ def serving(limits: ConnectionLimits, **uvicorns):
     deadline = time.monotonic() + 20
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
+    RUNNING[listener.getsockname()] = server
     yield listener.getsockname()
+    del RUNNING[listener.getsockname()]
     server.should_exit = True
     thread.join(15)
     assert not thread.is_alive()
@@ -528,11 +533,9 @@ def test_a_slow_client_is_shown_out_after_a_request_that_was_answered_too(strict
         assert b"invalid-request" in late
 
 
-def is_held(client: socket.socket) -> bool:
+def is_held(server: tuple[str, int], client: socket.socket) -> bool:
     """Tell whether the server has this client's connection; those of earlier tests may end meanwhile."""
-    # By type(), for asking what is not a connection for its class may fail: a weak reference's proxy whose object is gone.
-    found = [one for one in gc.get_objects() if issubclass(type(one), Connection)]
-    return any(one.client == client.getsockname() and one in one.connections for one in found)
+    return any(one.client == client.getsockname() for one in list(RUNNING[server].server_state.connections))
 
 
 @pytest.mark.parametrize("path", ["/a", PATH])
@@ -545,12 +548,12 @@ def test_who_does_not_read_its_answer_is_cut_off(hasty, monkeypatch, path, more)
         # Its answer is twice as long, and more than the kernel takes.
         client.sendall(request(b"x" * 4_000_000, *more, path=path))
         until = time.monotonic() + 10
-        while not is_held(client) and time.monotonic() < until:
+        while not is_held(hasty, client) and time.monotonic() < until:
             time.sleep(0.01)
-        assert is_held(client)
-        while is_held(client) and time.monotonic() < until:
+        assert is_held(hasty, client)
+        while is_held(hasty, client) and time.monotonic() < until:
             time.sleep(0.05)
-        assert not is_held(client), "it and its answer are held for ever"
+        assert not is_held(hasty, client), "it and its answer are held for ever"
 
 
 def test_who_reads_slowly_has_the_whole_answer(hasty, monkeypatch):
