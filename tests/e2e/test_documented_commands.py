@@ -42,10 +42,11 @@ class SharedMarket(LocalMarket):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documented")
-    packages = (folder / minilm.TEXT_NAME, folder / "smollm", folder / "reranker")
+    packages = (folder / minilm.TEXT_NAME, folder / "smollm", folder / "reranker", folder / "agent")
     minilm.build_text_package(packages[0])
     tiny_llm.package(packages[1])
     models.ranker_package(packages[2])
+    tiny_llm.tool_package(packages[3])
     options = Options(folder / "market", keep_state=False, settle_interval_seconds=3_600.0, packages=packages)
     with SharedMarket(options) as found:
         found.start()
