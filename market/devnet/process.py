@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from typing import Self
 
 from market.errors import ConfigurationError, OperationError
 
+# Below those that Linux gives to connections: one of them may be taken again before the program listens that it is for.
+_PORTS = range(20_000, 32_000)
+_TRIES = 200
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -35,10 +39,14 @@ class ProcessFailed(OperationError):
 
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    for port in secrets.SystemRandom().sample(_PORTS, _TRIES):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def require_free(port: int) -> None:
