@@ -20,7 +20,6 @@ from contracts.protocol.errors import CodedError, ManifestError
 from contracts.protocol.manifest import FILENAME, MAX_MANIFEST_BYTES, Manifest, TensorSpec
 from contracts.protocol.metering import ceiling_units
 from contracts.protocol.tensors import Tensor
-from contracts.protocol.tool_formats import TOOL_FORMAT
 from workers.errors import JobError, ModelUnusable, UnsafePackage
 from workers.models.generation.model import GenerationModel
 from workers.models.generation.request import read_request
@@ -207,7 +206,7 @@ def _compare(specs: Sequence[TensorSpec], answer: Answer) -> None:
 
 def _generate(model: GenerationModel, report: Report) -> None:
     trials = [("text", "Once upon a time", {}), ("chat", json.dumps(CHAT), {"format": "chat"})]
-    if TOOL_FORMAT in model.manifest.options:
+    if model.manifest.tool_format is not None:
         offered = json.dumps({"messages": CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]})
         trials.append(("tools", offered, {"format": "chat", "tool_choice": "required"}))
     for kind, prompt, how in trials:

@@ -17,7 +17,7 @@ from contracts.protocol.errors import ManifestError, TensorError
 from contracts.protocol.hashing import sha256
 from contracts.protocol.pricing import AUDIO_INPUT, SAMPLE_RATE, Unit
 from contracts.protocol.tensors import DATATYPES, MAX_RANK, canonical_json
-from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
+from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS, ToolFormat
 
 FILENAME = "manifest.json"
 FORMAT = 1
@@ -116,6 +116,12 @@ class Manifest:
     def is_metered(self) -> bool:
         """Tell whether only serving a request shows how many units it takes: a text's tokens."""
         return self.unit.is_tokens and self.task in TEXT_TASKS
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls of functions, None if it writes none."""
+        name = self.options.get(TOOL_FORMAT)
+        return None if name is None else TOOL_FORMATS[name]
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:

@@ -76,7 +76,7 @@ def count_units(
     return max(1, by_name.get("input_ids", first).elements)
 
 
-def price_up(unit_price: int, units: int, *, units_per_price: int = 1) -> int:
+def price_up(unit_price: int, units: int, *, units_per_price: int) -> int:
     """Return `unit_price × units ÷ units_per_price` in atomic units, rounded up.
 
     Raises:

@@ -275,7 +275,7 @@ class PackingDispatcher(ABC):
     def _gathers(self, lane: Lane) -> bool:
         """Tell whether what waits is better sent later, as one batch: the worker is busy, and others will ask again.
 
-        Not for longer than half of what its last pack took; a worker that has nothing is sent whatever there is.
+        Not for longer than half of what a pack takes; a worker that has nothing is sent whatever there is.
         """
         if not lane.computes or lane.long or lane.waiting >= self._share(lane):
             return False

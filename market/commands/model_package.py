@@ -53,6 +53,11 @@ class Guessing:
     license_name: str | None = None
 
 
+# As they are typed, with what is said of them.
+UNIT_NAMES = "request, row, image, token, million-tokens, second or byte"
+UNIT_HELP = f"What is priced: {UNIT_NAMES}."
+
+
 def unit_named(text: str) -> Unit:
     """Return the unit of a name."""
     try:
@@ -61,7 +66,7 @@ def unit_named(text: str) -> Unit:
         raise ConfigurationError(
             f"{text!r} is no unit.",
             field="unit",
-            remedy="Use request, row, image, token, million-tokens, second or byte.",
+            remedy=f"Use {UNIT_NAMES}.",
         ) from error
 
 
@@ -71,9 +76,7 @@ def model_init(
     task: Annotated[str | None, typer.Option(help="What is served; guessed from the files if not given.")] = None,
     entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
-    unit: Annotated[
-        str | None, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
-    ] = None,
+    unit: Annotated[str | None, typer.Option(help=UNIT_HELP)] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder for the package of an ONNX file.")] = None,

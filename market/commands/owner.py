@@ -14,7 +14,7 @@ from contracts.protocol.money import both, check_terms, parse_money
 from market.commands.acting import acting
 from market.commands.amounts import AMOUNT_HELP, finish, show_plan
 from market.commands.listing import Listing
-from market.commands.model_package import check_uri, model_check, model_init, unit_named
+from market.commands.model_package import UNIT_HELP, check_uri, model_check, model_init, unit_named
 from market.commands.output import JsonOption, emit, errors_as_messages, print_fields, print_table
 from market.commands.profile import DryRunOption, PasswordOption, Profile
 from market.commands.publish import model_publish
@@ -79,9 +79,7 @@ def model_pack(
     inputs: Annotated[list[str], typer.Option("--input", help="name:DATATYPE:dim,dim with -1 for free sizes.")],
     outputs: Annotated[list[str], typer.Option("--output", help="name:DATATYPE:dim,dim.")],
     entry: Annotated[str, typer.Option(help="The ONNX file.")] = "model.onnx",
-    unit: Annotated[
-        str, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
-    ] = "request",
+    unit: Annotated[str, typer.Option(help=UNIT_HELP)] = "request",
     batch_axis: Annotated[int | None, typer.Option(help="Axis along which requests are joined.")] = None,
     max_batch: Annotated[int, typer.Option(help="Most rows of a request.")] = 64,
     license_name: Annotated[str, typer.Option("--license", help="SPDX name of the model's licence.")] = "",

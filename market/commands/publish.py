@@ -27,6 +27,7 @@ from market.commands.amounts import AMOUNT_HELP, finish
 from market.commands.model_package import (
     CHECK_SECONDS,
     MAX_NAME,
+    UNIT_HELP,
     Guessing,
     ask_worker,
     check_name,
@@ -63,9 +64,7 @@ def model_publish(
     task: Annotated[str | None, typer.Option(help="What is served; guessed from the files if not given.")] = None,
     entry: Annotated[str | None, typer.Option(help="The ONNX file in the folder, where there are several.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="name=value of the task's options; repeat for more.")] = None,
-    unit: Annotated[
-        str | None, typer.Option(help="What is priced: request, row, image, token, million-tokens, second or byte.")
-    ] = None,
+    unit: Annotated[str | None, typer.Option(help=UNIT_HELP)] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows that run at once.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="SPDX name of the model's licence.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder for the package that is made.")] = None,

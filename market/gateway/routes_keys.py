@@ -22,6 +22,7 @@ from market.errors import InvalidRequest
 from market.gateway import schemas_keys as schemas
 from market.gateway.headers import bearer_of
 from market.gateway.lookup import hash_of, runtime
+from market.gateway.written import as_json
 from market.payments.keys import ApiKey, Grant
 from market.payments.model import ParsedVoucher
 
@@ -91,7 +92,7 @@ async def fund(request: Request, body: schemas.Funding) -> Any:
 
 
 def _written(keys: Sequence[ApiKey]) -> bytes:
-    return _KEYS.dump_json(_KEYS.validate_python([_key(key) for key in keys]), by_alias=True)
+    return as_json(_KEYS, [_key(key) for key in keys])
 
 
 def _key(key: ApiKey) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from market.errors import ChannelNotFound, InvalidRequest, ReceiptNotFound
 from market.gateway import schemas, views
 from market.gateway.lookup import address_of, find_listing, hash_of, runtime
 from market.gateway.problems import all_errors, status_of, title_of
-from market.gateway.written import written_once
+from market.gateway.written import as_json, written_once
 from market.registry.model import Listing
 from market.telemetry import LIVE_WORKERS, METRICS
 
@@ -68,7 +68,7 @@ async def models(request: Request, owner: str | None = None) -> Any:
 
 
 def _all_models(joined: GatewayRuntime) -> bytes:
-    return _MODELS.dump_json(_MODELS.validate_python(_models(joined)), by_alias=True)
+    return as_json(_MODELS, _models(joined))
 
 
 def _models(joined: GatewayRuntime, owner: bytes | None = None) -> list[dict[str, Any]]:

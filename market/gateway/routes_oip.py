@@ -19,7 +19,7 @@ from market.gateway.body import read_body
 from market.gateway.infer_http import receive_body, respond
 from market.gateway.lookup import find_listing, require_manifest, runtime
 from market.gateway.tensors_json import HEADER_LENGTH, parse_json
-from market.gateway.written import written_once
+from market.gateway.written import as_json, written_once
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
 _INDEX_BODY_BYTES = 4_096
@@ -120,7 +120,7 @@ async def repository_index(request: Request) -> Any:
 
     def write(joined: GatewayRuntime) -> bytes:
         rows = views.model_index(joined.registry.listings(), joined.offers.quotes, ready_only=ready_only)
-        return _INDEX.dump_json(_INDEX.validate_python(rows), by_alias=True)
+        return as_json(_INDEX, rows)
 
     return written_once(request, write, "ready" if ready_only else "")
 

@@ -7,8 +7,10 @@ else. Called by the routes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import Request
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from market.bootstrap.gateway import GatewayRuntime
@@ -23,3 +25,8 @@ def written_once(request: Request, write: Callable[[GatewayRuntime], bytes], for
     if known is None or known[0] is not view:
         known = kept[name] = view, write(joined)
     return Response(known[1], media_type="application/json")
+
+
+def as_json(shape: TypeAdapter[Any], rows: object) -> bytes:
+    """Return rows as the JSON that a route of this shape answers."""
+    return shape.dump_json(shape.validate_python(rows), by_alias=True)

@@ -17,7 +17,6 @@ from contracts.protocol.errors import TensorError
 from contracts.protocol.hashing import sha256
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.tensors import Tensor, unpack_bytes
-from contracts.protocol.tool_formats import TOOL_FORMAT, TOOL_FORMATS
 from market.errors import WorkerFailed
 from market.gateway import headers
 from market.gateway.openai.generation import GenerationCall
@@ -71,9 +70,8 @@ class Completion:
             InvalidRequest: as the call's own.
         """
         body = self._call.decode(manifest)
-        tools = self._call.tools
-        if tools.shown:
-            form = TOOL_FORMATS[manifest.options[TOOL_FORMAT]]
+        tools, form = self._call.tools, manifest.tool_format
+        if tools.shown and form is not None:
             for choice in self._choices:
                 choice.scanner = ToolCallScanner(form, tools.names)
         return body

@@ -15,7 +15,6 @@ import numpy as np
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.metering import MAX_CHOICES, MAX_TOKENS_LIMIT
 from contracts.protocol.tensors import Tensor
-from contracts.protocol.tool_formats import TOOL_FORMAT
 from market.errors import InvalidRequest
 from market.gateway.openai import fields
 from market.gateway.openai.messages import read_messages
@@ -109,7 +108,7 @@ class GenerationCall:
             if wanted and name not in given:
                 where = name if self.chat else LOGPROBS
                 raise InvalidRequest(f"{self.model} gives no {name}.", field=where, remedy="Leave it out.")
-        calls = TOOL_FORMAT in manifest.options
+        calls = manifest.tool_format is not None
         about_calls = "tools" if self.tools.shown else self.calls_at
         if about_calls is not None and not calls:
             raise InvalidRequest(

@@ -19,7 +19,6 @@ from starlette.responses import Response
 from contracts.protocol.hexes import checksum, hex0x
 from contracts.protocol.manifest import Manifest
 from contracts.protocol.pricing import Unit
-from contracts.protocol.tool_formats import TOOL_FORMAT
 from market.bootstrap.gateway import GatewayRuntime
 from market.gateway.headers import REQUEST_ID, PaymentHeaders, answer_headers, read_headers
 from market.gateway.infer_http import receive_body
@@ -274,7 +273,7 @@ def _model(joined: GatewayRuntime, found: Listing) -> dict[str, Any]:
         "created": 0,
         "owned_by": checksum(found.owner),
         "task": None if manifest is None else manifest.task,
-        "tool_calls": manifest is not None and TOOL_FORMAT in manifest.options,
+        "tool_calls": manifest is not None and manifest.tool_format is not None,
         "unit": Unit(found.unit).name.lower(),
         "price": str(min(prices)) if prices else None,
         "ready": bool(prices),

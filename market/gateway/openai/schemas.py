@@ -101,22 +101,27 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GenerationRequest(BaseModel):
-    """What both kinds of completions take."""
+class SampledRequest(BaseModel):
+    """What all requests for generated text take."""
 
     model: str
-    max_tokens: int | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
+    user: str | None = None
+
+
+class GenerationRequest(SampledRequest):
+    """What both kinds of completions take."""
+
+    max_tokens: int | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(
         None, ge=1, le=16, description="How many texts; the prompt is paid once, each text by itself."
     )
-    user: str | None = None
 
 
 class TextPart(BaseModel):

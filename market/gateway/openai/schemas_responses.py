@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from market.gateway.openai.schemas import Function, FunctionName, SampledRequest
+
 
 class InputTextPart(BaseModel):
     """A part of a message of /v1/responses."""
@@ -41,21 +43,16 @@ class CallOutput(BaseModel):
     output: str | list[InputTextPart]
 
 
-class FunctionTool(BaseModel):
+class FunctionTool(Function):
     """A function that may be called; without `parameters` it takes none."""
 
     type: Literal["function"]
-    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = Field(None, description="A JSON schema of type object.")
-    strict: bool | None = Field(None, description="Refuse the schema if any word of it is not understood.")
 
 
-class FunctionNamed(BaseModel):
+class FunctionNamed(FunctionName):
     """One of the tools."""
 
     type: Literal["function"]
-    name: str
 
 
 class FunctionsAllowed(BaseModel):
@@ -81,19 +78,12 @@ class TextConfig(BaseModel):
     format: TextFormat | None = None
 
 
-class ResponseRequest(BaseModel):
+class ResponseRequest(SampledRequest):
     """What /v1/responses takes."""
 
-    model: str
     input: str | list[InputMessage | CallItem | CallOutput]
     instructions: str | None = Field(None, description="Goes before the input as a system's message.")
     max_output_tokens: int | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
     text: TextConfig | None = None
     tools: list[FunctionTool] | None = Field(None, max_length=128, description="As of chats.")
     tool_choice: Literal["none", "auto", "required"] | FunctionNamed | FunctionsAllowed | None = None
@@ -102,7 +92,6 @@ class ResponseRequest(BaseModel):
     top_logprobs: int | None = Field(None, ge=0, le=20, description="So many of the likeliest tokens for each.")
     metadata: dict[str, str] | None = Field(None, description="Comes back with the answer.")
     store: bool | None = Field(None, description="Without effect: nothing is stored.")
-    user: str | None = None
 
 
 class OutputText(BaseModel):

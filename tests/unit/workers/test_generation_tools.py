@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.protocol.tool_formats import MAX_TOOLS, MAX_TOOLS_BYTES
+from tests.support.junk import junk
 from tests.unit.workers.test_generation_request import MANIFEST, read
 from workers.errors import InputsRefused
 from workers.models.generation.schemas import MAX_SCHEMA_WORK
@@ -171,37 +172,31 @@ def test_numbers_that_json_does_not_know_are_refused(number):
         read(chat.replace('"arguments": {}', f'"arguments": {{"a": {number}}}'), CALLING, format="chat")
 
 
-WORDS = st.sampled_from(
-    [
-        "type",
-        "function",
-        "name",
-        "parameters",
-        "strict",
-        "tool_calls",
-        "id",
-        "arguments",
-        "role",
-        "content",
-        "x-guidance",
-        "tool_call_id",
-        "assistant",
-        "tool",
-        "user",
-        "f",
-        "object",
-        "properties",
-        "maxItems",
-        "$ref",
-        "allOf",
-        "\x00",
-    ]
-)
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
-    max_leaves=12,
-)
+WORDS = [
+    "type",
+    "function",
+    "name",
+    "parameters",
+    "strict",
+    "tool_calls",
+    "id",
+    "arguments",
+    "role",
+    "content",
+    "x-guidance",
+    "tool_call_id",
+    "assistant",
+    "tool",
+    "user",
+    "f",
+    "object",
+    "properties",
+    "maxItems",
+    "$ref",
+    "allOf",
+    "\x00",
+]
+JUNK = junk(WORDS, st.integers() | st.floats())
 
 
 def field_refused(chat, parameters):

@@ -14,7 +14,7 @@ from contracts.protocol.tensors import Tensor, utf8
 from workers.errors import InputsRefused
 from workers.models.generation.chats import read_chat, without_nul
 from workers.models.generation.schemas import Weight, read_schema
-from workers.models.generation.tools import form_of, read_tools
+from workers.models.generation.tools import read_tools
 
 INPUTS = (TensorSpec("prompt", "BYTES", (1,)),)
 OUTPUTS = (
@@ -122,7 +122,7 @@ def read_request(
         seed = _whole(parameters, "seed", 0, 0, MAX_SEED)
     weight = Weight()
     schema = read_schema(parameters.get("json_schema"), weight)
-    messages, tools = read_chat(prompt, form_of(manifest)) if chat == "chat" else (None, None)
+    messages, tools = read_chat(prompt, manifest.tool_format) if chat == "chat" else (None, None)
     use = read_tools(manifest, tools, parameters, schema=schema, weight=weight)
     return GenerationRequest(
         prompt="" if chat == "chat" else prompt,

@@ -17,8 +17,6 @@ from contracts.protocol.tool_formats import (
     FUNCTION_NAME,
     MAX_TOOLS,
     MAX_TOOLS_BYTES,
-    TOOL_FORMAT,
-    TOOL_FORMATS,
     ToolFormat,
 )
 from workers.errors import InputsRefused
@@ -52,12 +50,6 @@ class ToolUse:
     grammar: str | None = None
 
 
-def form_of(manifest: Manifest) -> ToolFormat | None:
-    """Return how the model writes calls, None if it writes none."""
-    name = manifest.options.get(TOOL_FORMAT)
-    return None if name is None else TOOL_FORMATS[name]
-
-
 def read_tools(
     manifest: Manifest, tools: Any, parameters: Mapping[str, Any], *, schema: str | None, weight: Weight
 ) -> ToolUse:
@@ -66,7 +58,7 @@ def read_tools(
     Raises:
         InputsRefused: names the parameter, or FIELD.
     """
-    form = form_of(manifest)
+    form = manifest.tool_format
     given = [name for name in ("tool_choice", "allowed_tools", "parallel_tool_calls") if name in parameters]
     if form is None:
         if tools is not None or given:

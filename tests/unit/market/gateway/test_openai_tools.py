@@ -21,6 +21,7 @@ from market.gateway.openai.responses import read_response
 from market.sdk.papers import SignedReceipt
 from tests.support.gateway import app_of, payment
 from tests.support.generation import add_generator, chat_manifest
+from tests.support.junk import junk
 from tests.support.money import World
 from tests.unit.market.gateway.test_openai_completions import client_of, events
 from tests.unit.market.gateway.test_openai_embeddings import free, refused
@@ -455,42 +456,36 @@ async def test_a_model_that_calls_nothing_says_so(stream):
     assert world.generator.parameters == {"format": "chat", "max_tokens": 60}
 
 
-WORDS = st.sampled_from(
-    [
-        "type",
-        "function",
-        "name",
-        "parameters",
-        "strict",
-        "tool_calls",
-        "id",
-        "arguments",
-        "role",
-        "content",
-        "call_id",
-        "tool_call_id",
-        "assistant",
-        "tool",
-        "user",
-        "f",
-        "auto",
-        "object",
-        "{}",
-        "allowed_tools",
-        "tools",
-        "mode",
-        "output",
-        "function_call",
-        "function_call_output",
-        "message",
-        "\x00",
-    ]
-)
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | WORDS | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
-    max_leaves=12,
-)
+WORDS = [
+    "type",
+    "function",
+    "name",
+    "parameters",
+    "strict",
+    "tool_calls",
+    "id",
+    "arguments",
+    "role",
+    "content",
+    "call_id",
+    "tool_call_id",
+    "assistant",
+    "tool",
+    "user",
+    "f",
+    "auto",
+    "object",
+    "{}",
+    "allowed_tools",
+    "tools",
+    "mode",
+    "output",
+    "function_call",
+    "function_call_output",
+    "message",
+    "\x00",
+]
+JUNK = junk(WORDS, st.integers())
 
 
 def field_refused(read, body):

@@ -40,10 +40,11 @@ def book(tmp_path):
     engine.dispose()
 
 
-def keeper(book, chain, *served):
-    desk = desk_of(book, chain)
-    house = SimpleNamespace(channel_id=HOUSE)
-    return Housekeeping(desk, house=house, ledger=Ledger(*served), claim_interval_seconds=300, clock=lambda: NOW)
+def keeper(book, chain, *served, clock=lambda: NOW, **desk):
+    house, ledger = SimpleNamespace(channel_id=HOUSE), Ledger(*served)
+    return Housekeeping(
+        desk_of(book, chain, **desk), house=house, ledger=ledger, claim_interval_seconds=300, clock=clock
+    )
 
 
 def reserved(book, nonce, until=NOW - 1):
@@ -143,13 +144,7 @@ async def test_channels_that_owe_too_little_for_a_claim_are_looked_at_in_turns(b
         owing(book, number, PRICE - 1)
     owing(book, 251, PRICE)
     chain, now = Watched(), [NOW]
-    keeps = Housekeeping(
-        desk_of(book, chain, least=PRICE),
-        house=SimpleNamespace(channel_id=HOUSE),
-        ledger=Ledger(),
-        claim_interval_seconds=300,
-        clock=lambda: now[0],
-    )
+    keeps = keeper(book, chain, clock=lambda: now[0], least=PRICE)
     now[0] += 30
     await keeps.watch()
     assert chain.seen == [(251).to_bytes(32, "big")], "between claims only what is worth one"
@@ -167,13 +162,7 @@ async def test_what_a_payer_took_out_before_it_was_claimed_is_said_once(book):
     chain, now, before = Watched(), [NOW], MISSING_UNITS._value.get()
     chain.balances[(7).to_bytes(32, "big")] = 400
     for turn in range(3):
-        keeps = Housekeeping(
-            desk_of(book, chain, least=PRICE),
-            house=SimpleNamespace(channel_id=HOUSE),
-            ledger=Ledger(),
-            claim_interval_seconds=300,
-            clock=lambda: now[0],
-        )
+        keeps = keeper(book, chain, clock=lambda: now[0], least=PRICE)
         now[0] += 300
         with structlog.testing.capture_logs() as logged:
             await keeps.watch()
